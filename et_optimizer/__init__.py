@@ -1,0 +1,14 @@
+"""Training Keras models with almost no optimizer memory.
+
+- `ExtremeTensoring`: a Keras optimizer that keeps a few hundred numbers for a
+  layer of millions.
+- `TensorIndex`: which numbers those are.
+- `memory_report`: what any Keras optimizer holds.
+"""
+
+from et_optimizer.memory import MemoryReport, memory_report
+from et_optimizer.optimizers import ExtremeTensoring
+from et_optimizer.tensor_index import TensorIndex
+
+__version__ = "0.1.0"
+__all__ = ["ExtremeTensoring", "MemoryReport", "TensorIndex", "memory_report"]

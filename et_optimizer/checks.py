@@ -1,0 +1,51 @@
+"""What arguments must satisfy: errors that name the value, the rule, the remedy."""
+
+import math
+import numbers
+
+# The smallest positive float32 that keeps all its digits.
+SMALLEST_FLOAT32 = 2.0**-126
+
+
+def decay(name, value, or_none=False):
+    """Raises unless `value` is a number in [0, 1), or `None` where allowed."""
+    if or_none and value is None:
+        return
+    if not _is_number(value) or not 0 <= value < 1:
+        remedy = " or None to accumulate sums" if or_none else " (0 turns it off)"
+        raise ValueError(
+            f"{name} must be a number in [0, 1){' or None' if or_none else ''}; "
+            f"received {name}={value!r}. Use for example 0.99{remedy}."
+        )
+
+
+def epsilon(name, value):
+    """Raises unless `value` is 0 or a positive number that float32 can hold."""
+    if not _is_number(value) or not (value == 0 or SMALLEST_FLOAT32 <= value < 1e38):
+        raise ValueError(
+            f"{name} must be 0 or a number between 1.2e-38 and 1e38, the range of "
+            f"float32; received {name}={value!r}. Use 0 for the fast path."
+        )
+
+
+def positive(name, value, or_none=False):
+    """Raises unless `value` is a finite number > 0, or `None` where allowed."""
+    if or_none and value is None:
+        return
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise ValueError(
+            f"{name} must be a finite number > 0{' or None' if or_none else ''}; "
+            f"received {name}={value!r}. Use for example 1.0"
+            f"{' or None to turn it off' if or_none else ''}."
+        )
+
+
+def choice(name, value, choices):
+    """Raises unless `value` is one of the strings `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        listed = " or ".join(repr(c) for c in choices)
+        raise ValueError(f"{name} must be {listed}; received {name}={value!r}.")
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -1,0 +1,225 @@
+"""What an optimizer holds, counted from its variables."""
+
+import dataclasses
+import io
+import math
+import re
+
+import keras
+
+# Scalars of the training loop, which every optimizer has whatever it holds.
+COUNTERS = ("iteration", "learning_rate", "step_counter", "dynamic_scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldRow:
+    """What an optimizer holds for one variable of the model.
+
+    Attributes:
+        path: The variable's path.
+        shape: Its shape.
+        model_numbers: How many numbers the variable has.
+        slots: How many numbers the optimizer holds for it.
+        bytes: How many bytes they take.
+        names: The names of the optimizer's variables for it.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    model_numbers: int
+    slots: int
+    bytes: int
+    names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryReport:
+    """What an optimizer holds for a model; printing it shows a table.
+
+    Attributes:
+        optimizer: The optimizer's class name.
+        rows: Tuple of `HeldRow`, one a variable of the model.
+        slots: Numbers held in all: what was counted for every variable, and
+            `unassigned`. Not counted are counters and learning rates, the few
+            scalars that every optimizer has.
+        bytes: The same in bytes.
+        unassigned: Numbers held that belong to no single variable.
+        model_numbers: Numbers in the model's trained variables.
+        model_bytes: The same in bytes.
+        adam_slots: What Adam holds for the same variables, two numbers for each
+            of the model's.
+        adam_bytes: The same in bytes, in the variables' own dtypes.
+    """
+
+    optimizer: str
+    rows: tuple[HeldRow, ...]
+    slots: int
+    bytes: int
+    unassigned: int
+    model_numbers: int
+    model_bytes: int
+    adam_slots: int
+    adam_bytes: int
+
+    def __str__(self):
+        return _render(self)
+
+
+def memory_report(optimizer):
+    """Counts what a built Keras optimizer holds.
+
+    Works for any `keras.optimizers.Optimizer`, with or without `LossScaleOptimizer`
+    and `MultiOptimizer` around it: it counts real variables, whatever their names.
+
+    Args:
+        optimizer: A built optimizer: one that has trained a step, or whose
+            `build(model.trainable_variables)` was called.
+
+    Returns:
+        A `MemoryReport`, with `.slots`, `.bytes`, one row a variable, and a table
+        when printed.
+
+    Raises:
+        ValueError: if the optimizer is not built, or is no Keras optimizer.
+
+    Example:
+
+    >>> optimizer = et_optimizer.ExtremeTensoring()
+    >>> optimizer.build(model.trainable_variables)
+    >>> report = et_optimizer.memory_report(optimizer)
+    >>> report.slots, report.adam_slots
+    (138, 2048000)
+    >>> print(report)
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise ValueError(
+            "memory_report counts a Keras optimizer; received an object of type "
+            f"{type(optimizer).__name__}. Pass model.optimizer."
+        )
+    if not optimizer.built:
+        raise ValueError(
+            f"The optimizer {optimizer.name!r} holds nothing yet: it is not built. "
+            "Call optimizer.build(model.trainable_variables), or train a step."
+        )
+    variables = optimizer._trainable_variables
+    held, unassigned = _assign(optimizer, variables)
+    rows = tuple(
+        HeldRow(
+            path=_path(variable),
+            shape=tuple(variable.shape),
+            model_numbers=_numbers(variable),
+            slots=sum(map(_numbers, own)),
+            bytes=sum(map(_bytes, own)),
+            names=tuple(slot.name for slot in own),
+        )
+        for variable, own in zip(variables, held)
+    )
+    model_numbers = sum(map(_numbers, variables))
+    model_bytes = sum(map(_bytes, variables))
+    return MemoryReport(
+        optimizer=type(optimizer).__name__,
+        rows=rows,
+        slots=sum(row.slots for row in rows) + sum(map(_numbers, unassigned)),
+        bytes=sum(row.bytes for row in rows) + sum(map(_bytes, unassigned)),
+        unassigned=sum(map(_numbers, unassigned)),
+        model_numbers=model_numbers,
+        model_bytes=model_bytes,
+        adam_slots=2 * model_numbers,
+        adam_bytes=2 * model_bytes,
+    )
+
+
+def _assign(optimizer, variables):
+    """Deals the optimizer's variables out to the model's, by their names.
+
+    Keras names a slot after its variable's path. Adafactor names its row and
+    column statistics after the variable's bare name, which several variables may
+    share, just before the slot that bears the path: those wait for it.
+
+    Returns:
+        `(held, unassigned)`: a list of slots for each variable, and the slots
+        left over.
+    """
+    prefixes = [_path(v).replace("/", "_").replace(":", "_") + "_" for v in variables]
+    held, waiting, unassigned = [[] for _ in variables], [], []
+    for slot in optimizer.variables:
+        if _is_counter(slot):
+            continue
+        matches = [
+            i for i, prefix in enumerate(prefixes) if slot.name.startswith(prefix)
+        ]
+        if not matches:
+            waiting.append(slot)
+            continue
+        # The longest prefix: "dense_1_kernel_" and "dense_1_kernel_2_" can differ
+        # by a variable's own name only.
+        owner = max(matches, key=lambda i: len(prefixes[i]))
+        held[owner].append(slot)
+        for other in waiting:
+            bare = other.name == variables[owner].name
+            (held[owner] if bare else unassigned).append(other)
+        waiting = []
+    return held, unassigned + waiting
+
+
+def _is_counter(slot):
+    """Iterations, learning rates, loss scales: scalars that belong to no variable."""
+    return slot.name in COUNTERS and not slot.shape
+
+
+def _path(variable):
+    return getattr(variable, "path", variable.name)
+
+
+def _numbers(variable):
+    return math.prod(variable.shape)
+
+
+def _bytes(variable):
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    bits = re.search(r"\d+", dtype)  # float32, bfloat16, float8_e4m3fn; bool has none
+    return _numbers(variable) * (int(bits.group()) // 8 if bits else 1)
+
+
+def _render(report):
+    """The table of a report, as text."""
+    # Imported on use: the library imports nothing but Keras at import time.
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"What {report.optimizer} holds", title_justify="left")
+    table.add_column("variable", overflow="fold")
+    table.add_column("shape")
+    for title in ("numbers", "held", "bytes held", "× less than Adam"):
+        table.add_column(title, justify="right")
+    for row in report.rows:
+        table.add_row(
+            row.path,
+            str(row.shape),
+            f"{row.model_numbers:,}",
+            f"{row.slots:,}",
+            f"{row.bytes:,}",
+            _ratio(2 * row.model_numbers, row.slots),
+        )
+    if report.unassigned:
+        table.add_row("(of no single variable)", "", "", f"{report.unassigned:,}")
+    table.add_section()
+    table.add_row(
+        "in all",
+        "",
+        f"{report.model_numbers:,}",
+        f"{report.slots:,}",
+        f"{report.bytes:,}",
+        _ratio(report.adam_slots, report.slots),
+    )
+    console = Console(file=io.StringIO(), width=110)
+    console.print(table)
+    console.print(
+        f"The model's variables take {report.model_bytes:,} bytes; Adam would hold "
+        f"{report.adam_slots:,} numbers in {report.adam_bytes:,} bytes."
+    )
+    return console.file.getvalue().rstrip()
+
+
+def _ratio(numbers, held):
+    return f"{numbers / held:,.4g}" if held else "all of it"

@@ -1,0 +1,415 @@
+"""A tensor index: the numbers of one variable, seen as a p-way tensor.
+
+Plain Python on shapes: nothing here touches a tensor or a framework.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+# A padded split is taken only where the exact one keeps over 10% more numbers
+# than the best padded one, so that 512 stays 16 x 32 (48 numbers; 23 x 23 would
+# keep 46) while 50257 = 29 x 1733 becomes 224 x 225.
+EXACT_SPLIT_TOLERANCE = 1.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One axis of a tensor index's view, and the modes its positions split into.
+
+    Position k of the axis sits at the mixed-radix digits of k in `modes` (the
+    last mode runs fastest). The modes may hold more cells than the axis has
+    positions: the last cells then never receive gradient. An axis without modes
+    is not told apart: all its positions share their slices.
+    """
+
+    length: int
+    modes: tuple[int, ...]
+
+    @property
+    def cells(self) -> int:
+        """How many positions the modes could hold; at least `length`."""
+        return math.prod(self.modes)
+
+    def positions_per_slice(self) -> list[int | tuple[int, ...]]:
+        """For each mode, how many positions of the axis share a slice of it."""
+        if self.cells <= self.length:
+            return [self.length // n for n in self.modes]
+        counts, stride = [], self.cells
+        for n in self.modes:
+            # Slice j holds `stride` positions of every run of n·stride positions;
+            # the last run is cut short.
+            runs, rest = divmod(self.length, stride)
+            stride //= n
+            counts.append(
+                tuple(
+                    runs * stride + min(max(rest - j * stride, 0), stride)
+                    for j in range(n)
+                )
+            )
+        return counts
+
+    def __repr__(self):
+        split = "×".join(map(str, self.modes))
+        return split if self.cells <= self.length else f"({split} ≥ {self.length})"
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorIndex:
+    """How the numbers of a variable are indexed by p modes.
+
+    Extreme tensoring keeps one number for every slice of every mode, so the
+    modes fix both what an optimizer holds and how finely it can adapt.
+
+    Make one with `TensorIndex.from_shape` (levels) or `TensorIndex.from_sizes`
+    (by hand).
+
+    Args:
+        shape: Tuple of integers, the variable's shape.
+        axes: Tuple of `Axis`. Their lengths multiply to the variable's size, in
+            its row-major order. Where none of them has modes (a scalar, level
+            `"inf"`) the whole variable is the only slice of a single mode.
+
+    Example:
+
+    >>> index = TensorIndex.from_shape((2000, 512), level=2)
+    >>> index.modes
+    (40, 50, 16, 32)
+    >>> index.slots
+    138
+    >>> index
+    TensorIndex((2000, 512) as 40×50×16×32, slots=138)
+
+    Reference:
+        Chen, Agarwal, Hazan, Zhang, Zhang, 2020, Extreme Tensoring for
+        Low-Memory Preconditioning, arXiv:1902.04620, Section 4.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[Axis, ...]
+
+    @classmethod
+    def from_shape(cls, shape: Sequence[int], level: int | str) -> "TensorIndex":
+        """The tensor index of a level.
+
+        Level 1 takes the variable's own axes as modes. Every further level
+        splits each factor n into the a·b = n with a ≤ b and a as large as a
+        divisor up to √n can be. Where the size has no such divisors (50257,
+        any prime), the axis is padded virtually: its factors then multiply to a
+        little more than the axis.
+
+        - An exact split stays unless its sum is over 1.1 × the smallest sum that
+          a padded split into as many factors can reach.
+        - An axis is left whole where splitting it would keep no fewer numbers
+          (5 as 2×3), and axes of length 1 are no modes: their only slice is the
+          whole tensor, which would only blur the others.
+
+        Args:
+            shape: The variable's shape: a sequence of integers ≥ 0, any rank.
+            level: 1, 2, 3, … or `"inf"` (one slot for the whole variable).
+
+        Returns:
+            A `TensorIndex`.
+
+        Raises:
+            ValueError: if `level` is anything else.
+        """
+        check_level(level)
+        shape = tuple(int(n) for n in shape)
+        if math.prod(shape) == 0:
+            return cls(shape, ())
+        lengths = [n for n in shape if n > 1]
+        if level == "inf":
+            return cls(shape, tuple(Axis(n, ()) for n in lengths))
+        axes = [_exact_or_padded(n, _factors(n, level)) for n in lengths]
+        return cls(shape, tuple(itertools.chain.from_iterable(axes)))
+
+    @classmethod
+    def from_sizes(cls, shape: Sequence[int], sizes: Sequence[int]) -> "TensorIndex":
+        """The tensor index whose mode sizes are given by hand.
+
+        Args:
+            shape: The variable's shape.
+            sizes: A sequence of positive integers. If they multiply to the
+                variable's size, they are a reshape of it, whether or not they
+                respect its axes. If they multiply to more, they are dealt out to
+                the axes in order, each axis padded; where that does not work out,
+                the flattened variable is padded (the one case in which a
+                temporary as large as the variable is made).
+
+        Returns:
+            A `TensorIndex`.
+
+        Raises:
+            ValueError: if `sizes` are not positive integers, or cannot hold the
+                variable.
+        """
+        shape = tuple(int(n) for n in shape)
+        sizes = check_sizes(sizes)
+        size, cells = math.prod(shape), math.prod(sizes)
+        if cells < size or not sizes:
+            raise ValueError(
+                "The sizes of a tensor_index must multiply to at least the number "
+                f"of entries of the variable; received sizes={sizes}, which hold "
+                f"{cells}, for shape={shape}, which has {size}. Enlarge a size or "
+                "add one."
+            )
+        if size == 0:
+            return cls(shape, ())
+        if cells == size:
+            return cls(shape, tuple(Axis(n, (n,)) for n in sizes))
+        dealt = _deal(shape, sizes)
+        if dealt is None:
+            return cls(shape, (Axis(size, sizes),))
+        axes = [_exact_or_padded(n, group) for n, group in zip(shape, dealt)]
+        return cls(shape, tuple(itertools.chain.from_iterable(axes)))
+
+    @property
+    def size(self) -> int:
+        """The number of entries of the variable, d."""
+        return math.prod(self.shape)
+
+    @property
+    def modes(self) -> tuple[int, ...]:
+        """The mode sizes d₁ … d_p."""
+        if self.size == 0:
+            return ()
+        return tuple(n for axis in self.axes for n in axis.modes) or (1,)
+
+    @property
+    def order(self) -> int:
+        """The number of modes, p."""
+        return len(self.modes)
+
+    @property
+    def slots(self) -> int:
+        """How many numbers are kept, one a slice: d₁ + … + d_p."""
+        return sum(self.modes)
+
+    @property
+    def slot_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each mode's slot; a single slice is a scalar."""
+        if any(axis.modes for axis in self.axes):
+            return tuple((n,) for n in self.modes)
+        return ((),) * self.order
+
+    @property
+    def entries_per_slice(self) -> tuple[int | tuple[int, ...], ...]:
+        """How many entries of the variable each slice holds.
+
+        One integer a mode where its slices are equally large, a tuple of one
+        integer a slice where padding leaves some of them short.
+        """
+        counts = [
+            count * (self.size // axis.length)
+            if isinstance(count, int)
+            else tuple(n * (self.size // axis.length) for n in count)
+            for axis in self.axes
+            for count in axis.positions_per_slice()
+        ]
+        return tuple(counts) or (self.size,) * self.order
+
+    @property
+    def cut(self) -> int:
+        """Where to cut the axes so that rows + columns of the matrix are fewest.
+
+        The first `cut` axes together index the rows of a matrix that holds the
+        variable in row-major order, the others its columns.
+        """
+        lengths = [axis.length for axis in self.axes]
+        return min(
+            range(len(lengths) + 1),
+            key=lambda c: math.prod(lengths[:c]) + math.prod(lengths[c:]),
+        )
+
+    def leading_axes(self) -> int | None:
+        """How many axes make up the variable's first dimension exactly.
+
+        `None` where a view axis runs across the end of the first dimension.
+        """
+        products = itertools.accumulate(
+            (axis.length for axis in self.axes), lambda a, b: a * b, initial=1
+        )
+        for position, product in enumerate(products):
+            if self.shape and product == self.shape[0]:
+                return position
+        return None
+
+    def flattened(self) -> "TensorIndex":
+        """The same modes over the variable as a column of its entries."""
+        return TensorIndex((self.size, 1), self.axes)
+
+    def __repr__(self):
+        split = "×".join(repr(a) for a in self.axes if a.modes) or "one slice"
+        return f"TensorIndex({self.shape} as {split}, slots={self.slots})"
+
+
+def index_variables(
+    named_shapes: Sequence[tuple[str, tuple[int, ...]]],
+    level: int | str,
+    overrides: Mapping[str, Sequence[int]] | Callable | None = None,
+) -> list[TensorIndex]:
+    """The tensor index of every variable of a model.
+
+    Args:
+        named_shapes: A sequence of `(path, shape)`, one a variable.
+        level: The level for variables that no override names.
+        overrides: `None`; or a mapping from a regular expression, searched for in
+            the path (the first match wins), to mode sizes; or a callable
+            `(path, shape) -> sizes or None`.
+
+    Returns:
+        A list of `TensorIndex` in the same order.
+
+    Raises:
+        ValueError: if an expression matches no path, or sizes do not fit.
+    """
+    if overrides is None:
+        return [TensorIndex.from_shape(shape, level) for _, shape in named_shapes]
+    if callable(overrides):
+        find = overrides
+    else:
+        _check_all_match(overrides, [path for path, _ in named_shapes])
+        find = lambda path, shape: _first_match(overrides, path)  # noqa: E731
+    indices = []
+    for path, shape in named_shapes:
+        sizes = find(path, shape)
+        if sizes is None:
+            indices.append(TensorIndex.from_shape(shape, level))
+            continue
+        try:
+            indices.append(TensorIndex.from_sizes(shape, sizes))
+        except ValueError as error:
+            raise ValueError(f"tensor_index for variable {path!r}: {error}") from None
+    return indices
+
+
+def check_level(level) -> None:
+    """Raises `ValueError` unless `level` is 1, 2, 3, … or `"inf"`."""
+    is_count = isinstance(level, int) and not isinstance(level, bool) and level >= 1
+    if not is_count and not (isinstance(level, str) and level == "inf"):
+        raise ValueError(
+            f'level must be 1, 2, 3, … or "inf"; received level={level!r}. '
+            'Use level=1 for one mode an axis, a higher level or "inf" for less '
+            "memory."
+        )
+
+
+def check_sizes(sizes) -> tuple[int, ...]:
+    """Returns `sizes` as a tuple; raises unless they are positive integers."""
+    if isinstance(sizes, (list, tuple)) and all(
+        isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes
+    ):
+        return tuple(sizes)
+    raise ValueError(
+        "The sizes of a tensor_index must be a tuple of positive integers; "
+        f"received {sizes!r}. Give one size a mode, such as (40, 50, 16, 32)."
+    )
+
+
+def check_overrides(overrides) -> None:
+    """Raises `ValueError` unless `overrides` can be a `tensor_index` argument."""
+    if overrides is None or callable(overrides):
+        return
+    if not isinstance(overrides, Mapping):
+        raise ValueError(
+            "tensor_index must be None, a dict from regular expressions on "
+            "variable paths to tuples of sizes, or a callable (path, shape) -> "
+            f"sizes or None; received tensor_index={overrides!r}."
+        )
+    for pattern, sizes in overrides.items():
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                "Every key of tensor_index must be a regular expression; received "
+                f"{pattern!r} ({error}). Escape special characters, as re.escape "
+                "does."
+            ) from None
+        check_sizes(sizes)
+
+
+def _factors(n: int, level: int) -> tuple[int, ...]:
+    """The modes of an axis of length n ≥ 2 at a level: exact, padded, or n itself."""
+    # Beyond log2(n) factors the further ones could only be 1.
+    count = min(2 ** min(level - 1, 62), (n - 1).bit_length())
+    exact = _exact_factors(n, level)
+    padded = _padded_factors(n, count)
+    exact_sum = sum(exact) + count - len(exact)  # left-out factors of 1 count too
+    split = exact if exact_sum <= EXACT_SPLIT_TOLERANCE * sum(padded) else padded
+    split = tuple(f for f in split if f > 1)
+    return split if sum(split) < n else (n,)
+
+
+def _exact_factors(n: int, level: int) -> tuple[int, ...]:
+    """The near-square divisor split, made `level - 1` times; factors of 1 left out."""
+    factors = (n,)
+    for _ in range(level - 1):
+        halves = [half for f in factors for half in _near_square(f)]
+        finer = tuple(f for f in halves if f > 1)
+        if finer == factors:
+            break
+        factors = finer
+    return factors
+
+
+def _near_square(n: int) -> tuple[int, int]:
+    """(a, b) with a·b = n and a the largest divisor of n up to √n."""
+    a = next(a for a in range(math.isqrt(n), 0, -1) if n % a == 0)
+    return a, n // a
+
+
+def _padded_factors(n: int, count: int) -> tuple[int, ...]:
+    """`count` near-equal factors of product ≥ n whose sum is as small as can be.
+
+    Among factors of a given sum the product is largest when they differ by at
+    most 1, so the smallest sum whose equal parts reach n is the smallest of all.
+    """
+
+    def equal_parts(total):
+        quotient, rest = divmod(total, count)
+        return (quotient,) * (count - rest) + (quotient + 1,) * rest
+
+    # Equal parts of the real-valued root cannot reach n with a smaller total.
+    total = max(count, int(count * n ** (1 / count) * (1 - 1e-9)))
+    while math.prod(equal_parts(total)) < n:
+        total += 1
+    return equal_parts(total)
+
+
+def _exact_or_padded(length: int, modes: tuple[int, ...]) -> list[Axis]:
+    """Exact modes each become an axis of their own; padded ones must share one."""
+    if math.prod(modes) == length:
+        return [Axis(n, (n,)) for n in modes]
+    return [Axis(length, modes)]
+
+
+def _deal(shape, sizes) -> list[tuple[int, ...]] | None:
+    """Consecutive groups of sizes, one an axis, each able to hold its axis."""
+    if not shape:
+        return [] if not sizes else None
+    for taken in range(len(sizes) + 1):
+        if math.prod(sizes[:taken]) < shape[0]:
+            continue
+        rest = _deal(shape[1:], sizes[taken:])
+        if rest is not None:
+            return [sizes[:taken], *rest]
+    return None
+
+
+def _check_all_match(overrides, paths) -> None:
+    for pattern in overrides:
+        if not any(re.search(pattern, path) for path in paths):
+            raise ValueError(
+                f"tensor_index has an expression that matches no variable: "
+                f"{pattern!r}. The paths of the variables are: {', '.join(paths)}."
+            )
+
+
+def _first_match(overrides, path):
+    for pattern, sizes in overrides.items():
+        if re.search(pattern, path):
+            return sizes
+    return None

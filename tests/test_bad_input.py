@@ -1,0 +1,116 @@
+"""Bad input is refused at the door, with the value, the rule and the remedy."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import et_optimizer
+from et_optimizer import ExtremeTensoring
+
+
+@pytest.mark.parametrize("level", [0, -1, 1.5, "2", None])
+def test_bad_levels_are_refused_when_constructed(level):
+    with pytest.raises(ValueError, match="level must be .* received level="):
+        ExtremeTensoring(level=level)
+
+
+@pytest.mark.parametrize(
+    ("argument", "values", "message"),
+    [
+        ("beta_1", [-0.1, 1.0, "0.9", None, float("nan")], r"number in \[0, 1\)"),
+        ("beta_2", [-0.1, 1.0, 1.5, "0.9", float("nan")], r"in \[0, 1\) or None"),
+        ("epsilon", [-1e-8, 1e-40, float("inf"), None, "0"], "must be 0 or a number"),
+        ("clip_threshold", [0.0, -1.0, float("inf"), "1"], "finite number > 0"),
+        ("statistic", ["max", None, 1], "'mean' or 'sum'"),
+        ("momentum_dtype", ["float16", None], "'float32' or 'bfloat16'"),
+        ("tensor_index", ["kernel", 3, [(4, 4)]], "must be None, a dict"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_when_constructed(argument, values, message):
+    for value in values:
+        with pytest.raises(ValueError, match=message) as error:
+            ExtremeTensoring(**{argument: value})
+        assert argument in str(error.value) and repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(4, 0), (4, -2), (4.0, 2), "42", 8, (True, 8), {4: 2}]
+)
+def test_sizes_that_are_no_tuple_of_positive_integers_are_refused(sizes):
+    with pytest.raises(ValueError, match="positive integers"):
+        ExtremeTensoring(tensor_index={"kernel": sizes})
+
+
+def test_a_key_that_is_no_regular_expression_is_refused():
+    with pytest.raises(ValueError, match=r"regular expression; received '\(kernel'"):
+        ExtremeTensoring(tensor_index={"(kernel": (4, 2)})
+
+
+def model_and_start():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="dense")])
+    return model, [w.numpy() for w in model.weights]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"embedding": (12,)}, "matches no variable: 'embedding'.*dense/kernel"),
+        ({"kernel$": (2, 5)}, "dense/kernel'.*hold 10.*which has 12"),
+        (lambda path, shape: (2,) if "kernel" in path else None, "hold 2"),
+        (lambda path, shape: "12", "positive integers"),
+    ],
+)
+def test_an_index_that_does_not_fit_changes_no_weight(overrides, message):
+    model, start = model_and_start()
+    optimizer = ExtremeTensoring(tensor_index=overrides)
+    gradients = [ops.ones(w.shape) for w in model.weights]
+    with pytest.raises(ValueError, match=message):
+        optimizer.apply(gradients, model.trainable_variables)
+    assert not optimizer.built
+    assert len(optimizer.variables) == 2
+    for before, weight in zip(start, model.weights):
+        np.testing.assert_array_equal(before, weight.numpy())
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_variables_that_are_not_floating_point_are_refused(dtype):
+    if dtype == "complex64" and keras.backend.backend() != "tensorflow":
+        pytest.skip("Keras makes complex variables on TensorFlow only")
+    variable = keras.Variable(np.zeros((3, 2)), dtype=dtype, name="bad")
+    with pytest.raises(ValueError, match=f"'bad' of dtype {dtype}"):
+        ExtremeTensoring().build([variable])
+
+
+def trained(**kwargs):
+    model, _ = model_and_start()
+    model.compile(ExtremeTensoring(**kwargs), "mse")
+    model.fit(np.ones((4, 3)), np.zeros((4, 4)), verbose=0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("saved", "loading"),
+    [
+        ({"level": 1}, {"level": 1, "tensor_index": {"bias": (2, 2)}}),
+        ({"level": "inf"}, {"level": 1}),
+        ({"level": 1}, {"level": 1, "beta_1": 0.9}),
+        ({"level": 1}, {"level": 1, "tensor_index": {"kernel": (12,)}}),
+    ],
+)
+def test_the_state_of_another_index_is_refused_and_nothing_changes(saved, loading):
+    store = {}
+    trained(**saved).optimizer.save_own_variables(store)
+    model = trained(**loading)
+    before = [v.numpy() for v in model.optimizer.variables]
+    with pytest.raises(ValueError, match="does not fit.*level=.*Make the optimizer"):
+        model.optimizer.load_own_variables(store)
+    for value, variable in zip(before, model.optimizer.variables):
+        np.testing.assert_array_equal(value, variable.numpy())
+
+
+def test_memory_report_refuses_what_it_cannot_count():
+    with pytest.raises(ValueError, match="not built.*optimizer.build"):
+        et_optimizer.memory_report(ExtremeTensoring())
+    with pytest.raises(ValueError, match="type str"):
+        et_optimizer.memory_report("adam")

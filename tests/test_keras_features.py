@@ -1,0 +1,373 @@
+"""Whatever a Keras user may do with an optimizer, for every optimizer here."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from tests.optimizers import OPTIMIZERS
+
+every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+@pytest.fixture(autouse=True)
+def reset_keras():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.backend.clear_session()
+
+
+def data(count=64, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((count, 12)).astype("float32")
+    y = (x[:, :3] @ rng.standard_normal((3, 4))).argmax(-1)
+    return x, y
+
+
+def classifier():
+    return keras.Sequential(
+        [
+            keras.Input((12,)),
+            keras.layers.Dense(20, activation="tanh", name="hidden"),
+            keras.layers.Dense(4, name="logits", dtype="float32"),
+        ]
+    )
+
+
+def compiled(optimizer, **kwargs):
+    model = classifier()
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **kwargs,
+    )
+    return model
+
+
+def weights(model):
+    return [ops.convert_to_numpy(ops.cast(w, "float32")) for w in model.weights]
+
+
+def assert_equal_weights(one, other, **tolerance):
+    for a, b in zip(one, other, strict=True):
+        if tolerance:
+            np.testing.assert_allclose(a, b, **tolerance)
+        else:
+            np.testing.assert_array_equal(a, b)
+
+
+def variable_of(values):
+    return keras.Variable(np.asarray(values, "float32"), name="weights")
+
+
+def apply_all(optimizer, variable, gradients):
+    for gradient in gradients:
+        optimizer.apply([ops.convert_to_tensor(gradient, "float32")], [variable])
+    return ops.convert_to_numpy(variable)
+
+
+START = np.random.default_rng(1).standard_normal((6, 8)).astype("float32")
+GRADIENTS = np.random.default_rng(2).standard_normal((6, 6, 8)).astype("float32")
+
+
+@every_optimizer
+@pytest.mark.parametrize("jit_compile", [True, False, "auto"])
+def test_fit_lowers_the_loss(make, jit_compile):
+    if jit_compile is True and keras.backend.backend() == "torch":
+        pytest.skip("torch.compile needs a C++ compiler at run time")
+    x, y = data()
+    model = compiled(make(learning_rate=0.05), jit_compile=jit_compile)
+    history = model.fit(x, y, batch_size=16, epochs=10, verbose=0).history["loss"]
+    assert history[-1] < 0.8 * history[0]
+    assert int(model.optimizer.iterations) == 40
+
+
+@every_optimizer
+def test_schedules_set_the_rate_of_each_step(make):
+    rates = [0.1, 0.1, 0.01, 0.01]
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, 0.01])
+    by_schedule = apply_all(
+        make(learning_rate=schedule), variable_of(START), GRADIENTS[:4]
+    )
+    optimizer, variable = make(learning_rate=0.1), variable_of(START)
+    for rate, gradient in zip(rates, GRADIENTS):
+        optimizer.learning_rate = rate
+        by_hand = apply_all(optimizer, variable, [gradient])
+    np.testing.assert_allclose(by_schedule, by_hand, rtol=1e-6)
+
+
+@every_optimizer
+def test_learning_rate_scheduler_reaches_the_optimizer(make):
+    x, y = data()
+    model = compiled(make(learning_rate=0.1))
+    callback = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.025)
+
+
+@every_optimizer
+def test_weight_decay_shrinks_what_is_not_excluded(make):
+    zero = np.zeros_like(START)
+    decayed = variable_of(START)
+    spared = keras.Variable(START, name="spared")
+    optimizer = make(learning_rate=0.1, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["spared"])
+    optimizer.apply([ops.convert_to_tensor(zero)] * 2, [decayed, spared])
+    np.testing.assert_allclose(decayed.numpy(), START * 0.95, rtol=1e-6)
+    np.testing.assert_array_equal(spared.numpy(), START)
+
+
+@every_optimizer
+@pytest.mark.parametrize("limit", ["clipnorm", "global_clipnorm", "clipvalue"])
+def test_gradient_clipping_equals_clipping_by_hand(make, limit):
+    rng = np.random.default_rng(0)
+    gradients = GRADIENTS * 10 ** rng.uniform(-1, 1, (len(GRADIENTS), 1, 1))
+    bound = {"clipnorm": 2.0, "global_clipnorm": 2.0, "clipvalue": 0.3}[limit]
+
+    def clip(g):
+        if limit == "clipvalue":
+            return np.clip(g, -bound, bound)
+        return g * min(1.0, bound / np.linalg.norm(g))
+
+    clipped = apply_all(
+        make(learning_rate=0.1, **{limit: bound}), variable_of(START), gradients
+    )
+    by_hand = apply_all(
+        make(learning_rate=0.1), variable_of(START), [clip(g) for g in gradients]
+    )
+    np.testing.assert_allclose(clipped, by_hand, rtol=1e-4, atol=1e-6)
+
+
+@every_optimizer
+def test_moving_average_of_weights_overwrites_them(make):
+    plain, optimizer = variable_of(START), make(learning_rate=0.1)
+    average = None
+    for step, gradient in enumerate(GRADIENTS[:2]):
+        value = apply_all(optimizer, plain, [gradient])
+        average = value if step == 0 else 0.9 * average + 0.1 * value
+    averaged = apply_all(
+        make(
+            learning_rate=0.1,
+            use_ema=True,
+            ema_momentum=0.9,
+            ema_overwrite_frequency=2,
+        ),
+        variable_of(START),
+        GRADIENTS[:2],
+    )
+    np.testing.assert_allclose(averaged, average, rtol=1e-5, atol=1e-6)
+
+
+@every_optimizer
+def test_evaluation_uses_averaged_weights_under_swap_ema_weights(make):
+    x, y = data()
+    model = compiled(make(learning_rate=0.1, use_ema=True, ema_momentum=0.9))
+    seen = []
+
+    class Record(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            seen.append([ops.convert_to_numpy(w) for w in model.trainable_weights])
+
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=False)
+    model.fit(x, y, epochs=1, validation_data=(x, y), verbose=0)
+    averages = [
+        ops.convert_to_numpy(a) for a in model.optimizer._model_variables_moving_average
+    ]
+    model.evaluate(x, y, verbose=0, callbacks=[swap, Record()])
+    assert_equal_weights(seen[0], averages)
+
+
+@every_optimizer
+def test_accumulated_gradients_equal_their_mean(make):
+    accumulated = apply_all(
+        make(learning_rate=0.1, gradient_accumulation_steps=3),
+        variable_of(START),
+        GRADIENTS,
+    )
+    means = [GRADIENTS[:3].mean(0), GRADIENTS[3:].mean(0)]
+    by_hand = apply_all(make(learning_rate=0.1), variable_of(START), means)
+    np.testing.assert_allclose(accumulated, by_hand, rtol=1e-4, atol=1e-6)
+
+
+@every_optimizer
+def test_loss_scale_factor_is_undone(make):
+    scaled = apply_all(
+        make(learning_rate=0.1, loss_scale_factor=1024.0),
+        variable_of(START),
+        GRADIENTS * 1024,
+    )
+    plain = apply_all(make(learning_rate=0.1), variable_of(START), GRADIENTS)
+    np.testing.assert_allclose(scaled, plain, rtol=1e-5)
+
+
+@every_optimizer
+def test_loss_scale_optimizer_skips_overflown_steps(make):
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        make(learning_rate=0.1), initial_scale=8.0
+    )
+    variable = variable_of(START)
+    apply_all(optimizer, variable, [np.full_like(START, np.inf)])
+    np.testing.assert_array_equal(variable.numpy(), START)
+    scaled = apply_all(optimizer, variable, GRADIENTS * 4.0)
+    plain = apply_all(make(learning_rate=0.1), variable_of(START), GRADIENTS)
+    np.testing.assert_allclose(scaled, plain, rtol=1e-5)
+
+
+@every_optimizer
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains(make, policy):
+    keras.config.set_dtype_policy(policy)
+    x, y = data()
+    model = compiled(make(learning_rate=0.05))
+    history = model.fit(x, y, batch_size=16, epochs=10, verbose=0).history["loss"]
+    assert history[-1] < 0.8 * history[0]
+    is_scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert is_scaled == (policy == "mixed_float16")
+
+
+@every_optimizer
+def test_multi_optimizer_gives_each_its_variables(make):
+    x, y = data()
+    ours, theirs = make(learning_rate=0.05), keras.optimizers.SGD(0.0)
+    model = compiled(
+        keras.optimizers.MultiOptimizer(
+            keras.optimizers.OptimizerMap(theirs, {".*hidden.*": ours})
+        )
+    )
+    before = weights(model)
+    model.fit(x, y, epochs=1, verbose=0)
+    moved = [np.any(a != b) for a, b in zip(before, weights(model))]
+    assert moved == [True, True, False, False]
+    assert len(ours._trainable_variables) == 2
+
+
+@every_optimizer
+def test_frozen_variables_have_no_slots_and_do_not_move(make):
+    x, y = data()
+    model = compiled(make(learning_rate=0.05))
+    model.get_layer("hidden").trainable = False
+    before = weights(model)
+    model.fit(x, y, epochs=1, verbose=0)
+    moved = [np.any(a != b) for a, b in zip(before, weights(model))]
+    assert moved == [False, False, True, True]
+    assert not [v for v in model.optimizer.variables if "hidden" in v.name]
+
+
+@every_optimizer
+def test_a_missing_gradient_leaves_its_variable_and_slots_alone(make):
+    used, unused = variable_of(START), keras.Variable(START, name="unused")
+    optimizer = make(learning_rate=0.1)
+    optimizer.build([used, unused])
+    held = [v for v in optimizer.variables if v.name.startswith("unused")]
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        optimizer.apply([ops.convert_to_tensor(GRADIENTS[0]), None], [used, unused])
+    np.testing.assert_array_equal(unused.numpy(), START)
+    assert held and all(np.all(ops.convert_to_numpy(v) == 0) for v in held)
+    assert np.any(used.numpy() != START)
+
+
+@every_optimizer
+def test_constraints_hold_after_every_step(make):
+    variable = variable_of(np.abs(START))
+    variable.constraint = keras.constraints.NonNeg()
+    after = apply_all(make(learning_rate=1.0), variable, GRADIENTS)
+    assert after.min() == 0.0 and after.max() > 0.0
+
+
+@every_optimizer
+def test_overwrite_with_gradient_writes_the_gradient_and_keeps_no_slot(make):
+    trained, written = variable_of(START), keras.Variable(START, name="written")
+    written.overwrite_with_gradient = True
+    optimizer = make(learning_rate=0.1)
+    gradients = [ops.convert_to_tensor(g) for g in GRADIENTS[:2]]
+    optimizer.apply(gradients, [trained, written])
+    np.testing.assert_array_equal(written.numpy(), GRADIENTS[1])
+    assert not [v for v in optimizer.variables if v.name.startswith("written")]
+    alone = apply_all(make(learning_rate=0.1), variable_of(START), GRADIENTS[:1])
+    np.testing.assert_allclose(trained.numpy(), alone, rtol=1e-6)
+
+
+@every_optimizer
+def test_empty_variables_and_scalars_train(make):
+    empty = keras.Variable(np.zeros((0, 3), "float32"), name="empty")
+    scalar = keras.Variable(1.0, name="scalar")
+    optimizer = make(learning_rate=0.1)
+    optimizer.apply([ops.zeros((0, 3)), ops.ones(())], [empty, scalar])
+    assert float(scalar) < 1.0
+
+
+@every_optimizer
+def test_the_config_makes_an_equal_optimizer(make):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5)
+    optimizer = make(
+        learning_rate=schedule,
+        tensor_index={"^weights$": (4, 12)},
+        weight_decay=0.01,
+        clipnorm=3.0,
+        name="ours",
+    )
+    config = optimizer.get_config()
+    again = type(optimizer).from_config(config)
+    assert again.get_config() == config
+    serialized = keras.saving.serialize_keras_object(optimizer)
+    assert serialized["registered_name"].startswith("et_optimizer>")
+    revived = keras.saving.deserialize_keras_object(serialized)
+    one = apply_all(optimizer, variable_of(START), GRADIENTS)
+    np.testing.assert_array_equal(
+        apply_all(revived, variable_of(START), GRADIENTS), one
+    )
+    assert re.search("ours", again.name)
+
+
+@keras.saving.register_keras_serializable(package="test")
+def rows_by_hand(path, shape):
+    return (4, 12) if path == "weights" else None
+
+
+@every_optimizer
+def test_a_registered_callable_index_survives_the_config(make):
+    optimizer = make(learning_rate=0.1, tensor_index=rows_by_hand)
+    revived = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(optimizer)
+    )
+    one = apply_all(optimizer, variable_of(START), GRADIENTS)
+    np.testing.assert_array_equal(
+        apply_all(revived, variable_of(START), GRADIENTS), one
+    )
+
+
+@every_optimizer
+def test_a_saved_model_goes_on_as_if_never_saved(make, tmp_path):
+    x, y = data()
+    model = compiled(make(learning_rate=0.05))
+    model.fit(x, y, epochs=2, verbose=0, shuffle=False)
+    model.save(tmp_path / "model.keras")
+    model.fit(x, y, epochs=2, verbose=0, shuffle=False)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.fit(x, y, epochs=2, verbose=0, shuffle=False)
+    assert_equal_weights(weights(loaded), weights(model))
+
+
+@every_optimizer
+def test_a_compiled_but_untrained_model_is_saved_and_loaded(make, tmp_path):
+    x, y = data()
+    model = compiled(make(learning_rate=0.05))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.fit(x, y, epochs=1, verbose=0, shuffle=False)
+    model.fit(x, y, epochs=1, verbose=0, shuffle=False)
+    assert_equal_weights(weights(loaded), weights(model))
+
+
+@every_optimizer
+def test_weights_only_saving_restores_weights(make, tmp_path):
+    x, y = data()
+    model = compiled(make(learning_rate=0.05))
+    model.fit(x, y, epochs=1, verbose=0)
+    model.save_weights(tmp_path / "model.weights.h5")
+    fresh = compiled(make(learning_rate=0.05))
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    assert_equal_weights(weights(fresh), weights(model))

@@ -1,0 +1,177 @@
+"""The tensor index: the paper's levels, padding, indices by hand, bad ones."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from et_optimizer import TensorIndex
+from et_optimizer.tensor_index import index_variables
+
+
+@pytest.mark.parametrize(
+    ("shape", "level", "modes"),
+    [
+        ((2000, 512), 1, (2000, 512)),
+        ((2000, 512), 2, (40, 50, 16, 32)),
+        ((2000, 512), 3, (5, 8, 5, 10, 4, 4, 4, 8)),
+        ((2048,), 2, (32, 64)),
+        ((2048,), 3, (4, 8, 8, 8)),
+        ((512,), 3, (4, 4, 4, 8)),
+        ((2000, 512), "inf", (1,)),
+        ((50257,), 2, (224, 225)),
+        ((), 2, (1,)),
+        ((1, 1), 1, (1,)),
+        ((1, 512), 1, (512,)),
+        ((3,), 2, (3,)),
+        ((0, 4), 2, ()),
+    ],
+)
+def test_levels_split_the_axes_as_in_the_paper(shape, level, modes):
+    index = TensorIndex.from_shape(shape, level)
+    assert index.modes == modes
+    assert index.slots == sum(modes)
+
+
+def smallest_padded_sum(n, count):
+    """By exhaustion over non-decreasing factors, the last as small as can be."""
+
+    def best(remaining, factors_left, least):
+        if factors_left == 1:
+            return max(least, remaining)
+        return min(
+            first + best(-(-remaining // first), factors_left - 1, first)
+            for first in range(1, math.ceil(remaining ** (1 / factors_left)) + 2)
+        )
+
+    return best(n, count, 1)
+
+
+@pytest.mark.parametrize("count_and_level", [(2, 2), (4, 3)])
+@given(n=st.integers(2, 60_000))
+def test_a_split_keeps_at_most_ten_percent_more_than_the_best_padded_one(
+    count_and_level, n
+):
+    count, level = count_and_level
+    if count == 4:
+        n = 2 + n % 3000
+    modes = TensorIndex.from_shape((n,), level).modes
+    assert math.prod(modes) >= n
+    assert sum(modes) <= 1.1 * smallest_padded_sum(n, count)
+
+
+@pytest.mark.parametrize("size", [50257, 32003, 30522, 7919, 999_983])
+def test_sizes_without_good_divisors_are_padded(size):
+    index = TensorIndex.from_shape((size, 64), 2)
+    assert math.prod(index.modes) > size * 64
+    assert index.slots < 2.01 * math.sqrt(size) + 16 + 2
+
+
+@given(
+    shape=st.lists(st.integers(1, 9), max_size=8),
+    level=st.sampled_from([1, 2, 3, 4, "inf"]),
+)
+def test_the_axes_hold_every_entry_and_slices_share_them_out(shape, level):
+    index = TensorIndex.from_shape(shape, level)
+    assert math.prod(axis.length for axis in index.axes) == math.prod(shape)
+    assert index.slots <= max(1, sum(n for n in shape if n > 1))
+    for size, entries in zip(index.modes, index.entries_per_slice):
+        entries = [entries] * size if isinstance(entries, int) else entries
+        assert len(entries) == size and sum(entries) == index.size
+
+
+@given(
+    length=st.integers(1, 40),
+    modes=st.lists(st.integers(1, 7), min_size=1, max_size=3),
+)
+def test_entries_per_slice_counts_positions(length, modes):
+    if math.prod(modes) < length:
+        length = math.prod(modes)
+    index = TensorIndex.from_sizes((length,), modes)
+    cells = list(itertools.product(*map(range, modes)))[:length]
+    for mode, entries in enumerate(index.entries_per_slice):
+        counted = np.bincount([c[mode] for c in cells], minlength=modes[mode])
+        expected = [entries] * modes[mode] if isinstance(entries, int) else entries
+        assert list(counted) == list(expected)
+
+
+@pytest.mark.parametrize("level", [7, 40, 10**6])
+def test_a_level_beyond_the_last_prime_factor_is_the_same_as_any_further_one(level):
+    assert (
+        TensorIndex.from_shape((512, 97), level).modes
+        == TensorIndex.from_shape((512, 97), level + 1).modes
+    )
+
+
+def test_repr_names_shape_modes_and_slots():
+    assert (
+        repr(TensorIndex.from_shape((50257, 512), 2))
+        == "TensorIndex((50257, 512) as (224×225 ≥ 50257)×16×32, slots=497)"
+    )
+    assert (
+        repr(TensorIndex.from_shape((7, 5), "inf"))
+        == "TensorIndex((7, 5) as one slice, slots=1)"
+    )
+
+
+@pytest.mark.parametrize("level", [0, -1, 1.5, 2.0, "2", "INF", None, True])
+def test_a_level_that_is_none_is_refused_with_rule_and_remedy(level):
+    with pytest.raises(ValueError, match=r'1, 2, 3, … or "inf"; received level='):
+        TensorIndex.from_shape((4, 4), level)
+
+
+def test_sizes_by_hand_may_cut_across_axes():
+    index = TensorIndex.from_sizes((2000, 512), (1000, 1024))
+    assert index.modes == (1000, 1024) and index.leading_axes() is None
+
+
+def test_sizes_by_hand_may_pad_axes_or_else_the_flattened_variable():
+    by_axis = TensorIndex.from_sizes((5, 7), (2, 3, 3, 3))
+    assert [(a.length, a.modes) for a in by_axis.axes] == [(5, (2, 3)), (7, (3, 3))]
+    flat = TensorIndex.from_sizes((5, 7), (6, 6))
+    assert [(a.length, a.modes) for a in flat.axes] == [(35, (6, 6))]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((3, 5), "hold 15.*which has 16"),
+        ((), "hold 1.*which has 16"),
+        ((4.0, 4), "tuple of positive integers"),
+        ((0, 16), "tuple of positive integers"),
+        ("44", "tuple of positive integers"),
+        (16, "tuple of positive integers"),
+        ((True, 16), "tuple of positive integers"),
+    ],
+)
+def test_sizes_that_cannot_hold_the_variable_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        TensorIndex.from_sizes((4, 4), sizes)
+
+
+SHAPES = [("a/kernel", (4, 6)), ("a/bias", (6,)), ("b/kernel", (6, 2))]
+
+
+def test_the_first_matching_expression_wins_and_others_take_the_level():
+    indices = index_variables(SHAPES, 1, {"^a/k": (24,), "kernel$": (3, 4)})
+    assert [index.modes for index in indices] == [(24,), (6,), (3, 4)]
+
+
+def test_a_callable_gives_sizes_or_none():
+    indices = index_variables(
+        SHAPES, 1, lambda path, shape: (math.prod(shape),) if "kernel" in path else None
+    )
+    assert [index.modes for index in indices] == [(24,), (6,), (12,)]
+
+
+def test_an_expression_that_matches_nothing_is_refused_with_the_paths():
+    with pytest.raises(ValueError, match="'embed'.*a/kernel, a/bias, b/kernel"):
+        index_variables(SHAPES, 1, {"embed": (24,)})
+
+
+def test_sizes_that_do_not_fit_are_refused_with_the_path():
+    with pytest.raises(ValueError, match="'b/kernel'.*hold 4.*which has 12"):
+        index_variables(SHAPES, 1, {"b/kernel": (2, 2)})
