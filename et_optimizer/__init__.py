@@ -9,6 +9,12 @@
 from et_optimizer.memory import MemoryReport, memory_report
 from et_optimizer.optimizers import ExtremeTensoring
 from et_optimizer.tensor_index import TensorIndex
+from et_optimizer.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["ExtremeTensoring", "MemoryReport", "TensorIndex", "memory_report"]
+__all__ = [
+    "ExtremeTensoring",
+    "MemoryReport",
+    "TensorIndex",
+    "__version__",
+    "memory_report",
+]

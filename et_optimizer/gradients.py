@@ -367,7 +367,7 @@ def _common_place(indices, table_rows):
     order = ops.argsort(indices)
     ordered = ops.take(indices, order, axis=0)
     is_new = ops.cast(ordered[1:] != ordered[:-1], "int32")
-    run = ops.pad(ops.cumsum(is_new), [[1, 0]])
+    run = ops.cumsum(ops.concatenate([ops.zeros_like(order[:1]), is_new]))
     last_of_run = ops.segment_max(order, run, count)
     run_of_position = ops.segment_sum(run, order, count)
     return ops.take(last_of_run, run_of_position, axis=0)

@@ -164,7 +164,7 @@ def _assign(optimizer, variables):
 
 def _is_counter(slot):
     """Iterations, learning rates, loss scales: scalars that belong to no variable."""
-    return slot.name in COUNTERS and not slot.shape
+    return slot.name in COUNTERS and len(slot.shape) == 0
 
 
 def _path(variable):

@@ -2,6 +2,8 @@
 
 import os
 
+import keras
+import pytest
 from hypothesis import settings
 
 # The same examples on every run, and no deadline: the clock decides nothing here.
@@ -9,4 +11,12 @@ settings.register_profile(
     "deterministic", derandomize=True, deadline=None, max_examples=25
 )
 settings.load_profile("deterministic")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Each test counts layer names from the start and draws the same numbers."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")

@@ -12,14 +12,6 @@ from tests.optimizers import OPTIMIZERS
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
-@pytest.fixture(autouse=True)
-def reset_keras():
-    keras.utils.set_random_seed(0)
-    yield
-    keras.config.set_dtype_policy("float32")
-    keras.backend.clear_session()
-
-
 def data(count=64, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((count, 12)).astype("float32")

@@ -8,7 +8,95 @@ from et_optimizer.optimizers.preconditioned import PreconditionedOptimizer
 
 @keras.saving.register_keras_serializable(package="et_optimizer")
 class ExtremeTensoring(PreconditionedOptimizer):
-    """doc"""
+    r"""Optimizer that implements extreme tensoring, of a few numbers a layer.
+
+    A *tensor index* views the d numbers of a variable as a tensor of p modes of
+    sizes d₁ … d_p. For slice j of mode i (the entries I with I_i = j) the optimizer
+    keeps one number, the sum of squared gradients over the slice, and scales every
+    entry by the product over its slices:
+
+        S_i[j] ← β₂ S_i[j] + Σ_{I: I_i = j} g[I]²
+        x[I]   ← x[I] − η g[I] · (ε + Π_i M_i[I_i])^(−1/(2p))
+
+    where M_i is S_i, averaged over time and over the slice as `beta_2` and
+    `statistic` say.
+
+    Memory: d₁ + … + d_p float32 numbers a variable and nothing else, beside Keras's
+    iteration and learning rate. For a 2000 × 512 kernel: 2512 at level 1, 138 at
+    level 2, 48 at level 3 and 1 at level "inf", where Adam holds 2 048 000.
+    `beta_1 > 0` adds d numbers.
+
+    The paper's Algorithm 1 to the letter is
+
+        ExtremeTensoring(lr, level=k, beta_2=None, statistic="sum", epsilon=1e-8,
+                         clip_threshold=None)
+
+    Args:
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
+            or a callable without arguments that returns the rate. With
+            `statistic="mean"` rates are on Adam's scale, whatever the level.
+            Defaults to `LEARNING_RATE`.
+        level: 1, 2, 3, … or `"inf"`. Level 1 has one mode an axis; each further
+            level splits every factor once more, near-equally, padding sizes without
+            good divisors; `"inf"` keeps one number a variable. Higher levels hold
+            less and adapt more coarsely. Defaults to 2.
+        tensor_index: Modes given by hand, for variables that `level` does not suit:
+            a dict from regular expressions, searched for in a variable's path (the
+            first match wins), to tuples of mode sizes; or a callable `(path, shape)
+            -> sizes or None`. Sizes may reshape the variable in any way, or pad its
+            axes. For serialization a callable must be registered with
+            `keras.saving.register_keras_serializable`. Defaults to `None`.
+        beta_1: Decay in [0, 1) of a bias-corrected moving average of the update
+            (momentum). 0 keeps none. Defaults to 0.
+        beta_2: Decay in [0, 1) of a bias-corrected moving average of the squared
+            gradients; `None` accumulates them, as AdaGrad does, so that steps
+            shrink by themselves. Defaults to `BETA_2`.
+        statistic: `"mean"` divides each slice's sum by its number of entries: with
+            all |g| equal the step is then Adam's. `"sum"` is the paper's. Defaults
+            to `"mean"`.
+        epsilon: The paper's ε ≥ 0, inside the root. At 0 the update is an outer
+            product, the fast path, and an empty slice gives an update of 0; above 0
+            every entry takes a power. Defaults to 0.
+        clip_threshold: The largest root mean square an update of a variable may
+            have, as in Adafactor; larger ones are scaled down to it. Takes one more
+            pass over the gradient. `None` turns it off. Defaults to `None`.
+        momentum_dtype: `"float32"` or `"bfloat16"`, for the momentum that `beta_1`
+            asks for. Defaults to `"float32"`.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
+            ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
+            name: As in every Keras optimizer. `use_ema` and
+            `gradient_accumulation_steps` make Keras hold d more numbers a variable.
+
+    Raises:
+        ValueError: when constructed, if an argument is out of its range; when
+            built, if `tensor_index` does not fit the variables or a variable is not
+            floating-point; when state is loaded, if it is that of another index. No
+            weight has been changed then.
+
+    Range: in float32, gradients from about 1e-18 to 1e15 are exact to 1e-5; squares
+    outside float32's range are lost, as in every method that squares gradients.
+
+    Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) are used as
+    they are: the result equals the dense one and costs time for their rows alone.
+
+    Example:
+
+    ```python
+    model.compile(optimizer=et_optimizer.ExtremeTensoring(), loss=loss)
+    model.fit(dataset)
+    print(et_optimizer.memory_report(model.optimizer))
+
+    # One slot a row and a column of the embeddings, level 3 for all else.
+    et_optimizer.ExtremeTensoring(
+        level=3, tensor_index={r"embeddings$": (50257, 768)}
+    )
+    ```
+
+    Reference:
+        [Chen, Agarwal, Hazan, Zhang, Zhang, 2020](
+        https://arxiv.org/abs/1902.04620), Extreme Tensoring for Low-Memory
+        Preconditioning, Algorithm 1.
+    """
 
     def __init__(
         self,
@@ -58,6 +146,7 @@ class ExtremeTensoring(PreconditionedOptimizer):
         self.epsilon = epsilon
 
     def get_config(self):
+        """The arguments that make an equal optimizer."""
         config = super().get_config()
         config.update(
             beta_2=self.beta_2, statistic=self.statistic, epsilon=self.epsilon

@@ -1,6 +1,7 @@
 """The Keras shell that all optimizers of this library share."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -140,8 +141,7 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
 
     def load_own_variables(self, store):
         """Loads the state; refuses, before changing it, that of another index."""
-        if self.built:
-            self._check_fits(store)
+        self._check_fits([tuple(store[str(i)].shape) for i in range(len(store.keys()))])
         super().load_own_variables(store)
 
     def get_config(self):
@@ -198,21 +198,40 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         else:
             self.assign(momentum, decayed + addition)
 
-    def _check_fits(self, store):
-        """Raises unless the store holds this optimizer's variables, in their shapes."""
-        saved = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
-        own = [tuple(variable.shape) for variable in self.variables]
-        if len(saved) <= UNBUILT_VARIABLES or saved == own:
+    def _check_fits(self, saved):
+        """Raises unless the saved shapes are those of this optimizer's variables."""
+        own = self._shapes()
+        if not self.built or len(saved) <= UNBUILT_VARIABLES or saved == own:
             return
         raise ValueError(
             f"The saved optimizer state does not fit this {type(self).__name__}: "
             f"it has {len(saved)} variables of {_numbers(saved)} numbers in all, this "
             f"optimizer (level={self.level!r}, beta_1={self.beta_1}) has {len(own)} "
             f"of {_numbers(own)}. Make the optimizer with the level, tensor_index and "
-            "other arguments that the state was saved with, or load the model with "
-            "compile=False and start with a fresh optimizer. Nothing was loaded into "
-            "this optimizer."
+            "other arguments that the state was saved with, or load the model without "
+            "the optimizer and start with a fresh one. Nothing was loaded into this "
+            "optimizer."
         )
+
+    def _shapes(self):
+        return [tuple(variable.shape) for variable in self.variables]
+
+    # What `tf.train.Checkpoint` saves of an object itself and restores before any
+    # variable below it: here the shapes of the state, so that a checkpoint of
+    # another level is refused while nothing has been changed yet.
+
+    def _serialize_to_tensors(self):
+        import tensorflow as tf
+
+        return {"state_shapes": tf.constant(json.dumps(self._shapes()))}
+
+    def _restore_from_tensors(self, restored_tensors):
+        import tensorflow as tf
+
+        shapes = restored_tensors["state_shapes"]
+        if tf.executing_eagerly():
+            self._check_fits([tuple(s) for s in json.loads(shapes.numpy().decode())])
+        return tf.no_op()
 
 
 def _numbers(shapes):

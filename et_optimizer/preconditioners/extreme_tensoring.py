@@ -1,6 +1,7 @@
 """Extreme tensoring (Chen et al., 2020, arXiv:1902.04620, Algorithm 1)."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -119,7 +120,9 @@ def _elementwise(function, vectors):
     One program for all modes of a variable instead of one a mode: at level 3
     that takes a third off the number of kernels XLA has to compile.
     """
-    if len(vectors) == 1:
-        return [function(vectors[0])]
-    ends = np.cumsum([vector.shape[0] for vector in vectors])
-    return list(ops.split(function(ops.concatenate(vectors)), ends[:-1].tolist()))
+    sizes = [vector.shape[0] if len(vector.shape) else None for vector in vectors]
+    # A scalar, or rows whose number is unknown while tracing, cannot be joined.
+    if len(vectors) == 1 or None in sizes:
+        return [function(vector) for vector in vectors]
+    ends = list(itertools.accumulate(sizes[:-1]))
+    return list(ops.split(function(ops.concatenate(vectors)), ends))

@@ -1,0 +1,32 @@
+# Two promises: `make demo` and `make test`, on a machine with Python 3.10+ and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DONE := $(VENV)/.installed
+
+.PHONY: demo test lint format clean
+
+demo: $(DONE)
+	$(BIN)/python -m tf_models.compare
+
+test: lint
+	$(BIN)/python -m pytest --cov=et_optimizer --cov-fail-under=95
+
+lint: $(DONE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(DONE)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The environment, made anew whenever the dependencies change.
+$(DONE): setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: set PYTHON=... to one.")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[tensorflow,jax,models,test]'
+	touch $(DONE)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,1 @@
+"""Measurements: step time, memory, and how the defaults do. See RESULTS.md."""

@@ -1,0 +1,167 @@
+"""How `ExtremeTensoring()` does against `Adam()`, neither given any argument.
+
+    python -m benchmarks.defaults
+
+Trains four kinds of model with each optimizer, for the same steps from the same
+weights on the same batches, with several seeds, and prints the validation loss at
+the end of training. The data are real and need no network: the Python standard
+library's source text and scikit-learn's digits and breast-cancer sets.
+
+`--arguments` tries other settings, which is how the defaults were chosen:
+
+    python -m benchmarks.defaults --arguments='{"learning_rate": 0.01, "beta_2": 0.9}'
+"""
+
+import json
+import statistics
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from sklearn import datasets
+
+import et_optimizer
+from tf_models import transformer
+from tf_models.data import stdlib_source, windows
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("seeds", 3, "Seeds a model is trained with.", lower_bound=1)
+flags.DEFINE_list("tasks", None, "Tasks to run, of those in the table; all of them.")
+flags.DEFINE_multi_string(
+    "arguments",
+    ["{}"],
+    "Arguments of ExtremeTensoring as a JSON object; give the flag several times to "
+    "compare several settings.",
+)
+flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared data sets.")
+
+SEQUENCE_LENGTH, BATCH_SIZE, LANGUAGE_STEPS = 96, 16, 600
+EPOCHS, IMAGE_BATCH_SIZE = 20, 32
+
+
+def language_task(seed):
+    """A 2-layer Transformer on bytes of the standard library's source text."""
+    builder = stdlib_source.StdlibSource(data_dir=FLAGS.data_dir)
+    builder.download_and_prepare()
+    streams = {
+        split: windows.token_stream(builder.as_dataset(split=split))
+        for split in ("train", "validation")
+    }
+    train = windows.shuffled_windows(
+        streams["train"],
+        SEQUENCE_LENGTH,
+        BATCH_SIZE,
+        steps=LANGUAGE_STEPS,
+        seed=seed,
+    )
+    validation = windows.shuffled_windows(
+        streams["validation"], SEQUENCE_LENGTH, 64, steps=40, seed=0
+    )
+    model = transformer.transformer_language_model(256, SEQUENCE_LENGTH)
+    return model, train, validation
+
+
+def digits_task(seed, *layers):
+    """A classifier of scikit-learn's 8 × 8 digits, a fifth of them held out."""
+    images, labels = datasets.load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8, 1).astype("float32") / 16
+    return _classifier(images, labels, 10, layers, seed)
+
+
+def convolutional_task(seed):
+    """Two convolutions and a dense layer on digits."""
+    return digits_task(
+        seed,
+        keras.layers.Conv2D(32, 3, activation="relu", padding="same"),
+        keras.layers.MaxPooling2D(),
+        keras.layers.Conv2D(64, 3, activation="relu", padding="same"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(128, activation="relu"),
+    )
+
+
+def mlp_task(seed):
+    """Two hidden layers of 256 on digits."""
+    return digits_task(
+        seed,
+        keras.layers.Flatten(),
+        keras.layers.Dense(256, activation="relu"),
+        keras.layers.Dense(256, activation="relu"),
+    )
+
+
+def logistic_task(seed):
+    """Logistic regression on the standardized breast-cancer set."""
+    features, labels = datasets.load_breast_cancer(return_X_y=True)
+    features = (features - features.mean(0)) / features.std(0)
+    return _classifier(features.astype("float32"), labels, 2, (), seed)
+
+
+TASKS = {
+    "Transformer language model": language_task,
+    "convolutional net": convolutional_task,
+    "MLP": mlp_task,
+    "logistic regression": logistic_task,
+}
+
+
+def _classifier(inputs, labels, classes, layers, seed):
+    order = np.random.default_rng(0).permutation(len(inputs))
+    inputs, labels = inputs[order], labels[order]
+    held_out = len(inputs) // 5
+    train = tf.data.Dataset.from_tensor_slices((inputs[held_out:], labels[held_out:]))
+    train = train.shuffle(len(inputs), seed=seed).repeat(EPOCHS)
+    train = train.batch(IMAGE_BATCH_SIZE, drop_remainder=True)
+    validation = tf.data.Dataset.from_tensor_slices(
+        (inputs[:held_out], labels[:held_out])
+    ).batch(held_out)
+    model = keras.Sequential(
+        [keras.Input(inputs.shape[1:]), *layers, keras.layers.Dense(classes)]
+    )
+    return model, train, validation
+
+
+def validation_loss(task, optimizer, seed):
+    """Trains a task from scratch and returns the loss on its validation data."""
+    keras.utils.set_random_seed(seed)
+    model, train, validation = TASKS[task](seed)
+    model.compile(
+        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    model.fit(train, verbose=0)
+    return model.evaluate(validation, verbose=0)
+
+
+def main(argv):
+    del argv
+    makers = {"Adam()": keras.optimizers.Adam}
+    for arguments in FLAGS.arguments:
+        given = json.loads(arguments)
+        listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        makers[f"ExtremeTensoring({listed})"] = lambda given=given: (
+            et_optimizer.ExtremeTensoring(**given)
+        )
+    tasks = FLAGS.tasks or list(TASKS)
+    table = Table("task", *makers, title="Validation loss, mean of the seeds (each)")
+    with Progress(transient=True) as progress:
+        runs = progress.add_task("runs", total=len(tasks) * len(makers) * FLAGS.seeds)
+        for task in tasks:
+            cells = []
+            for make in makers.values():
+                losses = []
+                for seed in range(FLAGS.seeds):
+                    losses.append(validation_loss(task, make(), seed))
+                    keras.backend.clear_session()
+                    progress.advance(runs)
+                each = ", ".join(f"{loss:.4f}" for loss in losses)
+                cells.append(f"{statistics.mean(losses):.4f} ({each})")
+            table.add_row(task, *cells)
+    Console(width=60 + 45 * len(makers)).print(table)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,198 @@
+"""The cost of an optimizer's step under XLA, as ratios to Adam and SGD.
+
+    python -m benchmarks.step_time                       # TensorFlow
+    KERAS_BACKEND=jax python -m benchmarks.step_time     # JAX, also on a GPU
+    python -m benchmarks.step_time --sparse              # rows of a large table
+
+Every optimizer updates the variables of a real model from the same gradients, in a
+program compiled once. The optimizers take turns, round after round, so that a slow
+spell of the machine meets all of them; a ratio is the median over the rounds of the
+ratio within a round.
+"""
+
+import statistics
+import time
+
+import keras
+import numpy as np
+from absl import app, flags
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import et_optimizer
+from benchmarks.shapes import MODELS
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("rounds", 30, "Timed steps of each optimizer.", lower_bound=3)
+flags.DEFINE_list("models", None, f"Of {', '.join(MODELS)}; all of them.")
+flags.DEFINE_list("optimizers", None, "Of those in the table; all of them.")
+flags.DEFINE_bool("sparse", False, "Measure a sparse step on a large table instead.")
+
+TABLE, ROWS_TOUCHED = (1_000_000, 64), 4096
+WARM_UP = 3
+
+OPTIMIZERS = {
+    "SGD": lambda: keras.optimizers.SGD(0.01),
+    "Adam": keras.optimizers.Adam,
+    "SGD with momentum": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
+    "Adagrad": keras.optimizers.Adagrad,
+    "keras Adafactor": keras.optimizers.Adafactor,
+    **{
+        f"ExtremeTensoring {level}": lambda level=level: et_optimizer.ExtremeTensoring(
+            level=level
+        )
+        for level in ("inf", 1, 2, 3)
+    },
+}
+
+
+class TensorFlowStep:
+    """One compiled update of all variables on TensorFlow."""
+
+    def __init__(self, optimizer, shapes, gradients):
+        import tensorflow as tf
+
+        variables = [keras.Variable(np.full(s, 0.1, "float32")) for s in shapes]
+        optimizer.build(variables)
+        self._gradients = gradients
+        self._step = tf.function(
+            lambda g: optimizer.apply(g, variables), jit_compile=True, autograph=False
+        )
+        start = time.perf_counter()
+        self._step(gradients)
+        self.compile_seconds = time.perf_counter() - start
+        self.temporary_bytes = None
+        self._fence = variables[0]
+
+    def run(self):
+        self._step(self._gradients)
+        # On a GPU the step above only starts; reading a number waits for its end.
+        float(self._fence.value[(0,) * len(self._fence.shape)])
+
+
+class JaxStep:
+    """One compiled update of all variables on JAX, its state donated."""
+
+    def __init__(self, optimizer, shapes, gradients):
+        import jax
+
+        variables = [keras.Variable(np.full(s, 0.1, "float32")) for s in shapes]
+        optimizer.build(variables)
+        self._gradients = gradients
+        self._state = [v.value for v in optimizer.variables]
+        self._weights = [v.value for v in variables]
+        for variable in variables:
+            variable._value = None  # the state is donated: only one copy may live
+        start = time.perf_counter()
+        self._step = (
+            jax.jit(
+                lambda state, g, w: optimizer.stateless_apply(state, g, w),
+                donate_argnums=(0, 2),
+            )
+            .lower(self._state, gradients, self._weights)
+            .compile()
+        )
+        self.compile_seconds = time.perf_counter() - start
+        memory = self._step.memory_analysis()
+        self.temporary_bytes = memory.temp_size_in_bytes if memory else None
+
+    def run(self):
+        import jax
+
+        self._weights, self._state = self._step(
+            self._state, self._gradients, self._weights
+        )
+        jax.block_until_ready(self._weights)
+
+
+def dense_gradients(shapes):
+    rng = np.random.default_rng(0)
+    return [
+        keras.ops.convert_to_tensor(rng.standard_normal(s, dtype="float32"))
+        for s in shapes
+    ]
+
+
+def sparse_gradients():
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((ROWS_TOUCHED, TABLE[1]), dtype="float32")
+    indices = rng.integers(0, TABLE[0], ROWS_TOUCHED)
+    return [tf.IndexedSlices(tf.constant(values), tf.constant(indices), TABLE)]
+
+
+def measure(name, shapes, gradients, optimizers, progress):
+    """Times all optimizers on one list of shapes and returns the table."""
+    make_step = {"tensorflow": TensorFlowStep, "jax": JaxStep}[keras.backend.backend()]
+    steps, reports = {}, {}
+    for optimizer_name in optimizers:
+        optimizer = OPTIMIZERS[optimizer_name]()
+        steps[optimizer_name] = make_step(optimizer, shapes, gradients)
+        reports[optimizer_name] = et_optimizer.memory_report(optimizer)
+    seconds = {optimizer_name: [] for optimizer_name in steps}
+    rounds = progress.add_task(name, total=WARM_UP + FLAGS.rounds)
+    for _ in range(WARM_UP + FLAGS.rounds):
+        for optimizer_name, step in steps.items():
+            start = time.perf_counter()
+            step.run()
+            seconds[optimizer_name].append(time.perf_counter() - start)
+        progress.advance(rounds)
+    timed = {key: values[WARM_UP:] for key, values in seconds.items()}
+    return render(name, shapes, steps, reports, timed)
+
+
+def render(name, shapes, steps, reports, seconds):
+    count = sum(int(np.prod(s)) for s in shapes)
+    table = Table(title=f"{name}: {count:,} numbers in {len(shapes)} variables")
+    for title in ("optimizer", "state bytes", "compile s", "/ Adam's", "step ms"):
+        table.add_column(title, justify="right")
+    for title in ("/ Adam", "/ SGD", "temporaries MB"):
+        table.add_column(title, justify="right")
+    for key, step in steps.items():
+        temporary = step.temporary_bytes
+        table.add_row(
+            key,
+            f"{reports[key].bytes:,}",
+            f"{step.compile_seconds:.2f}",
+            f"{step.compile_seconds / steps['Adam'].compile_seconds:.2f}",
+            f"{1000 * statistics.median(seconds[key]):.2f}",
+            ratio(seconds[key], seconds["Adam"]),
+            ratio(seconds[key], seconds["SGD"]),
+            "" if temporary is None else f"{temporary / 1e6:.1f}",
+        )
+    return table
+
+
+def ratio(seconds, others):
+    return f"{statistics.median(s / o for s, o in zip(seconds, others)):.2f}"
+
+
+def main(argv):
+    del argv
+    optimizers = ["SGD", "Adam"] + [
+        name for name in (FLAGS.optimizers or OPTIMIZERS) if name not in ("SGD", "Adam")
+    ]
+    unknown = set(optimizers) - set(OPTIMIZERS)
+    if unknown:
+        raise app.UsageError(
+            f"--optimizers must be of {', '.join(OPTIMIZERS)}; received "
+            f"{', '.join(sorted(unknown))}."
+        )
+    console = Console(width=120)
+    console.print(f"Backend: {keras.backend.backend()}")
+    with Progress(console=console, transient=True) as progress:
+        if FLAGS.sparse:
+            name = f"{ROWS_TOUCHED} rows of a {TABLE[0]} × {TABLE[1]} table"
+            gradients = sparse_gradients()
+            console.print(measure(name, [TABLE], gradients, optimizers, progress))
+            return
+        for name in FLAGS.models or MODELS:
+            shapes = MODELS[name]()
+            gradients = dense_gradients(shapes)
+            console.print(measure(name, shapes, gradients, optimizers, progress))
+
+
+if __name__ == "__main__":
+    app.run(main)

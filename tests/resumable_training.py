@@ -1,0 +1,53 @@
+"""A training run that may be killed: `python -m tests.resumable_training FOLDER STEP`.
+
+Kills itself with SIGKILL at a step (never, for a step of -1), goes on from the last
+backup when started again, and at the end writes its weights to FOLDER/weights.npz.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import et_optimizer
+
+
+class KillAt(keras.callbacks.Callback):
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+        self.trained = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.trained += 1
+        if int(self.model.optimizer.iterations) == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder, kill_at):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 10)).astype("float32")
+    y = rng.integers(0, 3, 64)
+    model = keras.Sequential(
+        [keras.Input((10,)), keras.layers.Dense(24, "relu"), keras.layers.Dense(3)]
+    )
+    model.compile(
+        et_optimizer.ExtremeTensoring(0.01, level=2, beta_1=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=True,
+    )
+    backup = keras.callbacks.BackupAndRestore(folder / "backup")
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    kill = KillAt(kill_at)
+    model.fit(data, epochs=4, verbose=0, callbacks=[backup, kill])
+    state = [v.numpy() for v in [*model.weights, *model.optimizer.variables]]
+    np.savez(folder / "weights.npz", *state, steps_of_this_process=kill.trained)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))

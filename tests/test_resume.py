@@ -1,0 +1,39 @@
+"""A run that is killed and started again ends as if nothing had happened."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(folder, kill_at):
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.resumable_training", folder, str(kill_at)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True).returncode
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="trains on a tf.data pipeline"
+)
+def test_a_killed_and_resumed_run_is_bit_identical_to_an_undisturbed_one(tmp_path):
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    assert run(undisturbed, -1) == 0
+    # Step 20 is in the middle of the third epoch of 8 steps.
+    assert run(disturbed, 20) == -signal.SIGKILL
+    assert not (disturbed / "weights.npz").exists()
+    assert run(disturbed, -1) == 0
+    one = np.load(undisturbed / "weights.npz")
+    other = np.load(disturbed / "weights.npz")
+    # The second process went on from the end of the second epoch.
+    assert one["steps_of_this_process"] == 32
+    assert other["steps_of_this_process"] == 16
+    names = [name for name in one.files if name.startswith("arr_")]
+    assert len(names) > 8
+    for name in names:
+        np.testing.assert_array_equal(one[name], other[name])

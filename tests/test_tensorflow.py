@@ -1,0 +1,244 @@
+"""What only TensorFlow has: sparse gradients, tapes, tf.function, tf.train.Checkpoint."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("these features are TensorFlow's", allow_module_level=True)
+
+import tensorflow as tf
+
+from et_optimizer import ExtremeTensoring
+from tests.optimizers import OPTIMIZERS
+
+every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+def sparse_steps(shape, rows, seed, steps=4):
+    rng = np.random.default_rng(seed)
+    return [
+        tf.IndexedSlices(
+            tf.constant(rng.standard_normal((rows, *shape[1:])), tf.float32),
+            tf.constant(rng.integers(0, shape[0], rows)),
+            tf.constant(shape, tf.int64),
+        )
+        for _ in range(steps)
+    ]
+
+
+def trained(optimizer, shape, steps, jit_compile):
+    start = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    variable = keras.Variable(start, name="table")
+    optimizer.build([variable])
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def step(gradient):
+        optimizer.apply([gradient], [variable])
+
+    for gradient in steps:
+        step(gradient)
+    return variable.numpy(), [v.numpy() for v in optimizer.variables]
+
+
+@every_optimizer
+@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "rows", "index"),
+    [
+        ((53, 6), 40, None),
+        ((53, 6), 40, {"table": (8, 7, 2, 3)}),
+        ((12, 6), 9, {"table": (9, 8)}),
+        ((12, 6), 9, {"table": (10, 8)}),
+        ((11, 4, 3), 5, None),
+        ((30_000, 2), 5, None),
+        ((7,), 9, None),
+        ((1, 5), 3, None),
+    ],
+)
+def test_sparse_gradients_give_the_dense_result(make, jit_compile, shape, rows, index):
+    steps = sparse_steps(shape, rows, seed=1)
+    sparse = trained(
+        make(learning_rate=0.1, tensor_index=index), shape, steps, jit_compile
+    )
+    dense = trained(
+        make(learning_rate=0.1, tensor_index=index),
+        shape,
+        [tf.convert_to_tensor(step) for step in steps],
+        jit_compile,
+    )
+    np.testing.assert_allclose(sparse[0], dense[0], rtol=1e-5, atol=1e-6)
+    for one, other in zip(sparse[1], dense[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=15)
+@given(
+    rows=st.integers(0, 30),
+    table=st.sampled_from([1, 7, 30, 40_000]),
+    level=st.sampled_from([1, 2, 3, "inf"]),
+    seed=st.integers(0, 1000),
+)
+def test_any_pattern_of_repeated_rows_gives_the_dense_result(rows, table, level, seed):
+    steps = sparse_steps((table, 3), rows, seed, steps=2)
+    sparse = trained(ExtremeTensoring(0.1, level=level), (table, 3), steps, None)
+    dense_steps = [tf.convert_to_tensor(step) for step in steps]
+    dense = trained(ExtremeTensoring(0.1, level=level), (table, 3), dense_steps, None)
+    np.testing.assert_allclose(sparse[0], dense[0], rtol=1e-5, atol=1e-6)
+
+
+def full_size_results(function, shape, *args):
+    """The instructions of the compiled program with a result of this shape."""
+    hlo = function.experimental_get_compiler_ir(*args)(stage="optimized_hlo")
+    entry = hlo[hlo.index("\nENTRY ") :]
+    result = re.compile(r"%(\S+) = f32\[" + ",".join(map(str, shape)) + r"\]")
+    return [match.group(1) for match in result.finditer(entry)]
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, "inf"])
+@pytest.mark.parametrize("clip_threshold", [None, 1.0])
+def test_no_dense_gradient_exists_for_a_sparse_one(level, clip_threshold):
+    shape, rows = (50_000, 64), 100
+    variable = keras.Variable(np.zeros(shape, "float32"), name="table")
+    optimizer = ExtremeTensoring(level=level, clip_threshold=clip_threshold)
+    optimizer.build([variable])
+
+    @tf.function(jit_compile=True, autograph=False)
+    def step(values, indices):
+        gradient = tf.IndexedSlices(values, indices, tf.constant(shape, tf.int64))
+        optimizer.apply([gradient], [variable])
+
+    args = (tf.ones((rows, 64)), tf.range(rows, dtype=tf.int64))
+    step(*args)
+    # The table itself, and the table with the rows subtracted from it.
+    parameter, result = full_size_results(step, shape, *args)
+    assert parameter.startswith("arg") and "scatter" in result
+    assert np.all(variable.numpy()[:rows] != 0)
+    assert not np.any(variable.numpy()[rows:])
+
+
+def test_embeddings_train_on_sparse_gradients_in_fit():
+    seen = []
+
+    class Spy(ExtremeTensoring):
+        def update_step(self, gradient, variable, learning_rate):
+            seen.append((variable.name, isinstance(gradient, tf.IndexedSlices)))
+            super().update_step(gradient, variable, learning_rate)
+
+    x = np.random.default_rng(0).integers(0, 50, (64, 7))
+    model = keras.Sequential(
+        [
+            keras.layers.Embedding(50, 8),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(Spy(0.1), "mse", jit_compile=True)
+    data = tf.data.Dataset.from_tensor_slices((x, x.mean(1) / 50)).batch(16)
+    losses = model.fit(data, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    assert any(is_sparse for _, is_sparse in seen)
+
+
+@every_optimizer
+@pytest.mark.parametrize("limit", ["clipnorm", "global_clipnorm"])
+def test_clipped_sparse_gradients_equal_clipped_dense_ones(make, limit):
+    # Each row once: Keras clips the rows of an IndexedSlices before they add up.
+    steps = [
+        tf.IndexedSlices(
+            10.0 * step.values, tf.range(9, dtype=tf.int64) * 3, step.dense_shape
+        )
+        for step in sparse_steps((40, 6), 9, seed=0)
+    ]
+    sparse, _ = trained(make(learning_rate=0.1, **{limit: 1.0}), (40, 6), steps, None)
+    dense, _ = trained(
+        make(learning_rate=0.1, **{limit: 1.0}),
+        (40, 6),
+        [tf.convert_to_tensor(step) for step in steps],
+        None,
+    )
+    np.testing.assert_allclose(sparse, dense, rtol=1e-5, atol=1e-6)
+
+
+@every_optimizer
+@pytest.mark.parametrize("call", ["apply", "apply_gradients"])
+def test_custom_loops(make, call):
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal((32, 5)), rng.standard_normal((5, 2))
+    x, y = tf.constant(x, tf.float32), tf.constant(x @ target, tf.float32)
+    layer = keras.layers.Dense(2)
+    layer.build((None, 5))
+    optimizer = make(learning_rate=0.1)
+
+    @tf.function(jit_compile=True)
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(layer(x) - y))
+        gradients = tape.gradient(loss, layer.trainable_variables)
+        if call == "apply":
+            optimizer.apply(gradients, layer.trainable_variables)
+        else:
+            optimizer.apply_gradients(zip(gradients, layer.trainable_variables))
+        return loss
+
+    losses = [float(step()) for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_plain_tf_variables_train():
+    variable = tf.Variable(tf.ones((4, 3)), name="plain")
+    optimizer = ExtremeTensoring(0.1)
+    optimizer.build([variable])
+    optimizer.update_step(tf.ones((4, 3)), variable, 0.1)
+    np.testing.assert_allclose(variable.numpy(), np.full((4, 3), 0.9), rtol=1e-6)
+
+
+def checkpointed(make):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(6, name="dense")])
+    optimizer = make(learning_rate=0.1)
+    optimizer.build(model.trainable_variables)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
+    return model, optimizer, checkpoint
+
+
+def take_steps(model, optimizer, seeds):
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        gradients = [
+            tf.constant(rng.standard_normal(w.shape), tf.float32)
+            for w in model.trainable_variables
+        ]
+        optimizer.apply(gradients, model.trainable_variables)
+    return [w.numpy() for w in model.weights]
+
+
+@every_optimizer
+def test_tf_checkpoints_resume_bit_identically(make, tmp_path):
+    model, optimizer, checkpoint = checkpointed(make)
+    take_steps(model, optimizer, range(3))
+    path = checkpoint.save(str(tmp_path / "checkpoint"))
+    undisturbed = take_steps(model, optimizer, range(3, 6))
+    model, optimizer, checkpoint = checkpointed(make)
+    checkpoint.restore(path).assert_existing_objects_matched()
+    resumed = take_steps(model, optimizer, range(3, 6))
+    for one, other in zip(undisturbed, resumed):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_tf_checkpoint_of_another_level_is_refused_before_anything_changes(tmp_path):
+    model, optimizer, checkpoint = checkpointed(
+        lambda **kwargs: ExtremeTensoring(level=1, **kwargs)
+    )
+    take_steps(model, optimizer, range(3))
+    path = checkpoint.save(str(tmp_path / "checkpoint"))
+    model, optimizer, checkpoint = checkpointed(ExtremeTensoring)
+    before = [v.numpy() for v in [*model.weights, *optimizer.variables]]
+    with pytest.raises(ValueError, match="level=2.*Make the optimizer with the level"):
+        checkpoint.restore(path)
+    for value, variable in zip(before, [*model.weights, *optimizer.variables]):
+        np.testing.assert_array_equal(value, variable.numpy())
