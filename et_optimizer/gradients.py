@@ -80,10 +80,10 @@ class DenseGradient:
 
         Args:
             vectors: A list of tensors in the shapes of `index.slot_shapes`, or
-                floats that hold for all slices.
+                `None` for modes that have nothing to pick.
 
         Returns:
-            A list of tensors for `factors` and `scaled`. A dense gradient touches
+            A list of tensors for `factors`. A dense gradient touches
             every slice; the numbers of a sparse one's row modes come row by row,
             so that what is then computed from them costs no more than the rows.
         """
@@ -169,7 +169,7 @@ class SparseGradient(DenseGradient):
             return vectors
         digits = self._digits()
         picked = [
-            vector if isinstance(vector, float) else ops.take(vector, digit, axis=0)
+            None if vector is None else ops.take(vector, digit, axis=0)
             for vector, (digit, _) in zip(vectors, digits)
         ]
         return picked + vectors[len(digits) :]

@@ -1,7 +1,5 @@
 """Settings shared by all tests."""
 
-import os
-
 import keras
 import pytest
 from hypothesis import settings

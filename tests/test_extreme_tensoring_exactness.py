@@ -97,6 +97,18 @@ def test_large_odd_shapes_equal_the_transcription(shape, level):
     )
 
 
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_gradients_of_zero_give_updates_of_zero_then_and_later(rule, level):
+    for shape in [(), (50257,), (13, 7), (2, 3, 4), (1, 769, 521)]:
+        index = TensorIndex.from_shape(shape, level)
+        steps = np.zeros((3, *shape), "float32")
+        assert np.all(library_update(rule, index, steps[:1]) == 0)
+        steps[1] = 1e-15
+        update = library_update(rule, index, steps)
+        assert np.all(update == 0)
+
+
 @pytest.mark.parametrize("decades", [(-18, -12), (9, 15)])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_the_ends_of_the_documented_range_are_exact(rule, decades):

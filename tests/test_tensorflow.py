@@ -1,4 +1,4 @@
-"""What only TensorFlow has: sparse gradients, tapes, tf.function, tf.train.Checkpoint."""
+"""What only TensorFlow has: sparse gradients, tapes, tf.train.Checkpoint."""
 
 import re
 

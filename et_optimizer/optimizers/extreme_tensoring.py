@@ -35,7 +35,7 @@ class ExtremeTensoring(PreconditionedOptimizer):
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
             or a callable without arguments that returns the rate. With
             `statistic="mean"` rates are on Adam's scale, whatever the level.
-            Defaults to `LEARNING_RATE`.
+            Defaults to 0.002.
         level: 1, 2, 3, … or `"inf"`. Level 1 has one mode an axis; each further
             level splits every factor once more, near-equally, padding sizes without
             good divisors; `"inf"` keeps one number a variable. Higher levels hold
@@ -50,7 +50,7 @@ class ExtremeTensoring(PreconditionedOptimizer):
             (momentum). 0 keeps none. Defaults to 0.
         beta_2: Decay in [0, 1) of a bias-corrected moving average of the squared
             gradients; `None` accumulates them, as AdaGrad does, so that steps
-            shrink by themselves. Defaults to `BETA_2`.
+            shrink by themselves. Defaults to 0.99.
         statistic: `"mean"` divides each slice's sum by its number of entries: with
             all |g| equal the step is then Adam's. `"sum"` is the paper's. Defaults
             to `"mean"`.
@@ -100,7 +100,7 @@ class ExtremeTensoring(PreconditionedOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.003,
+        learning_rate=0.002,
         level=2,
         tensor_index=None,
         beta_1=0.0,
