@@ -1,0 +1,22 @@
+"""Fixtures shared by the tests of `tf_models`, and where those can run at all."""
+
+import importlib.util
+
+import keras
+import pytest
+
+_MISSING = keras.backend.backend() != "tensorflow" or not all(
+    importlib.util.find_spec(name) for name in ("tensorflow", "tensorflow_datasets")
+)
+# `tf_models` is for TensorFlow. Under another backend its modules are not imported.
+collect_ignore_glob = ["test_*.py"] if _MISSING else []
+
+
+@pytest.fixture(scope="session")
+def prepared_data_dir(tmp_path_factory):
+    """A data directory that holds the running Python's prepared standard library."""
+    from tf_models.data.stdlib_source import StdlibSource
+
+    data_dir = tmp_path_factory.mktemp("tensorflow_datasets")
+    StdlibSource(data_dir=data_dir).download_and_prepare()
+    return data_dir

@@ -1,0 +1,1 @@
+"""Data sets that need no network, and the pipelines that read them."""

@@ -1,0 +1,35 @@
+"""The byte-level vocabulary: a token is a byte of UTF-8, and 0 ends a file."""
+
+import numpy as np
+
+SIZE = 256
+# Source text never holds this byte (Python refuses to compile one that does), so no
+# other value has to be set aside.
+END_OF_FILE = 0
+
+
+def encode(text):
+    """Turns a text into its tokens.
+
+    Args:
+        text: A `str`, or the `bytes` of its UTF-8 encoding.
+
+    Returns:
+        A NumPy array of `uint8`, one number a byte.
+    """
+    if isinstance(text, str):
+        text = text.encode("utf-8")
+    return np.frombuffer(text, dtype=np.uint8)
+
+
+def decode(tokens):
+    """Turns tokens back into a text.
+
+    Args:
+        tokens: Integers from 0 to 255, in one dimension.
+
+    Returns:
+        A `str`. Bytes that are not UTF-8, as where a window begins inside a
+        character, become U+FFFD.
+    """
+    return np.asarray(tokens, dtype=np.uint8).tobytes().decode("utf-8", "replace")
