@@ -1,10 +1,10 @@
 """What arguments must satisfy: errors that name the value, the rule, the remedy."""
 
-import math
 import numbers
 
 # The smallest positive float32 that keeps all its digits.
 SMALLEST_FLOAT32 = 2.0**-126
+LARGEST = 1e38
 
 
 def decay(name, value, or_none=False):
@@ -20,8 +20,8 @@ def decay(name, value, or_none=False):
 
 
 def epsilon(name, value):
-    """Raises unless `value` is 0 or a positive number that float32 can hold."""
-    if not _is_number(value) or not (value == 0 or SMALLEST_FLOAT32 <= value < 1e38):
+    """Raises unless `value` is 0 or a positive number within float32's range."""
+    if not _is_number(value) or not (value == 0 or _is_positive_float32(value)):
         raise ValueError(
             f"{name} must be 0 or a number between 1.2e-38 and 1e38, the range of "
             f"float32; received {name}={value!r}. Use 0 for the fast path."
@@ -29,14 +29,14 @@ def epsilon(name, value):
 
 
 def positive(name, value, or_none=False):
-    """Raises unless `value` is a finite number > 0, or `None` where allowed."""
+    """Raises unless `value` is a number > 0 within float32's range, or `None`."""
     if or_none and value is None:
         return
-    if not _is_number(value) or not 0 < value < math.inf:
+    if not _is_number(value) or not _is_positive_float32(value):
         raise ValueError(
-            f"{name} must be a finite number > 0{' or None' if or_none else ''}; "
-            f"received {name}={value!r}. Use for example 1.0"
-            f"{' or None to turn it off' if or_none else ''}."
+            f"{name} must be a number between 1.2e-38 and 1e38"
+            f"{' or None' if or_none else ''}; received {name}={value!r}. Use for "
+            f"example 1.0{' or None to turn it off' if or_none else ''}."
         )
 
 
@@ -45,6 +45,10 @@ def choice(name, value, choices):
     if not isinstance(value, str) or value not in choices:
         listed = " or ".join(repr(c) for c in choices)
         raise ValueError(f"{name} must be {listed}; received {name}={value!r}.")
+
+
+def _is_positive_float32(value):
+    return SMALLEST_FLOAT32 <= value < LARGEST
 
 
 def _is_number(value):

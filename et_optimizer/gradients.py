@@ -7,8 +7,8 @@ written once, for dense gradients and for the rows of sparse ones.
 The gradient is held as a matrix: its rows are the leading axes of the tensor
 index, its columns the trailing ones. The slice sums of any number of modes are
 marginals of its row sums and column sums, and the product over all modes is a
-row vector times a column vector. So whatever the level, one pass over the
-gradient gives all sums, one more applies the update, and the rest is small.
+row vector times a column vector. So whatever the level, the gradient is read for
+its row sums, for its column sums and to apply the update, and the rest is small.
 """
 
 import math
@@ -20,6 +20,9 @@ from keras import ops
 # first (measured in benchmarks/); on small tensors that only adds compile time.
 SLABS = 8
 MIN_SLAB_ENTRIES = 2**17
+# Of a small variable each mode is summed from the entries at once: its time goes
+# into the number of operations, not into passes over it.
+MAX_ENTRIES_IN_ONE_ROW = 2**12
 # Repeated indices are found with one integer a row of the table, which beats
 # sorting the indices until the table has this many times more rows than them.
 MAX_SCRATCH_RATIO = 512
@@ -35,9 +38,14 @@ def see(gradient, index):
 
     Returns:
         A `DenseGradient` or a `SparseGradient`.
+
+    Raises:
+        ValueError: if the gradient has another shape than the variable.
     """
     if hasattr(gradient, "indices") and hasattr(gradient, "dense_shape"):
+        _check_shape(gradient.values.shape[1:], index.shape[1:])
         return SparseGradient(gradient, index)
+    _check_shape(gradient.shape, index.shape)
     return DenseGradient(gradient, index)
 
 
@@ -52,8 +60,8 @@ class DenseGradient:
 
     def __init__(self, gradient, index):
         self.index = index
-        self.row_axes = index.axes[: index.cut]
-        self.column_axes = index.axes[index.cut :]
+        cut = index.cut if index.size > MAX_ENTRIES_IN_ONE_ROW else 0
+        self.row_axes, self.column_axes = index.axes[:cut], index.axes[cut:]
         shape = (_length(self.row_axes), _length(self.column_axes))
         self.matrix = ops.reshape(ops.cast(gradient, "float32"), shape)
 
@@ -63,17 +71,14 @@ class DenseGradient:
         Returns:
             A list of float32 tensors in the shapes of `index.slot_shapes`.
         """
-        of_rows = _modes(self.row_axes) > 0 or _modes(self.column_axes) == 0
-        of_columns = _modes(self.column_axes) > 0
+        in_one_slice = self.index.slot_shapes == ((),)
+        of_rows = _modes(self.row_axes) > 0
+        of_columns = _modes(self.column_axes) > 0 or in_one_slice
         row_sums, column_sums = sums_of_squares(self.matrix, of_rows, of_columns)
-        if self.index.slot_shapes == ((),):
-            return [ops.sum(row_sums)]
-        sums = []
-        if _modes(self.row_axes):
-            sums += self._row_slice_sums(row_sums)
-        if of_columns:
-            sums += _slice_sums(column_sums, self.column_axes)
-        return sums
+        if in_one_slice:
+            return [ops.sum(column_sums)]
+        sums = self._row_slice_sums(row_sums) if of_rows else []
+        return sums + _slice_sums(column_sums, self.column_axes)
 
     def at_slices(self, vectors):
         """Picks from one vector a mode what this gradient touches.
@@ -273,14 +278,16 @@ def sums_of_squares(matrix, of_rows, of_columns, column_scale=None):
 
 def _sum_squares(matrix, axis, column_scale=None):
     length = matrix.shape[axis]
-    if keras.backend.backend() == "jax" or not _worth_slabs(matrix, length):
+    # Slabs of columns no narrower than the 16 float32 of a vector register.
+    count = SLABS if axis == 0 else min(SLABS, (length or 0) // 16)
+    if keras.backend.backend() == "jax" or not _worth_slabs(matrix, count):
         return ops.sum(_squares(matrix, 0, length, axis, column_scale), axis=axis)
-    width = length // SLABS
-    starts = range(0, SLABS * width, width)
+    width = length // count
+    starts = range(0, count * width, width)
     slabs = [_squares(matrix, s, s + width, axis, column_scale) for s in starts]
     sums = ops.sum(sum(slabs[1:], slabs[0]), axis=axis)
-    if SLABS * width < length:
-        rest = _squares(matrix, SLABS * width, length, axis, column_scale)
+    if count * width < length:
+        rest = _squares(matrix, count * width, length, axis, column_scale)
         sums = sums + ops.sum(rest, axis=axis)
     return sums
 
@@ -293,11 +300,11 @@ def _squares(matrix, start, stop, axis, column_scale):
     return ops.square(slab)
 
 
-def _worth_slabs(matrix, length):
+def _worth_slabs(matrix, count):
     # A sparse gradient's number of rows may be unknown while tracing.
-    if None in matrix.shape:
+    if None in matrix.shape or count < 2:
         return False
-    return math.prod(matrix.shape) >= MIN_SLAB_ENTRIES and length >= 4 * SLABS
+    return math.prod(matrix.shape) >= MIN_SLAB_ENTRIES and min(matrix.shape) > 1
 
 
 def _barrier(tensor):
@@ -311,8 +318,9 @@ def _barrier(tensor):
 
 def _slice_sums(sums, axes):
     """The sums over every slice of the modes of `axes` from those per position."""
-    lengths = [axis.length for axis in axes]
-    sums = ops.reshape(sums, lengths)
+    if not _modes(axes):
+        return []
+    sums = ops.reshape(sums, [axis.length for axis in axes])
     found = []
     for position, axis in enumerate(axes):
         if not axis.modes:
@@ -371,6 +379,14 @@ def _common_place(indices, table_rows):
     last_of_run = ops.segment_max(order, run, count)
     run_of_position = ops.segment_sum(run, order, count)
     return ops.take(last_of_run, run_of_position, axis=0)
+
+
+def _check_shape(received, expected):
+    if None not in received and tuple(received) != expected:
+        raise ValueError(
+            f"A gradient must have its variable's shape; received {tuple(received)} "
+            f"for {expected}. Check the order of gradients and variables."
+        )
 
 
 def _length(axes):

@@ -7,6 +7,8 @@ import re
 
 import keras
 
+from et_optimizer import naming
+
 # Scalars of the training loop, which every optimizer has whatever it holds.
 COUNTERS = ("iteration", "learning_rate", "step_counter", "dynamic_scale")
 
@@ -105,7 +107,7 @@ def memory_report(optimizer):
     held, unassigned = _assign(optimizer, variables)
     rows = tuple(
         HeldRow(
-            path=_path(variable),
+            path=naming.path(variable),
             shape=tuple(variable.shape),
             model_numbers=_numbers(variable),
             slots=sum(map(_numbers, own)),
@@ -140,7 +142,7 @@ def _assign(optimizer, variables):
         `(held, unassigned)`: a list of slots for each variable, and the slots
         left over.
     """
-    prefixes = [_path(v).replace("/", "_").replace(":", "_") + "_" for v in variables]
+    prefixes = [naming.slot_prefix(v) for v in variables]
     held, waiting, unassigned = [[] for _ in variables], [], []
     for slot in optimizer.variables:
         if _is_counter(slot):
@@ -151,9 +153,12 @@ def _assign(optimizer, variables):
         if not matches:
             waiting.append(slot)
             continue
-        # The longest prefix: "dense_1_kernel_" and "dense_1_kernel_2_" can differ
-        # by a variable's own name only.
-        owner = max(matches, key=lambda i: len(prefixes[i]))
+        # Of several prefixes the longest names the variable; of variables that share
+        # their path, the first that has no slot of this name yet.
+        longest = max(len(prefixes[i]) for i in matches)
+        owners = [i for i in matches if len(prefixes[i]) == longest]
+        taken = [any(s.name == slot.name for s in held[i]) for i in owners]
+        owner = owners[taken.index(False) if False in taken else -1]
         held[owner].append(slot)
         for other in waiting:
             bare = other.name == variables[owner].name
@@ -165,10 +170,6 @@ def _assign(optimizer, variables):
 def _is_counter(slot):
     """Iterations, learning rates, loss scales: scalars that belong to no variable."""
     return slot.name in COUNTERS and len(slot.shape) == 0
-
-
-def _path(variable):
-    return getattr(variable, "path", variable.name)
 
 
 def _numbers(variable):

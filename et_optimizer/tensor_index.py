@@ -6,6 +6,7 @@ Plain Python on shapes: nothing here touches a tensor or a framework.
 import dataclasses
 import itertools
 import math
+import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,6 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 # than the best padded one, so that 512 stays 16 x 32 (48 numbers; 23 x 23 would
 # keep 46) while 50257 = 29 x 1733 becomes 224 x 225.
 EXACT_SPLIT_TOLERANCE = 1.1
+# Sizes by hand that hold over twice the variable were meant for another one.
+MOST_PADDING = 2
+# Beyond this level every factor of any axis is prime or at most 3.
+LAST_LEVEL = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +107,10 @@ class TensorIndex:
 
         - An exact split stays unless its sum is over 1.1 × the smallest sum that
           a padded split into as many factors can reach.
-        - An axis is left whole where splitting it would keep no fewer numbers
-          (5 as 2×3), and axes of length 1 are no modes: their only slice is the
-          whole tensor, which would only blur the others.
+        - An axis stays as it is at the level below where splitting it further
+          would keep no fewer numbers (5 as 2×3), so that a higher level never
+          keeps more. Axes of length 1 are no modes: their only slice is the whole
+          tensor, which would only blur the others.
 
         Args:
             shape: The variable's shape: a sequence of integers ≥ 0, any rank.
@@ -149,15 +155,15 @@ class TensorIndex:
         shape = tuple(int(n) for n in shape)
         sizes = check_sizes(sizes)
         size, cells = math.prod(shape), math.prod(sizes)
-        if cells < size or not sizes:
-            raise ValueError(
-                "The sizes of a tensor_index must multiply to at least the number "
-                f"of entries of the variable; received sizes={sizes}, which hold "
-                f"{cells}, for shape={shape}, which has {size}. Enlarge a size or "
-                "add one."
-            )
         if size == 0:
             return cls(shape, ())
+        if not size <= cells <= MOST_PADDING * size or not sizes:
+            raise ValueError(
+                "The sizes of a tensor_index must multiply to at least the number "
+                "of entries of the variable, and to at most twice as much; received "
+                f"sizes={sizes}, which hold {cells}, for shape={shape}, which has "
+                f"{size}. Change a size, or let the expression match fewer variables."
+            )
         if cells == size:
             return cls(shape, tuple(Axis(n, (n,)) for n in sizes))
         dealt = _deal(shape, sizes)
@@ -288,7 +294,7 @@ def index_variables(
 
 def check_level(level) -> None:
     """Raises `ValueError` unless `level` is 1, 2, 3, … or `"inf"`."""
-    is_count = isinstance(level, int) and not isinstance(level, bool) and level >= 1
+    is_count = _is_integer(level) and level >= 1
     if not is_count and not (isinstance(level, str) and level == "inf"):
         raise ValueError(
             f'level must be 1, 2, 3, … or "inf"; received level={level!r}. '
@@ -300,9 +306,9 @@ def check_level(level) -> None:
 def check_sizes(sizes) -> tuple[int, ...]:
     """Returns `sizes` as a tuple; raises unless they are positive integers."""
     if isinstance(sizes, (list, tuple)) and all(
-        isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes
+        _is_integer(n) and n >= 1 for n in sizes
     ):
-        return tuple(sizes)
+        return tuple(int(n) for n in sizes)
     raise ValueError(
         "The sizes of a tensor_index must be a tuple of positive integers; "
         f"received {sizes!r}. Give one size a mode, such as (40, 50, 16, 32)."
@@ -331,16 +337,20 @@ def check_overrides(overrides) -> None:
         check_sizes(sizes)
 
 
+def _is_integer(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def _factors(n: int, level: int) -> tuple[int, ...]:
     """The modes of an axis of length n ≥ 2 at a level: exact, padded, or n itself."""
-    # Beyond log2(n) factors the further ones could only be 1.
-    count = min(2 ** min(level - 1, 62), (n - 1).bit_length())
-    exact = _exact_factors(n, level)
-    padded = _padded_factors(n, count)
-    exact_sum = sum(exact) + count - len(exact)  # left-out factors of 1 count too
-    split = exact if exact_sum <= EXACT_SPLIT_TOLERANCE * sum(padded) else padded
-    split = tuple(f for f in split if f > 1)
-    return split if sum(split) < n else (n,)
+    found = (n,)
+    for finer in range(2, min(level, LAST_LEVEL) + 1):
+        exact, padded = _exact_factors(n, finer), _padded_factors(n, 2 ** (finer - 1))
+        fits = sum(exact) <= EXACT_SPLIT_TOLERANCE * sum(padded)
+        split = exact if fits else padded
+        if sum(split) < sum(found):
+            found = split
+    return found
 
 
 def _exact_factors(n: int, level: int) -> tuple[int, ...]:
@@ -361,8 +371,15 @@ def _near_square(n: int) -> tuple[int, int]:
     return a, n // a
 
 
-def _padded_factors(n: int, count: int) -> tuple[int, ...]:
-    """`count` near-equal factors of product ≥ n whose sum is as small as can be.
+def _padded_factors(n: int, most: int) -> tuple[int, ...]:
+    """At most `most` factors of product ≥ n whose sum is as small as can be."""
+    # With more than log2(n) factors some would be 1.
+    counts = range(1, min(most, (n - 1).bit_length()) + 1)
+    return min((_near_equal_factors(n, count) for count in counts), key=sum)
+
+
+def _near_equal_factors(n: int, count: int) -> tuple[int, ...]:
+    """`count` factors of product ≥ n whose sum is as small as can be.
 
     Among factors of a given sum the product is largest when they differ by at
     most 1, so the smallest sum whose equal parts reach n is the smallest of all.

@@ -21,7 +21,7 @@ def test_bad_levels_are_refused_when_constructed(level):
         ("beta_1", [-0.1, 1.0, "0.9", None, float("nan")], r"number in \[0, 1\)"),
         ("beta_2", [-0.1, 1.0, 1.5, "0.9", float("nan")], r"in \[0, 1\) or None"),
         ("epsilon", [-1e-8, 1e-40, float("inf"), None, "0"], "must be 0 or a number"),
-        ("clip_threshold", [0.0, -1.0, float("inf"), "1"], "finite number > 0"),
+        ("clip_threshold", [0.0, -1.0, 1e-50, float("inf"), "1"], "between 1.2e-38"),
         ("statistic", ["max", None, 1], "'mean' or 'sum'"),
         ("momentum_dtype", ["float16", None], "'float32' or 'bfloat16'"),
         ("tensor_index", ["kernel", 3, [(4, 4)]], "must be None, a dict"),
@@ -105,6 +105,32 @@ def test_the_state_of_another_index_is_refused_and_nothing_changes(saved, loadin
     before = [v.numpy() for v in model.optimizer.variables]
     with pytest.raises(ValueError, match="does not fit.*level=.*Make the optimizer"):
         model.optimizer.load_own_variables(store)
+    for value, variable in zip(before, model.optimizer.variables):
+        np.testing.assert_array_equal(value, variable.numpy())
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (12,), (3, 4, 1), ()])
+def test_a_gradient_of_another_shape_is_refused_and_changes_no_weight(shape):
+    variable = keras.Variable(np.ones((3, 4), "float32"))
+    with pytest.raises(ValueError, match=r"its variable's shape; received .* \(3, 4\)"):
+        ExtremeTensoring().apply([ops.ones(shape)], [variable])
+    np.testing.assert_array_equal(variable.numpy(), np.ones((3, 4)))
+
+
+def test_what_the_slots_mean_cannot_be_changed_after_construction():
+    optimizer = ExtremeTensoring(beta_2=0.9)
+    for argument in ("beta_2", "statistic", "epsilon"):
+        with pytest.raises(AttributeError):
+            setattr(optimizer, argument, 0.5)
+    assert optimizer.get_config()["beta_2"] == 0.9
+
+
+def test_load_weights_of_another_level_leaves_the_optimizer_as_it_was(tmp_path):
+    trained(level=1).save_weights(tmp_path / "model.weights.h5")
+    model = trained(level="inf")
+    before = [v.numpy() for v in model.optimizer.variables]
+    with pytest.raises(ValueError, match="does not fit.*Make the optimizer"):
+        model.load_weights(tmp_path / "model.weights.h5")
     for value, variable in zip(before, model.optimizer.variables):
         np.testing.assert_array_equal(value, variable.numpy())
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from et_optimizer import TensorIndex
-from et_optimizer.tensor_index import index_variables
+from et_optimizer.tensor_index import Axis, index_variables
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,25 @@ def test_the_axes_hold_every_entry_and_slices_share_them_out(shape, level):
 def test_entries_per_slice_counts_positions(length, modes):
     if math.prod(modes) < length:
         length = math.prod(modes)
-    index = TensorIndex.from_sizes((length,), modes)
+    index = TensorIndex((length,), (Axis(length, tuple(modes)),))
     cells = list(itertools.product(*map(range, modes)))[:length]
     for mode, entries in enumerate(index.entries_per_slice):
         counted = np.bincount([c[mode] for c in cells], minlength=modes[mode])
         expected = [entries] * modes[mode] if isinstance(entries, int) else entries
         assert list(counted) == list(expected)
+
+
+@given(n=st.integers(1, 5000))
+def test_a_higher_level_never_keeps_more(n):
+    slots = [TensorIndex.from_shape((n,), level).slots for level in range(1, 9)]
+    assert slots == sorted(slots, reverse=True)
+    assert slots[-1] >= TensorIndex.from_shape((n,), "inf").slots == 1
+
+
+def test_numpy_integers_are_integers():
+    index = TensorIndex.from_shape((np.int64(8), np.int32(3)), np.int64(2))
+    assert index.modes == (2, 4, 3)
+    assert TensorIndex.from_sizes((8, 3), (np.int64(4), 6)).modes == (4, 6)
 
 
 @pytest.mark.parametrize("level", [7, 40, 10**6])
@@ -140,6 +153,8 @@ def test_sizes_by_hand_may_pad_axes_or_else_the_flattened_variable():
     [
         ((3, 5), "hold 15.*which has 16"),
         ((), "hold 1.*which has 16"),
+        ((4, 9), "at most twice as much.*hold 36.*which has 16"),
+        ((10**12,), "at most twice as much.*hold 1000000000000"),
         ((4.0, 4), "tuple of positive integers"),
         ((0, 16), "tuple of positive integers"),
         ("44", "tuple of positive integers"),

@@ -73,8 +73,10 @@ class ExtremeTensoring(PreconditionedOptimizer):
             floating-point; when state is loaded, if it is that of another index. No
             weight has been changed then.
 
-    Range: in float32, gradients from about 1e-18 to 1e15 are exact to 1e-5; squares
-    outside float32's range are lost, as in every method that squares gradients.
+    Range: slots hold sums of squares in float32. Gradients are exact to 1e-5 from
+    |g| = 1e-18 up to about 1e19 · √((1 − β₂)/n), where n is the number of entries in
+    a slice (accumulating, n is that number times the steps): 1e15 for a slice of a
+    million entries at β₂ = 0.99. Squares beyond that are lost.
 
     Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) are used as
     they are: the result equals the dense one and costs time for their rows alone.
@@ -88,7 +90,7 @@ class ExtremeTensoring(PreconditionedOptimizer):
 
     # One slot a row and a column of the embeddings, level 3 for all else.
     et_optimizer.ExtremeTensoring(
-        level=3, tensor_index={r"embeddings$": (50257, 768)}
+        level=3, tensor_index={r"token/embeddings$": (50257, 768)}
     )
     ```
 
@@ -141,9 +143,21 @@ class ExtremeTensoring(PreconditionedOptimizer):
             name=name,
             **kwargs,
         )
-        self.beta_2 = beta_2
-        self.statistic = statistic
-        self.epsilon = epsilon
+
+    @property
+    def beta_2(self):
+        """The decay of the squared gradients' average, or `None`."""
+        return self._preconditioner.beta_2
+
+    @property
+    def statistic(self):
+        """`"mean"` or `"sum"`."""
+        return self._preconditioner.statistic
+
+    @property
+    def epsilon(self):
+        """The paper's ε."""
+        return self._preconditioner.epsilon
 
     def get_config(self):
         """The arguments that make an equal optimizer."""

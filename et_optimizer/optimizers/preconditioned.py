@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from et_optimizer import checks, gradients
+from et_optimizer import checks, gradients, naming
 from et_optimizer.tensor_index import (
     TensorIndex,
     check_level,
@@ -72,6 +72,7 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         if isinstance(tensor_index, Mapping):
             self._tensor_index = tuple(tensor_index.items())
         self._held = ()
+        self._restored_plans = None
 
     @property
     def tensor_index(self):
@@ -96,18 +97,18 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         for variable in learned:
             _check_floating(variable)
         indices = index_variables(
-            [(_path(v), tuple(v.shape)) for v in learned],
+            [(naming.path(v), tuple(v.shape)) for v in learned],
             self.level,
             self.tensor_index,
         )
+        plans = [self._plan(v, index) for v, index in zip(learned, indices)]
+        self._check_fits(self._restored_plans, plans)
         super().build(var_list)
-        indices = iter(indices)
-        self._held = tuple(
-            None
-            if self._overwrite_variable_with_gradient(variable)
-            else self._hold(variable, next(indices))
-            for variable in var_list
-        )
+        held = {
+            id(variable): self._hold(variable, index, plan)
+            for variable, index, plan in zip(learned, indices, plans)
+        }
+        self._held = tuple(held.get(id(variable)) for variable in var_list)
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates a variable and what is held for it.
@@ -141,7 +142,9 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
 
     def load_own_variables(self, store):
         """Loads the state; refuses, before changing it, that of another index."""
-        self._check_fits([tuple(store[str(i)].shape) for i in range(len(store.keys()))])
+        saved = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
+        if self.built and len(saved) > UNBUILT_VARIABLES:
+            self._check_fits(saved, [tuple(v.shape) for v in self.variables])
         super().load_own_variables(store)
 
     def get_config(self):
@@ -169,19 +172,24 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
             )
         return super().from_config(config, custom_objects=custom_objects)
 
-    def _hold(self, variable, index):
-        name = _path(variable).replace("/", "_").replace(":", "_")
+    def _plan(self, variable, index):
+        """Name, shape and dtype of everything to be held for a variable."""
         shapes = self._preconditioner.slot_shapes(index)
-        slots = [
-            self.add_variable(shape=shape, dtype="float32", name=f"{name}_{slot}")
-            for slot, shape in shapes.items()
+        plan = [(slot, shape, "float32") for slot, shape in shapes.items()]
+        if self.beta_1:
+            plan.append(("momentum", tuple(variable.shape), self.momentum_dtype))
+        return plan
+
+    def _hold(self, variable, index, plan):
+        made = [
+            self.add_variable(
+                shape=shape, dtype=dtype, name=naming.slot_prefix(variable) + name
+            )
+            for name, shape, dtype in plan
         ]
-        if not self.beta_1:
-            return HeldForVariable(index, slots)
-        momentum = self.add_variable(
-            shape=variable.shape, dtype=self.momentum_dtype, name=f"{name}_momentum"
-        )
-        return HeldForVariable(index, slots, momentum)
+        if self.beta_1:
+            return HeldForVariable(index, made[:-1], made[-1])
+        return HeldForVariable(index, made)
 
     def _clip_scale(self, update):
         if self.clip_threshold is None:
@@ -198,49 +206,47 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         else:
             self.assign(momentum, decayed + addition)
 
-    def _check_fits(self, saved):
-        """Raises unless the saved shapes are those of this optimizer's variables."""
-        own = self._shapes()
-        if not self.built or len(saved) <= UNBUILT_VARIABLES or saved == own:
+    def _check_fits(self, saved, own):
+        """Raises unless what was saved has the form of what this optimizer holds."""
+        if not saved or saved == own:
             return
         raise ValueError(
-            f"The saved optimizer state does not fit this {type(self).__name__}: "
-            f"it has {len(saved)} variables of {_numbers(saved)} numbers in all, this "
-            f"optimizer (level={self.level!r}, beta_1={self.beta_1}) has {len(own)} "
-            f"of {_numbers(own)}. Make the optimizer with the level, tensor_index and "
-            "other arguments that the state was saved with, or load the model without "
-            "the optimizer and start with a fresh one. Nothing was loaded into this "
-            "optimizer."
+            f"The saved optimizer state does not fit this {type(self).__name__} "
+            f"(level={self.level!r}, beta_1={self.beta_1}): it has the shapes "
+            f"{saved}, this optimizer {own}. Make the optimizer with the level, "
+            "tensor_index and other arguments that the state was saved with, or load "
+            "the model without the optimizer and start with a fresh one. Nothing was "
+            "loaded into this optimizer."
         )
 
-    def _shapes(self):
-        return [tuple(variable.shape) for variable in self.variables]
-
     # What `tf.train.Checkpoint` saves of an object itself and restores before any
-    # variable below it: here the shapes of the state, so that a checkpoint of
-    # another level is refused while nothing has been changed yet.
+    # variable below it: here the form of the slots, so that a checkpoint of another
+    # level is refused while nothing has been changed, or, if it is restored before
+    # the optimizer is built, when that is about to happen.
 
     def _serialize_to_tensors(self):
         import tensorflow as tf
 
-        return {"state_shapes": tf.constant(json.dumps(self._shapes()))}
+        return {"plans": tf.constant(json.dumps(self._plans()))}
 
     def _restore_from_tensors(self, restored_tensors):
         import tensorflow as tf
 
-        shapes = restored_tensors["state_shapes"]
         if tf.executing_eagerly():
-            self._check_fits([tuple(s) for s in json.loads(shapes.numpy().decode())])
+            saved = json.loads(restored_tensors["plans"].numpy().decode())
+            saved = [[(n, tuple(s), d) for n, s, d in plan] for plan in saved]
+            if self.built:
+                self._check_fits(saved, self._plans())
+            self._restored_plans = saved
         return tf.no_op()
 
-
-def _numbers(shapes):
-    return sum(math.prod(shape) for shape in shapes)
-
-
-def _path(variable):
-    # A plain tf.Variable has a name but no path.
-    return getattr(variable, "path", variable.name)
+    def _plans(self):
+        held = [
+            (variable, held.index)
+            for variable, held in zip(self._trainable_variables, self._held)
+            if held is not None
+        ]
+        return [self._plan(variable, index) for variable, index in held]
 
 
 def _check_floating(variable):
@@ -248,7 +254,7 @@ def _check_floating(variable):
     if "float" not in dtype:
         raise ValueError(
             f"Only floating-point variables can be trained; received variable "
-            f"{_path(variable)!r} of dtype {dtype}. Set trainable=False on it or "
+            f"{naming.path(variable)!r} of dtype {dtype}. Set trainable=False on it or "
             "leave it out of the list of variables."
         )
 

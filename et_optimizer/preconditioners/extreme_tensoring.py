@@ -22,8 +22,8 @@ class ExtremeTensoring:
     M_i is S_i as `statistic` and `beta_2` have it: divided by Σ_{s<t} β₂^s, which
     makes it a bias-corrected moving average, and for "mean" by the number of
     entries in the slice. The slots hold S itself, so that its range is that of
-    g²: float32 keeps |g| from about 1e-19 to 1e19 divided by the square root of
-    the number of entries that are summed.
+    g²: float32 keeps |g| from about 1e-19 to 1e19 · √((1 − β₂) / entries in the
+    slice).
 
     Args:
         beta_2: Decay of the moving average in [0, 1), or `None` to accumulate.

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from tf_models.data import byte_vocabulary
 
+PREFETCHED_BATCHES = 2
+
 
 def token_stream(examples):
     """Joins the texts of a data set into one array of tokens.
@@ -90,4 +92,9 @@ def shuffled_windows(tokens, sequence_length, batch_size, *, steps, seed):
 
     dataset = tf.data.Dataset.range(steps * batch_size).map(window_at)
     dataset = dataset.batch(batch_size, drop_remainder=True)
-    return dataset.map(inputs_and_targets).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.map(inputs_and_targets).prefetch(PREFETCHED_BATCHES)
+    options = tf.data.Options()
+    # There is nothing to tune, and an iterator that is done with waits, for up to
+    # half a minute, for the thread that tunes.
+    options.autotune.enabled = False
+    return dataset.with_options(options)

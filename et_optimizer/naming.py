@@ -1,0 +1,12 @@
+"""How variables are named, for expressions on paths and for the names of slots."""
+
+
+def path(variable):
+    """A variable's path; a plain `tf.Variable` has only a name, here without `:0`."""
+    return getattr(variable, "path", variable.name).removesuffix(":0")
+
+
+def slot_prefix(variable):
+    """What Keras puts before the name of a slot of the variable."""
+    name = getattr(variable, "path", variable.name)
+    return name.replace("/", "_").replace(":", "_") + "_"
