@@ -25,6 +25,7 @@ from rich.table import Table
 from sklearn import datasets
 
 import et_optimizer
+from benchmarks.step_time import check_names
 from tf_models import transformer
 from tf_models.data import stdlib_source, windows
 
@@ -146,6 +147,7 @@ def main(argv):
             et_optimizer.ExtremeTensoring(**given)
         )
     tasks = FLAGS.tasks or list(TASKS)
+    check_names("tasks", tasks, TASKS)
     table = Table("task", *makers, title="Validation loss, mean of the seeds (each)")
     with Progress(transient=True) as progress:
         runs = progress.add_task("runs", total=len(tasks) * len(makers) * FLAGS.seeds)

@@ -87,7 +87,9 @@ class JaxStep:
         start = time.perf_counter()
         self._step = (
             jax.jit(
-                lambda state, g, w: optimizer.stateless_apply(state, g, w),
+                # Results in the order of the donated arguments, so that each takes
+                # the place of its own old value and none has to be copied.
+                lambda state, g, w: optimizer.stateless_apply(state, g, w)[::-1],
                 donate_argnums=(0, 2),
             )
             .lower(self._state, gradients, self._weights)
@@ -100,7 +102,7 @@ class JaxStep:
     def run(self):
         import jax
 
-        self._weights, self._state = self._step(
+        self._state, self._weights = self._step(
             self._state, self._gradients, self._weights
         )
         jax.block_until_ready(self._weights)
@@ -120,7 +122,8 @@ def sparse_gradients():
     rng = np.random.default_rng(0)
     values = rng.standard_normal((ROWS_TOUCHED, TABLE[1]), dtype="float32")
     indices = rng.integers(0, TABLE[0], ROWS_TOUCHED)
-    return [tf.IndexedSlices(tf.constant(values), tf.constant(indices), TABLE)]
+    shape = tf.constant(TABLE, tf.int64)
+    return [tf.IndexedSlices(tf.constant(values), tf.constant(indices), shape)]
 
 
 def measure(name, shapes, gradients, optimizers, progress):
@@ -169,17 +172,27 @@ def ratio(seconds, others):
     return f"{statistics.median(s / o for s, o in zip(seconds, others)):.2f}"
 
 
+def check_names(flag, names, known):
+    """Raises unless all names given for a flag are known ones."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise app.UsageError(
+            f"--{flag} must be of {', '.join(known)}; received {', '.join(unknown)}."
+        )
+
+
 def main(argv):
     del argv
+    check_names("models", FLAGS.models or MODELS, MODELS)
+    check_names("optimizers", FLAGS.optimizers or OPTIMIZERS, OPTIMIZERS)
+    if FLAGS.sparse and keras.backend.backend() != "tensorflow":
+        raise app.UsageError(
+            "--sparse measures tf.IndexedSlices; received it with the "
+            f"{keras.backend.backend()} backend. Set KERAS_BACKEND=tensorflow."
+        )
     optimizers = ["SGD", "Adam"] + [
         name for name in (FLAGS.optimizers or OPTIMIZERS) if name not in ("SGD", "Adam")
     ]
-    unknown = set(optimizers) - set(OPTIMIZERS)
-    if unknown:
-        raise app.UsageError(
-            f"--optimizers must be of {', '.join(OPTIMIZERS)}; received "
-            f"{', '.join(sorted(unknown))}."
-        )
     console = Console(width=120)
     console.print(f"Backend: {keras.backend.backend()}")
     with Progress(console=console, transient=True) as progress:
