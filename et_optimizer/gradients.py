@@ -278,8 +278,9 @@ def sums_of_squares(matrix, of_rows, of_columns, column_scale=None):
 
 def _sum_squares(matrix, axis, column_scale=None):
     length = matrix.shape[axis]
-    # Slabs of columns no narrower than the 16 float32 of a vector register.
-    count = SLABS if axis == 0 else min(SLABS, (length or 0) // 16)
+    # Slabs of columns no narrower than the 16 float32 of a vector register, and of
+    # rows no fewer than 4.
+    count = min(SLABS, (length or 0) // (4 if axis == 0 else 16))
     if keras.backend.backend() == "jax" or not _worth_slabs(matrix, count):
         return ops.sum(_squares(matrix, 0, length, axis, column_scale), axis=axis)
     width = length // count

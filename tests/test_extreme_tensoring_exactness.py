@@ -84,7 +84,9 @@ def test_updates_equal_the_transcription(rule, shape, level, exponent, seed):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("shape", [(997,), (769, 521), (3, 3, 61, 67), (1, 1031)])
+@pytest.mark.parametrize(
+    "shape", [(997,), (769, 521), (3, 3, 61, 67), (1, 1031), (5, 27127), (27127, 5)]
+)
 def test_large_odd_shapes_equal_the_transcription(shape, level):
     # Large enough for the sums over slabs, with remainders on both axes.
     rule = RULES["moving average of means"]
