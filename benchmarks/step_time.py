@@ -44,6 +44,12 @@ OPTIMIZERS = {
         )
         for level in ("inf", 1, 2, 3)
     },
+    **{
+        f"SM3 {level}": lambda level=level: et_optimizer.SM3(level=level)
+        for level in (1, 2, 3)
+    },
+    "Adafactor": et_optimizer.Adafactor,
+    "SubsetNorm": et_optimizer.SubsetNorm,
 }
 
 

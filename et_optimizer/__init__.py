@@ -2,19 +2,27 @@
 
 - `ExtremeTensoring`: a Keras optimizer that keeps a few hundred numbers for a
   layer of millions.
+- `SM3`, `Adafactor`, `SubsetNorm`: its rivals, which hold what their papers say and
+  nothing else.
+- `schedules`: the learning rates these papers use.
 - `TensorIndex`: which numbers those are.
 - `memory_report`: what any Keras optimizer holds.
 """
 
+from et_optimizer import schedules
 from et_optimizer.memory import MemoryReport, memory_report
-from et_optimizer.optimizers import ExtremeTensoring
+from et_optimizer.optimizers import SM3, Adafactor, ExtremeTensoring, SubsetNorm
 from et_optimizer.tensor_index import TensorIndex
 from et_optimizer.version import __version__
 
 __all__ = [
+    "SM3",
+    "Adafactor",
     "ExtremeTensoring",
     "MemoryReport",
+    "SubsetNorm",
     "TensorIndex",
     "__version__",
     "memory_report",
+    "schedules",
 ]

@@ -28,7 +28,7 @@ def epsilon(name, value):
         )
 
 
-def positive(name, value, or_none=False):
+def positive(name, value, or_none=False, example=1.0):
     """Raises unless `value` is a number > 0 within float32's range, or `None`."""
     if or_none and value is None:
         return
@@ -36,8 +36,41 @@ def positive(name, value, or_none=False):
         raise ValueError(
             f"{name} must be a number between 1.2e-38 and 1e38"
             f"{' or None' if or_none else ''}; received {name}={value!r}. Use for "
-            f"example 1.0{' or None to turn it off' if or_none else ''}."
+            f"example {example}{' or None to turn it off' if or_none else ''}."
         )
+
+
+def negative_exponent(name, value):
+    """Raises unless `value` is a number in [-1, 0)."""
+    if not _is_number(value) or not -1 <= value < 0:
+        raise ValueError(
+            f"{name} must be a number in [-1, 0); received {name}={value!r}. Use for "
+            "example -0.8; at -1 all steps count alike."
+        )
+
+
+def fraction(name, value):
+    """Raises unless `value` is a number in (0, 1]."""
+    if not _is_number(value) or not 0 < value <= 1:
+        raise ValueError(
+            f"{name} must be a number in (0, 1]; received {name}={value!r}. Use for "
+            "example 0.1."
+        )
+
+
+def whole(name, value, least):
+    """Raises unless `value` is an integer of at least `least`."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < least:
+        raise ValueError(
+            f"{name} must be an integer, {least} or more; received {name}={value!r}."
+        )
+
+
+def boolean(name, value):
+    """Raises unless `value` is `True` or `False`."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False; received {name}={value!r}.")
 
 
 def choice(name, value, choices):

@@ -1,19 +1,24 @@
-"""Gradients seen through a tensor index: sums over slices, and back.
+"""Gradients seen through a tensor index: numbers for its slices, and back.
 
-An optimizer here asks two things of a gradient: sum its squares over the slices
-of every mode, and multiply it by one number a slice of every mode. Both are
-written once, for dense gradients and for the rows of sparse ones.
+An optimizer here asks two things of a gradient: one number for every slice of every
+mode (the sum of g² over it, or a maximum), and to be scaled by what the slices of
+each entry say (their product, or their minimum). All of it is written once, for dense
+gradients and for the rows of sparse ones.
 
 The gradient is held as a matrix: its rows are the leading axes of the tensor
 index, its columns the trailing ones. The slice sums of any number of modes are
 marginals of its row sums and column sums, and the product over all modes is a
-row vector times a column vector. So whatever the level, the gradient is read for
-its row sums, for its column sums and to apply the update, and the rest is small.
+row vector times a column vector; so it is with maxima and minima. Whatever the level,
+the gradient is read for its rows, for its columns and to apply the update, and the
+rest is small. Where an index stacks tensors, there is one such matrix for each.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import keras
+import numpy as np
 from keras import ops
 
 # XLA's CPU reductions run several times faster on a few slabs added elementwise
@@ -28,6 +33,48 @@ MAX_ENTRIES_IN_ONE_ROW = 2**12
 MAX_SCRATCH_RATIO = 512
 
 
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """How the numbers of a slice become one.
+
+    Attributes:
+        along: `(tensor, axis) -> tensor`, over axes of a tensor.
+        pairwise: `(tensor, tensor) -> tensor`, entry by entry.
+        by_segment: `(vector, segments, count) -> vector`, as `ops.segment_sum`.
+    """
+
+    along: Callable
+    pairwise: Callable
+    by_segment: Callable
+
+
+def _largest(tensor, axis):
+    """The largest of numbers ≥ 0 along axes, and 0 where there is none."""
+    # A sparse gradient may have no rows, and while tracing their number is unknown.
+    may_be_empty = 0 in tensor.shape or None in tensor.shape
+    return ops.max(tensor, axis=axis, initial=0.0 if may_be_empty else None)
+
+
+def _largest_by_segment(vector, segments, count):
+    return ops.maximum(ops.segment_max(vector, segments, count), 0.0)
+
+
+SUM = Reduction(ops.sum, ops.add, ops.segment_sum)
+MAXIMUM = Reduction(_largest, ops.maximum, _largest_by_segment)
+
+
+@dataclasses.dataclass(frozen=True)
+class Combination:
+    """How the numbers of an entry's slices become one: `pairwise`, and from what."""
+
+    pairwise: Callable
+    start: float
+
+
+PRODUCT = Combination(ops.multiply, 1.0)
+MINIMUM = Combination(ops.minimum, math.inf)
+
+
 def see(gradient, index):
     """Sees a gradient through a tensor index.
 
@@ -37,16 +84,18 @@ def see(gradient, index):
         index: The variable's `TensorIndex`, of at least one slot.
 
     Returns:
-        A `DenseGradient` or a `SparseGradient`.
+        A `DenseGradient`, or one of its sparse kinds.
 
     Raises:
         ValueError: if the gradient has another shape than the variable.
     """
-    if hasattr(gradient, "indices") and hasattr(gradient, "dense_shape"):
-        _check_shape(gradient.values.shape[1:], index.shape[1:])
-        return SparseGradient(gradient, index)
-    _check_shape(gradient.shape, index.shape)
-    return DenseGradient(gradient, index)
+    if not (hasattr(gradient, "indices") and hasattr(gradient, "dense_shape")):
+        _check_shape(gradient.shape, index.shape)
+        return DenseGradient(gradient, index)
+    _check_shape(gradient.values.shape[1:], index.shape[1:])
+    if index.stack > 1:
+        return SparseStackGradient(gradient, index)
+    return SparseGradient(gradient, index)
 
 
 class DenseGradient:
@@ -54,16 +103,14 @@ class DenseGradient:
 
     Attributes:
         index: The `TensorIndex`.
-        matrix: The gradient in float32, of shape (rows, columns).
+        matrix: The gradient in float32, of shape (rows, columns), or (stack, rows,
+            columns) where the index stacks tensors.
         row_axes, column_axes: The axes of the index behind rows and columns.
     """
 
     def __init__(self, gradient, index):
         self.index = index
-        cut = index.cut if index.size > MAX_ENTRIES_IN_ONE_ROW else 0
-        self.row_axes, self.column_axes = index.axes[:cut], index.axes[cut:]
-        shape = (_length(self.row_axes), _length(self.column_axes))
-        self.matrix = ops.reshape(ops.cast(gradient, "float32"), shape)
+        self.matrix = self._as_matrix(gradient)
 
     def slice_sums(self):
         """Sums g² over every slice of every mode.
@@ -71,14 +118,31 @@ class DenseGradient:
         Returns:
             A list of float32 tensors in the shapes of `index.slot_shapes`.
         """
-        in_one_slice = self.index.slot_shapes == ((),)
-        of_rows = _modes(self.row_axes) > 0
-        of_columns = _modes(self.column_axes) > 0 or in_one_slice
-        row_sums, column_sums = sums_of_squares(self.matrix, of_rows, of_columns)
-        if in_one_slice:
-            return [ops.sum(column_sums)]
-        sums = self._row_slice_sums(row_sums) if of_rows else []
-        return sums + _slice_sums(column_sums, self.column_axes)
+        return self._over_slices(SUM, _squares)
+
+    def slice_maxima(self):
+        """The largest g² in every slice of every mode.
+
+        Returns:
+            A list of float32 tensors in the shapes of `index.slot_shapes`.
+        """
+        maxima = self._over_slices(MAXIMUM, _squares)
+        return [_apart_from_what_follows(vector) for vector in maxima]
+
+    def slice_maxima_above(self, vectors):
+        """The largest, in every slice, of g² + the smallest of its slices' numbers.
+
+        Args:
+            vectors: A list of tensors of numbers ≥ 0 in the shapes of
+                `index.slot_shapes`: what this returned for another gradient, or zeros,
+                times anything ≤ 1. So every slice has an entry at which its own number
+                is the smallest, and no result is less than its slice's number.
+
+        Returns:
+            A list of float32 tensors in the shapes of `index.slot_shapes`.
+        """
+        minima = self._row_and_column_minima(self.at_slices(vectors))
+        return self._over_slices(MAXIMUM, _squares_above_minima, minima)
 
     def at_slices(self, vectors):
         """Picks from one vector a mode what this gradient touches.
@@ -88,7 +152,7 @@ class DenseGradient:
                 `None` for modes that have nothing to pick.
 
         Returns:
-            A list of tensors for `factors`. A dense gradient touches
+            A list of tensors for `factors` and `minima`. A dense gradient touches
             every slice; the numbers of a sparse one's row modes come row by row,
             so that what is then computed from them costs no more than the rows.
         """
@@ -101,19 +165,22 @@ class DenseGradient:
             picked: What `at_slices` picked, or elementwise functions of it.
 
         Returns:
-            `(row_factor, column_factor)` of shapes (rows, 1) or () and (columns,)
-            or (1,). Their product is, at every entry, the product of its slices'
-            numbers.
+            `(row_factor, column_factor)` of shapes (rows or 1, 1) and (1, columns
+            or 1), behind the stack if there is one. Their product is, at every
+            entry, the product of its slices' numbers.
         """
-        if self.index.slot_shapes == ((),):
-            return picked[0], ops.ones((1,), "float32")
-        cut = _modes(self.row_axes)
-        row_factor, column_factor = ops.ones((), "float32"), ops.ones((1,), "float32")
-        if cut:
-            row_factor = ops.expand_dims(self._row_factor(picked[:cut]), -1)
-        if picked[cut:]:
-            column_factor = _outer(picked[cut:], self.column_axes)
-        return row_factor, column_factor
+        return self._combined(picked, PRODUCT)
+
+    def minima(self, picked):
+        """The smallest of the numbers of its slices, for every entry of the matrix.
+
+        Args:
+            picked: As for `factors`.
+
+        Returns:
+            A tensor that can be broadcast to the matrix.
+        """
+        return ops.minimum(*self._row_and_column_minima(picked))
 
     def scaled_by_roots(self, picked, scalar):
         """The gradient times √(product of its slices' numbers) · scalar: an update.
@@ -135,11 +202,61 @@ class DenseGradient:
         """Gives a matrix of this gradient's shape the form of the gradient."""
         return ops.reshape(matrix, self.index.shape)
 
-    def _row_slice_sums(self, row_sums):
-        return _slice_sums(row_sums, self.row_axes)
+    def _as_matrix(self, values, stack=None):
+        """The values as float32 matrices, and which axes their rows are."""
+        index = self.index
+        cut = index.cut if index.size > MAX_ENTRIES_IN_ONE_ROW else 0
+        self.row_axes, self.column_axes = index.axes[:cut], index.axes[cut:]
+        shape = (_length(self.row_axes), _length(self.column_axes))
+        if index.stack > 1:
+            shape = (stack or index.stack, *shape)
+        return ops.reshape(ops.cast(values, "float32"), shape)
 
-    def _row_factor(self, vectors):
-        return _outer(vectors, self.row_axes)
+    def _over_slices(self, reduction, numbers, factors=()):
+        """Reduces `numbers` (see `reduce_along`) over every slice of every mode."""
+        of_rows = _modes(self.row_axes) > 0
+        of_columns = _modes(self.column_axes) > 0 or self.index.is_one_slice
+        rows = None
+        if of_rows:
+            rows = reduce_along(self.matrix, -1, reduction, numbers, factors)
+        if of_columns:
+            columns = reduce_along(
+                self.matrix, -2, reduction, numbers, factors, after=rows
+            )
+        if self.index.is_one_slice:
+            return [reduction.along(columns, axis=-1)]
+        reduced = self._over_row_slices(rows, reduction) if of_rows else []
+        if of_columns:
+            reduced += _over_axes(columns, self.column_axes, reduction)
+        return reduced
+
+    def _over_row_slices(self, rows, reduction):
+        return _over_axes(rows, self.row_axes, reduction)
+
+    def _combined(self, picked, combination):
+        """What the row modes and what the column modes of an entry combine to."""
+        rows = columns = ops.full((1, 1), combination.start, "float32")
+        if self.index.is_one_slice:
+            return picked[0][..., None, None], columns
+        cut = _modes(self.row_axes)
+        if cut:
+            found = self._along_rows(picked[:cut], combination)
+            rows = ops.expand_dims(found, -1)
+        if picked[cut:]:
+            found = _along_axes(picked[cut:], self.column_axes, combination)
+            columns = ops.expand_dims(found, -2)
+        return rows, columns
+
+    def _row_and_column_minima(self, picked):
+        rows, columns = self._combined(picked, MINIMUM)
+        if _modes(self.row_axes) > 1:
+            rows = _written_out(rows)
+        if _modes(self.column_axes) > 1:
+            columns = _written_out(columns)
+        return rows, columns
+
+    def _along_rows(self, vectors, combination):
+        return _along_axes(vectors, self.row_axes, combination)
 
 
 class SparseGradient(DenseGradient):
@@ -155,9 +272,7 @@ class SparseGradient(DenseGradient):
         self.index = index
         self._like = gradient
         width = math.prod(index.shape[1:])
-        values = ops.reshape(ops.cast(gradient.values, "float32"), (-1, width))
-        place = _common_place(gradient.indices, index.shape[0])
-        self.matrix = ops.segment_sum(values, place, ops.shape(values)[0])
+        self.matrix = _added_up(gradient, index.shape[0], width)
         self.rows, cut = gradient.indices, index.leading_axes()
         if cut is None:
             # The index runs across the end of the first dimension, so it tells
@@ -170,7 +285,7 @@ class SparseGradient(DenseGradient):
 
     def at_slices(self, vectors):
         """Picks from one vector a mode what this gradient touches; see the base."""
-        if self.index.slot_shapes == ((),):
+        if self.index.is_one_slice:
             return vectors
         digits = self._digits()
         picked = [
@@ -179,18 +294,25 @@ class SparseGradient(DenseGradient):
         ]
         return picked + vectors[len(digits) :]
 
+    def slice_maxima_above(self, vectors):
+        """The largest of g² + minimum, as if every row were given; see the base."""
+        maxima = super().slice_maxima_above(vectors)
+        # Of the rows not given, where g = 0, none has more than the slice's own
+        # number; and as much as that there is at some entry of the slice.
+        return [ops.maximum(*pair) for pair in zip(vectors, maxima)]
+
     def restore(self, matrix):
         """Gives a matrix of this gradient's shape the form of the gradient."""
         values = ops.reshape(matrix, (-1, *self.index.shape[1:]))
         return type(self._like)(values, self._like.indices, self._like.dense_shape)
 
-    def _row_slice_sums(self, row_sums):
+    def _over_row_slices(self, rows, reduction):
         return [
-            ops.segment_sum(row_sums, digits, size) for digits, size in self._digits()
+            reduction.by_segment(rows, digits, size) for digits, size in self._digits()
         ]
 
-    def _row_factor(self, vectors):
-        return math.prod(vectors[1:], start=vectors[0])
+    def _along_rows(self, vectors, combination):
+        return _combine(vectors, combination)
 
     def _digits(self):
         """(digits, size) a row mode: the slice of that mode each row lies in."""
@@ -201,6 +323,56 @@ class SparseGradient(DenseGradient):
                 digits.append((position % size, size))
                 position = position // size
         return digits[::-1]
+
+
+class SparseStackGradient(DenseGradient):
+    """Rows of a gradient whose index stacks tensors: some of the stack.
+
+    Attributes:
+        matrix: Float32, shape (stacked tensors given, rows, columns). Of those given
+            repeatedly one has the sum, the others are 0.
+    """
+
+    def __init__(self, gradient, index):
+        self.index = index
+        self._like = gradient
+        self._table_rows = index.shape[0]
+        width = math.prod(index.shape[1:])
+        values = _added_up(gradient, self._table_rows, width)
+        self.matrix = self._as_matrix(values, stack=-1)
+
+    def at_slices(self, vectors):
+        """Picks from one vector a mode what this gradient touches; see the base."""
+        return [None if v is None else self._picked(v) for v in vectors]
+
+    def slice_maxima_above(self, vectors):
+        """The largest of g² + minimum, as if every row were given; see the base."""
+        maxima = super().slice_maxima_above(vectors)
+        # Of the rows not given, where g = 0, none has more than the slice's own
+        # number; and as much as that there is at some entry of the slice.
+        return [ops.maximum(*pair) for pair in zip(vectors, maxima)]
+
+    def restore(self, matrix):
+        """Gives a matrix of this gradient's shape the form of the gradient."""
+        values = ops.reshape(matrix, (-1, *self.index.shape[1:]))
+        return type(self._like)(values, self._like.indices, self._like.dense_shape)
+
+    def _picked(self, vector):
+        by_row = ops.reshape(vector, (self._table_rows, -1))
+        picked = ops.take(by_row, self._like.indices, axis=0)
+        return ops.reshape(picked, (-1, *vector.shape[1:]))
+
+    def _over_slices(self, reduction, numbers, factors=()):
+        given = super()._over_slices(reduction, numbers, factors)
+        return [
+            self._into_stack(vector, shape, reduction)
+            for vector, shape in zip(given, self.index.slot_shapes)
+        ]
+
+    def _into_stack(self, vector, shape, reduction):
+        by_row = ops.reshape(vector, (-1, math.prod(shape) // self._table_rows))
+        table = reduction.by_segment(by_row, self._like.indices, self._table_rows)
+        return ops.reshape(table, shape)
 
 
 class ScaledGradient:
@@ -217,13 +389,9 @@ class ScaledGradient:
 
     def root_mean_square(self):
         """The root mean square over all entries of the variable."""
-        width = self.gradient.matrix.shape[1:]
-        columns = _barrier(ops.broadcast_to(self.column_factor, width))
-        matrix = _barrier(self.gradient.matrix)
-        sums, _ = sums_of_squares(matrix, True, False, columns)
-        rows = ops.reshape(self.row_factor, (-1,))
-        mean_square = ops.sum(rows * rows * sums) / self.gradient.index.size
-        return self.scalar * ops.sqrt(mean_square)
+        factors = self.row_factor, self.column_factor
+        total = _sum_of(_scaled_squares, self.gradient.matrix, factors)
+        return self.scalar * ops.sqrt(total / self.gradient.index.size)
 
     def times(self, scalar):
         """The update times a scalar, in the form of the gradient."""
@@ -241,129 +409,217 @@ class ElementwiseUpdate:
 
     def root_mean_square(self):
         """The root mean square over all entries of the variable."""
-        sums, _ = sums_of_squares(self.matrix, True, False)
-        return ops.sqrt(ops.sum(sums) / self.gradient.index.size)
+        total = _sum_of(_squares, self.matrix)
+        return ops.sqrt(total / self.gradient.index.size)
 
     def times(self, scalar):
         """The update times a scalar, in the form of the gradient."""
         return self.gradient.restore(self.matrix * scalar)
 
 
-def sums_of_squares(matrix, of_rows, of_columns, column_scale=None):
-    """Sums the squares of a matrix over its rows, its columns, or both.
+def root_mean_square(tensor):
+    """The root mean square of all entries of a tensor, a float32 scalar."""
+    shape = tuple(tensor.shape)
+    size = math.prod(shape)
+    columns = shape[-1] if size > MAX_ENTRIES_IN_ONE_ROW else size
+    matrix = ops.reshape(ops.cast(tensor, "float32"), (-1, columns))
+    return ops.sqrt(_sum_of(_squares, matrix) / size)
 
-    What a backend's compiler needs to do this in fast passes without writing the
-    squares out is kept in this one function.
+
+def _sum_of(numbers, matrix, factors=()):
+    """The sum over all of a matrix of numbers made of it; see `reduce_along`."""
+    rows, columns = matrix.shape[-2:]
+    axis = -1 if rows is None or rows < columns else -2
+    sums = reduce_along(matrix, axis, SUM, numbers, factors)
+    return ops.sum(_apart_from_what_follows(sums))
+
+
+def reduce_along(matrix, axis, reduction, numbers, factors=(), after=None):
+    """Reduces numbers made of a matrix over its columns or over its rows.
+
+    What a backend's compiler needs to do this in a fast pass without writing the
+    numbers out is kept in this one function.
 
     Args:
-        matrix: Float32 tensor of shape (rows, columns).
-        of_rows, of_columns: Which sums are wanted.
-        column_scale: Multiplies the matrix before it is squared: a tensor of
-            shape (columns,).
+        matrix: Float32 tensor of shape (..., rows, columns).
+        axis: -1 for one result a row, -2 for one a column.
+        reduction: A `Reduction`.
+        numbers: `(matrix, *factors) -> tensor` of the matrix's shape, elementwise.
+        factors: `()`, or a tensor of shape (..., rows or 1, 1) and one of shape
+            (..., 1, columns or 1).
+        after: A tensor that is to be computed before, if any.
 
     Returns:
-        `(row_sums, column_sums)` of shapes (rows,) and (columns,); `None` for
-        the one not wanted.
+        A tensor of shape (..., rows) or (..., columns).
     """
-    row_sums = column_sums = None
-    if of_rows:
-        row_sums = _sum_squares(matrix, 1, column_scale)
-    if of_columns:
-        # XLA would share the squares between the two sums and, having two
-        # users for them, write them out: as much memory as the variable.
-        matrix = _barrier(matrix) if of_rows else matrix
-        column_sums = _sum_squares(matrix, 0, column_scale)
-    return row_sums, column_sums
-
-
-def _sum_squares(matrix, axis, column_scale=None):
+    # XLA would share the numbers with whatever else they are computed for and, having
+    # two users for them, write them out: as much memory as the variable.
+    matrix, *factors = _apart([matrix, *factors], after)
     length = matrix.shape[axis]
     # Slabs of columns no narrower than the 16 float32 of a vector register, and of
     # rows no fewer than 4.
-    count = min(SLABS, (length or 0) // (4 if axis == 0 else 16))
+    count = min(SLABS, (length or 0) // (4 if axis == -2 else 16))
     if keras.backend.backend() == "jax" or not _worth_slabs(matrix, count):
-        return ops.sum(_squares(matrix, 0, length, axis, column_scale), axis=axis)
+        return reduction.along(numbers(matrix, *factors), axis=axis)
+
+    def slab(start, stop):
+        parts = (_part(tensor, axis, start, stop) for tensor in (matrix, *factors))
+        return numbers(*parts)
+
     width = length // count
-    starts = range(0, count * width, width)
-    slabs = [_squares(matrix, s, s + width, axis, column_scale) for s in starts]
-    sums = ops.sum(sum(slabs[1:], slabs[0]), axis=axis)
+    merged = slab(0, width)
+    for start in range(width, count * width, width):
+        merged = reduction.pairwise(merged, slab(start, start + width))
+    reduced = reduction.along(merged, axis=axis)
     if count * width < length:
-        rest = _squares(matrix, count * width, length, axis, column_scale)
-        sums = sums + ops.sum(rest, axis=axis)
-    return sums
+        rest = reduction.along(slab(count * width, length), axis=axis)
+        reduced = reduction.pairwise(reduced, rest)
+    return reduced
 
 
-def _squares(matrix, start, stop, axis, column_scale):
-    """The squares of rows (axis 0) or columns (axis 1) start to stop."""
-    slab = matrix[start:stop] if axis == 0 else matrix[:, start:stop]
-    if column_scale is not None:
-        slab = slab * (column_scale if axis == 0 else column_scale[start:stop])
-    return ops.square(slab)
+def _squares(matrix):
+    return ops.square(matrix)
+
+
+def _scaled_squares(matrix, row_factor, column_factor):
+    return ops.square(matrix * row_factor * column_factor)
+
+
+def _squares_above_minima(matrix, row_minima, column_minima):
+    return ops.minimum(row_minima, column_minima) + ops.square(matrix)
+
+
+def _part(tensor, axis, start, stop):
+    """Rows (axis -2) or columns (axis -1) start to stop, or the one there is."""
+    if tensor.shape[axis] == 1:
+        return tensor
+    return tensor[..., start:stop, :] if axis == -2 else tensor[..., start:stop]
 
 
 def _worth_slabs(matrix, count):
     # A sparse gradient's number of rows may be unknown while tracing.
     if None in matrix.shape or count < 2:
         return False
-    return math.prod(matrix.shape) >= MIN_SLAB_ENTRIES and min(matrix.shape) > 1
+    return math.prod(matrix.shape) >= MIN_SLAB_ENTRIES and min(matrix.shape[-2:]) > 1
 
 
-def _barrier(tensor):
-    """Keeps a compiler from sharing work between the tensor and its copy."""
+def _apart(tensors, after=None):
+    """The same tensors, of which the compiler does not know that they are the same."""
     if keras.backend.backend() != "jax":
-        return tensor
+        return tensors
     import jax
 
-    return jax.lax.optimization_barrier(tensor)
+    # Equal barriers are merged; one that also waits for something else is not equal.
+    waiting = tensors if after is None else [*tensors, after]
+    return jax.lax.optimization_barrier(waiting)[: len(tensors)]
 
 
-def _slice_sums(sums, axes):
-    """The sums over every slice of the modes of `axes` from those per position."""
+def _apart_from_what_follows(reduced):
+    """The same tensor, a reduction's result, with nothing fused into the reduction.
+
+    On JAX, XLA:CPU takes up to eighteen times as long for a large reduction with which
+    it has fused what follows.
+    """
+    return _written_out(reduced) if keras.backend.backend() == "jax" else reduced
+
+
+def _written_out(tensor):
+    """The same tensor, which XLA computes by itself, once and not anew at every use.
+
+    XLA fuses a minimum over modes into the pass over the variable, and would find it
+    again for every entry; a reduction it never fuses that way. This one is over the
+    tensor and -inf, in a form that XLA does not see through.
+    """
+    either = ops.where(np.array([True, False]), tensor[..., None], -math.inf)
+    return ops.max(either, axis=-1)
+
+
+def _over_axes(numbers, axes, reduction):
+    """Reduces numbers per position over every slice of the modes of `axes`.
+
+    Args:
+        numbers: Shape (positions,) or (stack, positions).
+        axes: The axes that index the positions.
+        reduction: A `Reduction`.
+
+    Returns:
+        A list of tensors of shape (slices,) or (stack, slices), one a mode.
+    """
     if not _modes(axes):
         return []
-    sums = ops.reshape(sums, [axis.length for axis in axes])
+    stack = (-1,) if len(numbers.shape) > 1 else ()
+    numbers = ops.reshape(numbers, (*stack, *(axis.length for axis in axes)))
     found = []
     for position, axis in enumerate(axes):
         if not axis.modes:
             continue
-        marginal = _marginal(sums, position)
+        marginal = _marginal(numbers, position + len(stack), stack, reduction)
         if axis.cells > axis.length:
-            marginal = ops.pad(marginal, [[0, axis.cells - axis.length]])
-        cells = ops.reshape(marginal, axis.modes)
-        found += [_marginal(cells, mode) for mode in range(len(axis.modes))]
+            unpadded = [[0, 0]] * len(stack)
+            marginal = ops.pad(marginal, [*unpadded, [0, axis.cells - axis.length]])
+        cells = ops.reshape(marginal, (*stack, *axis.modes))
+        found += [
+            _marginal(cells, mode + len(stack), stack, reduction)
+            for mode in range(len(axis.modes))
+        ]
     return found
 
 
-def _marginal(tensor, kept):
-    others = [axis for axis in range(len(tensor.shape)) if axis != kept]
-    return ops.sum(tensor, axis=others) if others else tensor
+def _marginal(tensor, kept, stack, reduction):
+    axes = range(len(stack), len(tensor.shape))
+    others = tuple(axis for axis in axes if axis != kept)
+    return reduction.along(tensor, axis=others) if others else tensor
 
 
-def _outer(vectors, axes):
-    """The product of one number a mode, for every position of `axes`, flattened."""
+def _along_axes(vectors, axes, combination):
+    """Combines one number a mode at every position of `axes`, flattened."""
     along_axes, taken = [], 0
     for axis in axes:
         modes = vectors[taken : taken + len(axis.modes)]
         taken += len(axis.modes)
         if not modes:
-            along_axes.append(ops.ones((axis.length,), "float32"))
+            along_axes.append(ops.full((axis.length,), combination.start, "float32"))
         elif axis.cells > axis.length:
-            along_axes.append(_outer_product(modes)[: axis.length])
+            along_axes.append(_outer(modes, combination)[..., : axis.length])
         else:
             along_axes.append(modes[0])
-    return _outer_product(along_axes)
+    return _outer(along_axes, combination)
 
 
-def _outer_product(vectors):
-    """The outer product of vectors, flattened in row-major order."""
+def _outer(vectors, combination):
+    """Combines vectors at every cell of their grid, flattened in row-major order.
+
+    Args:
+        vectors: Tensors of shape (length,) or, all of them, (stack, length).
+        combination: A `Combination`.
+
+    Returns:
+        A tensor of shape (cells,) or (stack, cells).
+    """
     if len(vectors) == 1:
         return vectors[0]
-    product = 1.0
+    stack = (-1,) if len(vectors[0].shape) > 1 else ()
+    reshaped = []
     for axis, vector in enumerate(vectors):
         shape = [1] * len(vectors)
-        shape[axis] = -1
-        product = product * ops.reshape(vector, shape)
-    return ops.reshape(product, (-1,))
+        shape[axis] = vector.shape[-1]
+        reshaped.append(ops.reshape(vector, (*stack, *shape)))
+    cells = math.prod(vector.shape[-1] for vector in vectors)
+    return ops.reshape(_combine(reshaped, combination), (*stack, cells))
+
+
+def _combine(tensors, combination):
+    combined = tensors[0]
+    for tensor in tensors[1:]:
+        combined = combination.pairwise(combined, tensor)
+    return combined
+
+
+def _added_up(gradient, table_rows, width):
+    """The rows given as (rows given, width), repeated ones added up in one of them."""
+    values = ops.reshape(ops.cast(gradient.values, "float32"), (-1, width))
+    place = _common_place(gradient.indices, table_rows)
+    return ops.segment_sum(values, place, ops.shape(values)[0])
 
 
 def _common_place(indices, table_rows):

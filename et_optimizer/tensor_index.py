@@ -68,14 +68,17 @@ class TensorIndex:
     Extreme tensoring keeps one number for every slice of every mode, so the
     modes fix both what an optimizer holds and how finely it can adapt.
 
-    Make one with `TensorIndex.from_shape` (levels) or `TensorIndex.from_sizes`
-    (by hand).
+    Make one with `TensorIndex.from_shape` (levels), `TensorIndex.from_sizes` (by
+    hand), `TensorIndex.with_one_mode` (Subset-Norm) or `TensorIndex.of_matrices`
+    (Adafactor).
 
     Args:
         shape: Tuple of integers, the variable's shape.
         axes: Tuple of `Axis`. Their lengths multiply to the variable's size, in
             its row-major order. Where none of them has modes (a scalar, level
             `"inf"`) the whole variable is the only slice of a single mode.
+        stack: How many tensors of these axes the variable stacks, one after the
+            other in its row-major order. Each has slots of its own. Defaults to 1.
 
     Example:
 
@@ -94,6 +97,7 @@ class TensorIndex:
 
     shape: tuple[int, ...]
     axes: tuple[Axis, ...]
+    stack: int = 1
 
     @classmethod
     def from_shape(cls, shape: Sequence[int], level: int | str) -> "TensorIndex":
@@ -172,6 +176,62 @@ class TensorIndex:
         axes = [_exact_or_padded(n, group) for n, group in zip(shape, dealt)]
         return cls(shape, tuple(itertools.chain.from_iterable(axes)))
 
+    @classmethod
+    def with_one_mode(cls, shape: Sequence[int], axis: int | str) -> "TensorIndex":
+        """The tensor index that keeps one number for each position of one axis.
+
+        Args:
+            shape: The variable's shape.
+            axis: Which axis; negative ones count from the last. `"auto"` sees the
+                variable as a matrix, of its last axis by all others together, and
+                keeps the shorter of the two (the last, where they are equal). A
+                variable of at most one axis longer than 1 keeps all its entries.
+
+        Returns:
+            A `TensorIndex`.
+
+        Raises:
+            ValueError: if the variable has no such axis.
+        """
+        shape = tuple(int(n) for n in shape)
+        if math.prod(shape) == 0:
+            return cls(shape, ())
+        if sum(n > 1 for n in shape) < 2:
+            return cls.from_shape(shape, 1)
+        if axis == "auto":
+            before, kept, after = math.prod(shape[:-1]), shape[-1], 1
+            if before < kept:
+                before, kept, after = 1, before, kept
+        elif -len(shape) <= axis < len(shape):
+            axis %= len(shape)
+            before, kept = math.prod(shape[:axis]), shape[axis]
+            after = math.prod(shape[axis + 1 :])
+        else:
+            raise ValueError(
+                f"axis must be one of the {len(shape)} axes of a variable; received "
+                f'axis={axis} for shape={shape}. Use "auto", or give an axis for each '
+                "expression on paths, as in {'embeddings': 0, '.*': 'auto'}."
+            )
+        axes = [(before, ()), (kept, (kept,)), (after, ())]
+        return cls(shape, tuple(Axis(n, modes) for n, modes in axes if n > 1))
+
+    @classmethod
+    def of_matrices(cls, shape: Sequence[int]) -> "TensorIndex":
+        """The tensor index that keeps the rows and columns of every matrix.
+
+        Args:
+            shape: The variable's shape. Its last two axes are those of a matrix, and
+                the others stack matrices.
+
+        Returns:
+            A `TensorIndex`. Matrices of one row or one column have a single mode.
+        """
+        shape = tuple(int(n) for n in shape)
+        if math.prod(shape) == 0:
+            return cls(shape, ())
+        axes = tuple(Axis(n, (n,)) for n in shape[-2:] if n > 1)
+        return cls(shape, axes, math.prod(shape[:-2]))
+
     @property
     def size(self) -> int:
         """The number of entries of the variable, d."""
@@ -191,15 +251,21 @@ class TensorIndex:
 
     @property
     def slots(self) -> int:
-        """How many numbers are kept, one a slice: d₁ + … + d_p."""
-        return sum(self.modes)
+        """How many numbers are kept, one a slice: d₁ + … + d_p a stacked tensor."""
+        return self.stack * sum(self.modes)
+
+    @property
+    def is_one_slice(self) -> bool:
+        """Whether no axis is told apart, so that one slice holds every entry."""
+        return self.order == 1 and not any(axis.modes for axis in self.axes)
 
     @property
     def slot_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shape of each mode's slot; a single slice is a scalar."""
-        if any(axis.modes for axis in self.axes):
-            return tuple((n,) for n in self.modes)
-        return ((),) * self.order
+        """The shape of each mode's slot, without an axis where a slice is all."""
+        stack = (self.stack,) if self.stack > 1 else ()
+        if self.is_one_slice:
+            return (stack,)
+        return tuple((*stack, n) for n in self.modes)
 
     @property
     def entries_per_slice(self) -> tuple[int | tuple[int, ...], ...]:
@@ -208,14 +274,15 @@ class TensorIndex:
         One integer a mode where its slices are equally large, a tuple of one
         integer a slice where padding leaves some of them short.
         """
+        size = self.size // self.stack
         counts = [
-            count * (self.size // axis.length)
+            count * (size // axis.length)
             if isinstance(count, int)
-            else tuple(n * (self.size // axis.length) for n in count)
+            else tuple(n * (size // axis.length) for n in count)
             for axis in self.axes
             for count in axis.positions_per_slice()
         ]
-        return tuple(counts) or (self.size,) * self.order
+        return tuple(counts) or (size,) * self.order
 
     @property
     def cut(self) -> int:
@@ -243,12 +310,9 @@ class TensorIndex:
                 return position
         return None
 
-    def flattened(self) -> "TensorIndex":
-        """The same modes over the variable as a column of its entries."""
-        return TensorIndex((self.size, 1), self.axes)
-
     def __repr__(self):
         split = "×".join(repr(a) for a in self.axes if a.modes) or "one slice"
+        split = f"{self.stack} times {split}" if self.stack > 1 else split
         return f"TensorIndex({self.shape} as {split}, slots={self.slots})"
 
 
@@ -277,7 +341,7 @@ def index_variables(
     if callable(overrides):
         find = overrides
     else:
-        _check_all_match(overrides, [path for path, _ in named_shapes])
+        _check_all_match("tensor_index", overrides, named_shapes)
         find = lambda path, shape: _first_match(overrides, path)  # noqa: E731
     indices = []
     for path, shape in named_shapes:
@@ -289,6 +353,39 @@ def index_variables(
             indices.append(TensorIndex.from_sizes(shape, sizes))
         except ValueError as error:
             raise ValueError(f"tensor_index for variable {path!r}: {error}") from None
+    return indices
+
+
+def index_one_mode(
+    named_shapes: Sequence[tuple[str, tuple[int, ...]]],
+    axis: int | str | Mapping[str, int | str],
+) -> list[TensorIndex]:
+    """The tensor index with one mode of every variable of a model.
+
+    Args:
+        named_shapes: A sequence of `(path, shape)`, one a variable.
+        axis: As in `TensorIndex.with_one_mode`; or a mapping to it from a regular
+            expression, searched for in the path (the first match wins). Variables that
+            none matches get `"auto"`.
+
+    Returns:
+        A list of `TensorIndex` in the same order.
+
+    Raises:
+        ValueError: if an expression matches no path, or a variable lacks its axis.
+    """
+    overrides = axis if isinstance(axis, Mapping) else {"": axis}
+    if isinstance(axis, Mapping):
+        _check_all_match("axis", overrides, named_shapes)
+    indices = []
+    for path, shape in named_shapes:
+        found = _first_match(overrides, path)
+        try:
+            indices.append(
+                TensorIndex.with_one_mode(shape, "auto" if found is None else found)
+            )
+        except ValueError as error:
+            raise ValueError(f"axis for variable {path!r}: {error}") from None
     return indices
 
 
@@ -325,16 +422,34 @@ def check_overrides(overrides) -> None:
             "variable paths to tuples of sizes, or a callable (path, shape) -> "
             f"sizes or None; received tensor_index={overrides!r}."
         )
-    for pattern, sizes in overrides.items():
+    _check_expressions("tensor_index", overrides)
+    for sizes in overrides.values():
+        check_sizes(sizes)
+
+
+def check_axis(axis) -> None:
+    """Raises `ValueError` unless `axis` can be the argument of Subset-Norm."""
+    if isinstance(axis, Mapping):
+        _check_expressions("axis", axis)
+    for given in axis.values() if isinstance(axis, Mapping) else [axis]:
+        if not _is_integer(given) and not (isinstance(given, str) and given == "auto"):
+            raise ValueError(
+                'axis must be an integer, "auto", or a dict from regular expressions '
+                f'on variable paths to either; received axis={axis!r}. Use "auto" for '
+                "the paper's choice."
+            )
+
+
+def _check_expressions(argument, overrides) -> None:
+    for pattern in overrides:
         try:
             re.compile(pattern)
         except (re.error, TypeError) as error:
             raise ValueError(
-                "Every key of tensor_index must be a regular expression; received "
+                f"Every key of {argument} must be a regular expression; received "
                 f"{pattern!r} ({error}). Escape special characters, as re.escape "
                 "does."
             ) from None
-        check_sizes(sizes)
 
 
 def _is_integer(value) -> bool:
@@ -416,11 +531,12 @@ def _deal(shape, sizes) -> list[tuple[int, ...]] | None:
     return None
 
 
-def _check_all_match(overrides, paths) -> None:
+def _check_all_match(argument, overrides, named_shapes) -> None:
+    paths = [path for path, _ in named_shapes]
     for pattern in overrides:
         if not any(re.search(pattern, path) for path in paths):
             raise ValueError(
-                f"tensor_index has an expression that matches no variable: "
+                f"{argument} has an expression that matches no variable: "
                 f"{pattern!r}. The paths of the variables are: {', '.join(paths)}."
             )
 

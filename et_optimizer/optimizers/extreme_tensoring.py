@@ -3,11 +3,15 @@
 import keras
 
 from et_optimizer import preconditioners
-from et_optimizer.optimizers.preconditioned import PreconditionedOptimizer
+from et_optimizer.optimizers.preconditioned import (
+    PreconditionedOptimizer,
+    argument_of_preconditioner,
+)
+from et_optimizer.optimizers.tensored import TensoredOptimizer
 
 
 @keras.saving.register_keras_serializable(package="et_optimizer")
-class ExtremeTensoring(PreconditionedOptimizer):
+class ExtremeTensoring(TensoredOptimizer):
     r"""Optimizer that implements extreme tensoring, of a few numbers a layer.
 
     A *tensor index* views the d numbers of a variable as a tensor of p modes of
@@ -62,9 +66,9 @@ class ExtremeTensoring(PreconditionedOptimizer):
             pass over the gradient. `None` turns it off. Defaults to `None`.
         momentum_dtype: `"float32"` or `"bfloat16"`, for the momentum that `beta_1`
             asks for. Defaults to `"float32"`.
-        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
-            ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
-            name: As in every Keras optimizer. `use_ema` and
+        **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
+            global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
             `gradient_accumulation_steps` make Keras hold d more numbers a variable.
 
     Raises:
@@ -100,6 +104,13 @@ class ExtremeTensoring(PreconditionedOptimizer):
         Preconditioning, Algorithm 1.
     """
 
+    beta_1 = PreconditionedOptimizer.momentum_decay
+    beta_2 = argument_of_preconditioner(
+        "beta_2", "The decay of the squared gradients' average, or `None`."
+    )
+    statistic = argument_of_preconditioner("statistic", '`"mean"` or `"sum"`.')
+    epsilon = argument_of_preconditioner("epsilon", "The paper's ε.")
+
     def __init__(
         self,
         learning_rate=0.002,
@@ -111,16 +122,6 @@ class ExtremeTensoring(PreconditionedOptimizer):
         epsilon=0.0,
         clip_threshold=None,
         momentum_dtype="float32",
-        weight_decay=None,
-        clipnorm=None,
-        clipvalue=None,
-        global_clipnorm=None,
-        use_ema=False,
-        ema_momentum=0.99,
-        ema_overwrite_frequency=None,
-        loss_scale_factor=None,
-        gradient_accumulation_steps=None,
-        name="extreme_tensoring",
         **kwargs,
     ):
         super().__init__(
@@ -128,41 +129,8 @@ class ExtremeTensoring(PreconditionedOptimizer):
             learning_rate,
             level=level,
             tensor_index=tensor_index,
-            beta_1=beta_1,
+            momentum=beta_1,
             clip_threshold=clip_threshold,
             momentum_dtype=momentum_dtype,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
             **kwargs,
         )
-
-    @property
-    def beta_2(self):
-        """The decay of the squared gradients' average, or `None`."""
-        return self._preconditioner.beta_2
-
-    @property
-    def statistic(self):
-        """`"mean"` or `"sum"`."""
-        return self._preconditioner.statistic
-
-    @property
-    def epsilon(self):
-        """The paper's ε."""
-        return self._preconditioner.epsilon
-
-    def get_config(self):
-        """The arguments that make an equal optimizer."""
-        config = super().get_config()
-        config.update(
-            beta_2=self.beta_2, statistic=self.statistic, epsilon=self.epsilon
-        )
-        return config

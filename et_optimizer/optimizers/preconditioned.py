@@ -3,19 +3,13 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 from keras import ops
 
 from et_optimizer import checks, gradients, naming
-from et_optimizer.tensor_index import (
-    TensorIndex,
-    check_level,
-    check_overrides,
-    index_variables,
-)
+from et_optimizer.tensor_index import TensorIndex
 
 MOMENTUM_DTYPES = ("float32", "bfloat16")
 # What an optimizer that was never built saves: its iteration and learning rate.
@@ -31,55 +25,70 @@ class HeldForVariable:
     momentum: Any = None
 
 
+def argument_of_preconditioner(name, meaning):
+    """An optimizer's read-only attribute that its preconditioner has."""
+    return property(lambda self: getattr(self._preconditioner, name), doc=meaning)
+
+
 class PreconditionedOptimizer(keras.optimizers.Optimizer):
     """Makes the slots, calls the preconditioner, clips, averages and steps.
 
-    A subclass is its arguments, its docstring and the preconditioner it passes on.
+    A subclass is its arguments, its docstring, the preconditioner it passes on and
+    `index_variables`, which says how that sees the variables. The preconditioner's
+    fields are arguments of the subclass, of the same names.
 
     Args:
         preconditioner: What a paper keeps and computes; see
             `et_optimizer.preconditioners`.
-        learning_rate, level, tensor_index, beta_1, clip_threshold,
-            momentum_dtype: As in `et_optimizer.ExtremeTensoring`.
+        learning_rate: As in `keras.optimizers.Optimizer`.
+        momentum: Decay in [0, 1) of a moving average of the updates.
+        clip_threshold, momentum_dtype: As in `et_optimizer.ExtremeTensoring`.
         **kwargs: The arguments of `keras.optimizers.Optimizer`.
     """
+
+    # The name that a paper gives the decay of its momentum.
+    momentum_argument = "beta_1"
+    # Whether the momentum's start at 0 is corrected for, as in Adam.
+    momentum_is_corrected = True
+    # Whether the rate is in what the momentum averages, or multiplies the average.
+    momentum_of_steps = False
+    # The arguments that decide which slots there are.
+    form_arguments = ()
 
     def __init__(
         self,
         preconditioner,
         learning_rate,
         *,
-        level,
-        tensor_index,
-        beta_1,
+        momentum,
         clip_threshold,
         momentum_dtype,
         **kwargs,
     ):
-        check_level(level)
-        check_overrides(tensor_index)
-        checks.decay("beta_1", beta_1)
+        checks.decay(self.momentum_argument, momentum)
         checks.positive("clip_threshold", clip_threshold, or_none=True)
         checks.choice("momentum_dtype", momentum_dtype, MOMENTUM_DTYPES)
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.level = level
-        self.beta_1 = beta_1
         self.clip_threshold = clip_threshold
         self.momentum_dtype = momentum_dtype
+        self._momentum_decay = momentum
         self._preconditioner = preconditioner
-        # As a tuple, because Keras would put a tracking dict in a dict's place.
-        self._tensor_index = tensor_index
-        if isinstance(tensor_index, Mapping):
-            self._tensor_index = tuple(tensor_index.items())
         self._held = ()
         self._restored_plans = None
 
-    @property
-    def tensor_index(self):
-        """The indices given by hand: a dict, a callable or `None`."""
-        if isinstance(self._tensor_index, tuple):
-            return {pattern: tuple(sizes) for pattern, sizes in self._tensor_index}
-        return self._tensor_index
+    def index_variables(self, named_shapes):
+        """The tensor index of every variable.
+
+        Args:
+            named_shapes: A list of `(path, shape)`, one a variable.
+
+        Returns:
+            A list of `TensorIndex`.
+
+        Raises:
+            ValueError: if an argument does not fit the variables.
+        """
+        raise NotImplementedError
 
     def build(self, var_list):
         """Makes what is held for the variables.
@@ -88,18 +97,16 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
             var_list: List of the variables to be trained.
 
         Raises:
-            ValueError: if a variable is not of a floating-point dtype, or
-                `tensor_index` does not fit the variables. Nothing is made then.
+            ValueError: if a variable is not of a floating-point dtype, or an
+                argument does not fit the variables. Nothing is made then.
         """
         if self.built:
             return
         learned = [v for v in var_list if not self._overwrite_variable_with_gradient(v)]
         for variable in learned:
             _check_floating(variable)
-        indices = index_variables(
-            [(naming.path(v), tuple(v.shape)) for v in learned],
-            self.level,
-            self.tensor_index,
+        indices = self.index_variables(
+            [(naming.path(v), tuple(v.shape)) for v in learned]
         )
         plans = [self._plan(v, index) for v, index in zip(learned, indices)]
         self._check_fits(self._restored_plans, plans)
@@ -130,15 +137,17 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         for slot, value in zip(held.slots, slots):
             self.assign(slot, value)
         scale = self._clip_scale(update)
-        rate = ops.cast(learning_rate, "float32")
+        rate = self._preconditioner.rate(
+            ops.cast(learning_rate, "float32"), variable, step
+        )
         if held.momentum is None:
             self.assign_sub(variable, update.times(scale * rate))
             return
-        self._average(held.momentum, update.times(scale * (1.0 - self.beta_1)))
-        # 1 − β₁^t without the cancellation at small t.
-        bias = -ops.expm1(step * math.log(self.beta_1))
+        if self.momentum_of_steps:
+            scale, rate = scale * rate, 1.0
+        self._average(held.momentum, update.times(scale * (1.0 - self._momentum_decay)))
         momentum = ops.cast(held.momentum, "float32")
-        self.assign_sub(variable, momentum * (rate / bias))
+        self.assign_sub(variable, momentum * (rate / self._momentum_weight(step)))
 
     def load_own_variables(self, store):
         """Loads the state; refuses, before changing it, that of another index."""
@@ -147,36 +156,29 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
             self._check_fits(saved, [tuple(v.shape) for v in self.variables])
         super().load_own_variables(store)
 
+    momentum_decay = property(
+        lambda self: self._momentum_decay,
+        doc="The decay of the momentum; 0 keeps none.",
+    )
+
     def get_config(self):
         """The arguments that make an equal optimizer."""
         config = super().get_config()
-        indices = self.tensor_index
-        if isinstance(indices, dict):
-            indices = {pattern: list(sizes) for pattern, sizes in indices.items()}
         config.update(
-            level=self.level,
-            tensor_index=indices,
-            beta_1=self.beta_1,
-            clip_threshold=self.clip_threshold,
-            momentum_dtype=self.momentum_dtype,
+            dataclasses.asdict(self._preconditioner)
+            | {
+                self.momentum_argument: self._momentum_decay,
+                "clip_threshold": self.clip_threshold,
+                "momentum_dtype": self.momentum_dtype,
+            }
         )
         return config
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """An optimizer from `get_config`'s dictionary."""
-        config = dict(config)
-        if _is_serialized(config.get("tensor_index")):
-            config["tensor_index"] = keras.saving.deserialize_keras_object(
-                config["tensor_index"], custom_objects=custom_objects
-            )
-        return super().from_config(config, custom_objects=custom_objects)
 
     def _plan(self, variable, index):
         """Name, shape and dtype of everything to be held for a variable."""
         shapes = self._preconditioner.slot_shapes(index)
         plan = [(slot, shape, "float32") for slot, shape in shapes.items()]
-        if self.beta_1:
+        if self._momentum_decay:
             plan.append(("momentum", tuple(variable.shape), self.momentum_dtype))
         return plan
 
@@ -187,7 +189,7 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
             )
             for name, shape, dtype in plan
         ]
-        if self.beta_1:
+        if self._momentum_decay:
             return HeldForVariable(index, made[:-1], made[-1])
         return HeldForVariable(index, made)
 
@@ -197,9 +199,16 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         excess = update.root_mean_square() / self.clip_threshold
         return 1.0 / ops.maximum(excess, 1.0)
 
+    def _momentum_weight(self, step):
+        """What the weights of the averaged updates add up to, where it matters."""
+        if not self.momentum_is_corrected:
+            return 1.0
+        # 1 − β₁^t without the cancellation at small t.
+        return -ops.expm1(step * math.log(self._momentum_decay))
+
     def _average(self, momentum, addition):
         """momentum ← β₁ · momentum + addition, where the addition may be sparse."""
-        decayed = ops.cast(momentum, "float32") * self.beta_1
+        decayed = ops.cast(momentum, "float32") * self._momentum_decay
         if hasattr(addition, "indices"):
             self.assign(momentum, decayed)
             self.assign_add(momentum, addition)
@@ -210,13 +219,14 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         """Raises unless what was saved has the form of what this optimizer holds."""
         if not saved or saved == own:
             return
+        form = [*self.form_arguments, self.momentum_argument]
+        given = ", ".join(f"{name}={getattr(self, name)!r}" for name in form)
         raise ValueError(
             f"The saved optimizer state does not fit this {type(self).__name__} "
-            f"(level={self.level!r}, beta_1={self.beta_1}): it has the shapes "
-            f"{saved}, this optimizer {own}. Make the optimizer with the level, "
-            "tensor_index and other arguments that the state was saved with, or load "
-            "the model without the optimizer and start with a fresh one. Nothing was "
-            "loaded into this optimizer."
+            f"({given}): it has the shapes {saved}, this optimizer {own}. Make the "
+            f"optimizer with the {', '.join(form)} that the state was saved with, or "
+            "load the model without the optimizer and start with a fresh one. Nothing "
+            "was loaded into this optimizer."
         )
 
     # What `tf.train.Checkpoint` saves of an object itself and restores before any
@@ -257,7 +267,3 @@ def _check_floating(variable):
             f"{naming.path(variable)!r} of dtype {dtype}. Set trainable=False on it or "
             "leave it out of the list of variables."
         )
-
-
-def _is_serialized(config):
-    return isinstance(config, Mapping) and "class_name" in config

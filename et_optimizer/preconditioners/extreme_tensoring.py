@@ -8,10 +8,11 @@ import numpy as np
 from keras import ops
 
 from et_optimizer import checks
+from et_optimizer.preconditioners.preconditioner import Preconditioner
 
 
 @dataclasses.dataclass(frozen=True)
-class ExtremeTensoring:
+class ExtremeTensoring(Preconditioner):
     """Scales every entry by the product of its slices' statistics.
 
     With S_i[j] the discounted sum of g² over slice j of mode i, over p modes:
@@ -40,21 +41,8 @@ class ExtremeTensoring:
         checks.choice("statistic", self.statistic, ("mean", "sum"))
         checks.epsilon("epsilon", self.epsilon)
 
-    def slot_shapes(self, index):
-        """What is kept for a variable: slot name → shape, one slot a mode."""
-        return {f"mode_{i}": shape for i, shape in enumerate(index.slot_shapes)}
-
     def __call__(self, gradient, slots, step):
-        """One step.
-
-        Args:
-            gradient: A gradient seen through its tensor index.
-            slots: List of the mode sums S_1 … S_p, float32.
-            step: Scalar float32 tensor, t from 1.
-
-        Returns:
-            `(update, new_slots)`, to be subtracted times the learning rate.
-        """
+        """One step; see `Preconditioner`."""
         decay = 1.0 if self.beta_2 is None else self.beta_2
         sums = gradient.slice_sums()
         slots = [decay * slot + total for slot, total in zip(slots, sums)]

@@ -1,0 +1,164 @@
+"""The Adafactor optimizer."""
+
+import keras
+
+from et_optimizer import checks, preconditioners
+from et_optimizer.optimizers.preconditioned import (
+    PreconditionedOptimizer,
+    argument_of_preconditioner,
+)
+from et_optimizer.tensor_index import TensorIndex
+
+
+@keras.saving.register_keras_serializable(package="et_optimizer")
+class Adafactor(PreconditionedOptimizer):
+    r"""Optimizer that implements Adafactor, and holds rows and columns alone.
+
+    The arguments, the defaults and the numbers of `keras.optimizers.Adafactor`, for
+    which it can be put in place; but of the second moment of a matrix nothing is kept
+    beside its row and column means. At step t, with β₂ₜ = 1 − t^`beta_2_decay`, for a
+    matrix (of more than two axes: for the last two, at every position of the others):
+
+        R ← β₂ₜ R + (1 − β₂ₜ) · mean over columns of (g² + ε₁);   C likewise over rows
+        u = g / √V,   V = R Cᵀ / mean(R)
+        x ← x − max(ε₂, RMS(x)) · ρₜ · u / max(1, RMS(u) / clip_threshold)
+
+    with ρₜ = min(η, 1/√t). Vectors and scalars keep V itself.
+
+    Memory, in float32 numbers: m + n for an m × n matrix, s·(m + n) for s of them
+    stacked, n for a vector; nothing else, beside Keras's iteration and learning rate.
+    For a 2000 × 512 kernel 2512, where `keras.optimizers.Adafactor` holds 1 026 512.
+    `beta_1 > 0` adds as many numbers as the variable has.
+
+    Args:
+        learning_rate: η: a float, a `keras.optimizers.schedules.LearningRateSchedule`,
+            or a callable without arguments that returns the rate. Defaults to 0.001,
+            Keras's; the paper's is 0.01.
+        beta_2_decay: The exponent of t in β₂ₜ, in [-1, 0). Defaults to -0.8.
+        epsilon_1: ε₁ > 0, added to every g². Defaults to 1e-30.
+        epsilon_2: ε₂ ≥ 0, the least scale of a variable. Defaults to 1e-3.
+        clip_threshold: The largest root mean square of u; larger ones are scaled down
+            to it. `None` turns it off and saves a pass. Defaults to 1.
+        relative_step: As in Keras 3, where it does not change anything: ρₜ is
+            min(η, 1/√t) with and without it. Defaults to `True`.
+        multiply_by_parameter_scale: `False` leaves max(ε₂, RMS(x)) out. Defaults to
+            `True`.
+        cap_learning_rate: `False` makes ρₜ = η, whatever t: with
+            `multiply_by_parameter_scale=False`, a rate on Adam's scale that a schedule
+            of your own controls. Defaults to `True`.
+        beta_1: Decay in [0, 1) of a moving average of the steps, rate included and
+            without correction of its start at 0, as in Tensor2Tensor. 0 keeps none.
+            Defaults to 0.
+        min_dim_size_to_factor: A matrix with fewer rows or columns than this keeps V
+            itself. Defaults to 0, which factors every one.
+        momentum_dtype: `"float32"` or `"bfloat16"`, for the momentum that `beta_1`
+            asks for. Defaults to `"float32"`.
+        **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
+            global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
+            `gradient_accumulation_steps` make Keras hold the model's size once more.
+
+    Raises:
+        ValueError: when constructed, if an argument is out of its range; when built,
+            if a variable is not floating-point; when state is loaded, if it has
+            another form, such as that of `keras.optimizers.Adafactor`.
+
+    Computed in float32 whatever the variable's dtype; Keras's computes in the
+    variable's dtype, so that the two are equal for float32 variables.
+
+    Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) are used as
+    they are, and the result equals the dense one. Their cost is that of their rows,
+    and one pass over the variable for RMS(x) unless that is turned off.
+
+    Example:
+
+    ```python
+    model.compile(optimizer=et_optimizer.Adafactor(0.01), loss=loss)
+    model.fit(dataset)
+
+    # Tensor2Tensor with a rate of one's own.
+    et_optimizer.Adafactor(
+        et_optimizer.schedules.InverseSquareRoot(0.1, warmup_steps=10_000),
+        multiply_by_parameter_scale=False,
+        cap_learning_rate=False,
+    )
+    ```
+
+    Reference:
+        [Shazeer, Stern, 2018](https://arxiv.org/abs/1804.04235), Adafactor: Adaptive
+        Learning Rates with Sublinear Memory Cost, Algorithms 4 to 6.
+    """
+
+    momentum_is_corrected = False
+    momentum_of_steps = True
+    form_arguments = ("min_dim_size_to_factor",)
+
+    beta_1 = PreconditionedOptimizer.momentum_decay
+    beta_2_decay = argument_of_preconditioner(
+        "beta_2_decay", "The exponent of t in β₂ₜ."
+    )
+    epsilon_1 = argument_of_preconditioner("epsilon_1", "ε₁, added to every g².")
+    epsilon_2 = argument_of_preconditioner(
+        "epsilon_2", "ε₂, the least scale of a variable."
+    )
+    multiply_by_parameter_scale = argument_of_preconditioner(
+        "multiply_by_parameter_scale",
+        "Whether the rate is multiplied by max(ε₂, RMS(x)).",
+    )
+    cap_learning_rate = argument_of_preconditioner(
+        "cap_learning_rate", "Whether ρₜ is at most 1/√t."
+    )
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_2_decay=-0.8,
+        epsilon_1=1e-30,
+        epsilon_2=1e-3,
+        clip_threshold=1.0,
+        relative_step=True,
+        *,
+        multiply_by_parameter_scale=True,
+        cap_learning_rate=True,
+        beta_1=0.0,
+        min_dim_size_to_factor=0,
+        momentum_dtype="float32",
+        **kwargs,
+    ):
+        checks.boolean("relative_step", relative_step)
+        checks.whole("min_dim_size_to_factor", min_dim_size_to_factor, least=0)
+        super().__init__(
+            preconditioners.Adafactor(
+                beta_2_decay,
+                epsilon_1,
+                epsilon_2,
+                multiply_by_parameter_scale,
+                cap_learning_rate,
+            ),
+            learning_rate,
+            momentum=beta_1,
+            clip_threshold=clip_threshold,
+            momentum_dtype=momentum_dtype,
+            **kwargs,
+        )
+        self.relative_step = relative_step
+        self.min_dim_size_to_factor = min_dim_size_to_factor
+
+    def index_variables(self, named_shapes):
+        """The tensor index of every variable; see the base."""
+        return [self._index(shape) for _, shape in named_shapes]
+
+    def get_config(self):
+        """The arguments that make an equal optimizer."""
+        config = super().get_config()
+        config.update(
+            relative_step=self.relative_step,
+            min_dim_size_to_factor=self.min_dim_size_to_factor,
+        )
+        return config
+
+    def _index(self, shape):
+        index = TensorIndex.of_matrices(shape)
+        if index.order == 2 and min(index.modes) < self.min_dim_size_to_factor:
+            return TensorIndex.from_sizes(shape, (index.size,))
+        return index

@@ -1,0 +1,137 @@
+"""The Subset-Norm optimizer."""
+
+from collections.abc import Mapping
+
+import keras
+
+from et_optimizer import preconditioners
+from et_optimizer.optimizers.preconditioned import (
+    PreconditionedOptimizer,
+    argument_of_preconditioner,
+)
+from et_optimizer.tensor_index import check_axis, index_one_mode
+
+
+@keras.saving.register_keras_serializable(package="et_optimizer")
+class SubsetNorm(PreconditionedOptimizer):
+    r"""Optimizer that implements Subset-Norm: one step size a row or a column.
+
+    The entries of a variable that share their position j on one axis share one
+    number, the sum of their squared gradients, and with it their step size:
+
+        S[j] ← β₂ S[j] + Σ_{I at j} g[I]²
+        x[I] ← x[I] − η g[I] / √(ε + M[j])
+
+    where M is S, averaged over time and over the subset as `beta_2` and `statistic`
+    say. It is extreme tensoring with a tensor index of which one mode is kept.
+
+    Memory: as many float32 numbers a variable as the axis has positions and nothing
+    else, beside Keras's iteration and learning rate: with `axis="auto"` min(m, n) for
+    an m × n matrix, 512 for a 2000 × 512 kernel. Variables with at most one axis longer
+    than 1 keep a number an entry, as in AdaGrad or RMSprop. `beta_1 > 0` adds as many
+    numbers as the variable has.
+
+    The paper's rule with accumulation is
+
+        SubsetNorm(lr, beta_2=None, statistic="sum")
+
+    Args:
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
+            or a callable without arguments that returns the rate. With
+            `statistic="mean"` rates are on Adam's scale. Defaults to 0.002.
+        axis: The axis whose positions keep a number each: an integer, negative ones
+            from the last; or `"auto"`, which reduces along the larger axis of a matrix
+            and keeps the shorter (the columns, where they are equal), and sees a
+            variable of more axes as a matrix of the last by all the others. Or a dict
+            from regular expressions, searched for in a variable's path (the first match
+            wins), to either; variables that none matches get `"auto"`. Defaults to
+            `"auto"`.
+        beta_1: Decay in [0, 1) of a bias-corrected moving average of the update
+            (momentum). 0 keeps none. Defaults to 0.
+        beta_2: Decay in [0, 1) of a bias-corrected moving average of the squared
+            gradients; `None` accumulates them. Defaults to 0.99.
+        statistic: `"mean"` divides each subset's sum by its number of entries, so that
+            rates carry over from Adam; `"sum"` is the paper's, whose rates are larger
+            by the root of that number. Defaults to `"mean"`.
+        epsilon: ε ≥ 0, inside the root. Defaults to 0.
+        clip_threshold: The largest root mean square that an update of a variable may
+            have; larger ones are scaled down to it. `None` turns it off. Defaults to
+            `None`.
+        momentum_dtype: `"float32"` or `"bfloat16"`, for the momentum that `beta_1`
+            asks for. Defaults to `"float32"`.
+        **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
+            global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
+            `gradient_accumulation_steps` make Keras hold the model's size once more.
+
+    Raises:
+        ValueError: when constructed, if an argument is out of its range; when built,
+            if a variable lacks the axis, an expression matches no variable or a
+            variable is not floating-point; when state is loaded, if it is that of
+            another axis.
+
+    Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) are used as
+    they are: the result equals the dense one and costs time for their rows alone.
+
+    Example:
+
+    ```python
+    # One step size a token, and the paper's choice for all else.
+    optimizer = et_optimizer.SubsetNorm(axis={"embeddings": 0})
+    model.compile(optimizer=optimizer, loss=loss)
+    model.fit(dataset)
+    ```
+
+    Reference:
+        [Nguyen, Nguyen, 2024](https://arxiv.org/abs/2411.07120), Lean and Mean
+        Adaptive Optimization via Subset-Norm and Subspace-Momentum with Convergence
+        Guarantees.
+    """
+
+    form_arguments = ("axis",)
+
+    beta_1 = PreconditionedOptimizer.momentum_decay
+    beta_2 = argument_of_preconditioner(
+        "beta_2", "The decay of the squared gradients' average, or `None`."
+    )
+    statistic = argument_of_preconditioner("statistic", '`"mean"` or `"sum"`.')
+    epsilon = argument_of_preconditioner("epsilon", "ε, inside the root.")
+
+    def __init__(
+        self,
+        learning_rate=0.002,
+        axis="auto",
+        beta_1=0.0,
+        beta_2=0.99,
+        statistic="mean",
+        epsilon=0.0,
+        clip_threshold=None,
+        momentum_dtype="float32",
+        **kwargs,
+    ):
+        check_axis(axis)
+        super().__init__(
+            preconditioners.ExtremeTensoring(beta_2, statistic, epsilon),
+            learning_rate,
+            momentum=beta_1,
+            clip_threshold=clip_threshold,
+            momentum_dtype=momentum_dtype,
+            **kwargs,
+        )
+        # As a tuple, because Keras would put a tracking dict in a dict's place.
+        self._axis = tuple(axis.items()) if isinstance(axis, Mapping) else axis
+
+    @property
+    def axis(self):
+        """The axis that keeps a number a position, or a dict of them by path."""
+        return dict(self._axis) if isinstance(self._axis, tuple) else self._axis
+
+    def index_variables(self, named_shapes):
+        """The tensor index of every variable; see the base."""
+        return index_one_mode(named_shapes, self.axis)
+
+    def get_config(self):
+        """The arguments that make an equal optimizer."""
+        config = super().get_config()
+        config.update(axis=self.axis)
+        return config

@@ -1,0 +1,64 @@
+"""The optimizers whose tensor index follows a level or is given by hand."""
+
+from collections.abc import Mapping
+
+import keras
+
+from et_optimizer.optimizers.preconditioned import PreconditionedOptimizer
+from et_optimizer.tensor_index import check_level, check_overrides, index_variables
+
+
+class TensoredOptimizer(PreconditionedOptimizer):
+    """A `PreconditionedOptimizer` with `level` and `tensor_index`.
+
+    Args:
+        preconditioner, learning_rate: As in `PreconditionedOptimizer`.
+        level, tensor_index: As in `et_optimizer.ExtremeTensoring`.
+        **kwargs: The other arguments of `PreconditionedOptimizer`.
+    """
+
+    form_arguments = ("level", "tensor_index")
+
+    def __init__(self, preconditioner, learning_rate, *, level, tensor_index, **kwargs):
+        check_level(level)
+        check_overrides(tensor_index)
+        super().__init__(preconditioner, learning_rate, **kwargs)
+        self.level = level
+        # As a tuple, because Keras would put a tracking dict in a dict's place.
+        self._tensor_index = tensor_index
+        if isinstance(tensor_index, Mapping):
+            self._tensor_index = tuple(tensor_index.items())
+
+    @property
+    def tensor_index(self):
+        """The indices given by hand: a dict, a callable or `None`."""
+        if isinstance(self._tensor_index, tuple):
+            return {pattern: tuple(sizes) for pattern, sizes in self._tensor_index}
+        return self._tensor_index
+
+    def index_variables(self, named_shapes):
+        """The tensor index of every variable; see the base."""
+        return index_variables(named_shapes, self.level, self.tensor_index)
+
+    def get_config(self):
+        """The arguments that make an equal optimizer."""
+        config = super().get_config()
+        indices = self.tensor_index
+        if isinstance(indices, dict):
+            indices = {pattern: list(sizes) for pattern, sizes in indices.items()}
+        config.update(level=self.level, tensor_index=indices)
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """An optimizer from `get_config`'s dictionary."""
+        config = dict(config)
+        if _is_serialized(config.get("tensor_index")):
+            config["tensor_index"] = keras.saving.deserialize_keras_object(
+                config["tensor_index"], custom_objects=custom_objects
+            )
+        return super().from_config(config, custom_objects=custom_objects)
+
+
+def _is_serialized(config):
+    return isinstance(config, Mapping) and "class_name" in config
