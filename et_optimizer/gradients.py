@@ -25,8 +25,8 @@ from keras import ops
 # first (measured in benchmarks/); on small tensors that only adds compile time.
 SLABS = 8
 MIN_SLAB_ENTRIES = 2**17
-# Of a small variable each mode is summed from the entries at once: its time goes
-# into the number of operations, not into passes over it.
+# Of a small variable of many modes each mode is summed from the entries at once: its
+# time goes into the number of operations, not into passes over it.
 MAX_ENTRIES_IN_ONE_ROW = 2**12
 # Repeated indices are found with one integer a row of the table, which beats
 # sorting the indices until the table has this many times more rows than them.
@@ -182,6 +182,15 @@ class DenseGradient:
         """
         return ops.minimum(*self._row_and_column_minima(picked))
 
+    def scaled_by(self, picked):
+        """The gradient times the product of its slices' numbers: an update.
+
+        Args:
+            picked: As for `factors`. Fast with one mode for the rows and one for the
+                columns of the matrix; see `scaled_by_roots`.
+        """
+        return ScaledGradient(self, *self.factors(picked), 1.0)
+
     def scaled_by_roots(self, picked, scalar):
         """The gradient times √(product of its slices' numbers) · scalar: an update.
 
@@ -205,7 +214,8 @@ class DenseGradient:
     def _as_matrix(self, values, stack=None):
         """The values as float32 matrices, and which axes their rows are."""
         index = self.index
-        cut = index.cut if index.size > MAX_ENTRIES_IN_ONE_ROW else 0
+        in_one_row = index.size <= MAX_ENTRIES_IN_ONE_ROW and index.order > 2
+        cut = 0 if in_one_row else index.cut
         self.row_axes, self.column_axes = index.axes[:cut], index.axes[cut:]
         shape = (_length(self.row_axes), _length(self.column_axes))
         if index.stack > 1:

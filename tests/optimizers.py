@@ -1,22 +1,49 @@
 """The optimizers that the shared suites run on: add a name here to cover one more."""
 
-import et_optimizer
+import functools
+
+from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
 
 # Name → a function from keyword arguments to an optimizer. Together they cover
-# every path of the library: levels, elementwise and outer-product updates, clipping
-# and momentum.
+# every path of the library: levels, elementwise and outer-product updates, sums and
+# maxima, stacks of matrices, clipping and momentum of each kind.
 OPTIMIZERS = {
-    "ExtremeTensoring": et_optimizer.ExtremeTensoring,
-    "ExtremeTensoring level 1": lambda **kwargs: et_optimizer.ExtremeTensoring(
-        level=1, **kwargs
+    "ExtremeTensoring": ExtremeTensoring,
+    "ExtremeTensoring level 1": functools.partial(ExtremeTensoring, level=1),
+    "ExtremeTensoring level inf": functools.partial(ExtremeTensoring, level="inf"),
+    "ExtremeTensoring everything on": functools.partial(
+        ExtremeTensoring, level=3, beta_1=0.9, epsilon=1e-8, clip_threshold=1.0
     ),
-    "ExtremeTensoring level inf": lambda **kwargs: et_optimizer.ExtremeTensoring(
-        level="inf", **kwargs
+    "ExtremeTensoring accumulating": functools.partial(
+        ExtremeTensoring, beta_2=None, statistic="sum"
     ),
-    "ExtremeTensoring everything on": lambda **kwargs: et_optimizer.ExtremeTensoring(
-        level=3, beta_1=0.9, epsilon=1e-8, clip_threshold=1.0, **kwargs
+    "SM3": SM3,
+    "SM3 level 2 averaging": functools.partial(SM3, level=2, beta_2=0.9),
+    "SM3-I everything on": functools.partial(
+        SM3, variant="I", level=2, momentum=0.9, epsilon=1e-8, clip_threshold=1.0
     ),
-    "ExtremeTensoring accumulating": lambda **kwargs: et_optimizer.ExtremeTensoring(
-        beta_2=None, statistic="sum", **kwargs
+    "Adafactor": Adafactor,
+    "Adafactor as in Tensor2Tensor": functools.partial(
+        Adafactor,
+        beta_1=0.9,
+        multiply_by_parameter_scale=False,
+        cap_learning_rate=False,
+        min_dim_size_to_factor=7,
     ),
+    "SubsetNorm": SubsetNorm,
+    "SubsetNorm everything on": functools.partial(
+        SubsetNorm,
+        axis={".*": 0},
+        beta_1=0.9,
+        beta_2=None,
+        statistic="sum",
+        epsilon=1e-8,
+        clip_threshold=1.0,
+    ),
+}
+# Those whose tensor index can be given by hand.
+TENSORED = {
+    name: make
+    for name, make in OPTIMIZERS.items()
+    if name.startswith(("ExtremeTensoring", "SM3"))
 }

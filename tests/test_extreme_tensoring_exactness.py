@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from keras import ops
 
 import et_optimizer
-from et_optimizer import TensorIndex, gradients, preconditioners
+from et_optimizer import TensorIndex, preconditioners
 from tests.reference import extreme_tensoring as reference
+from tests.updates import last_update, lengths_and_modes, spread_gradients
 
 STEPS = 20
 LEVELS = [1, 2, 3, "inf"]
@@ -24,18 +25,8 @@ RULES = {
 }
 
 
-def lengths_and_modes(index):
-    return [(axis.length, axis.modes) for axis in index.axes]
-
-
 def library_update(rule, index, steps):
-    """The update after all steps, computed by the library in float32."""
-    rule = preconditioners.ExtremeTensoring(**rule)
-    slots = [ops.zeros(s, "float32") for s in rule.slot_shapes(index).values()]
-    for step, gradient in enumerate(steps, start=1):
-        seen = gradients.see(ops.convert_to_tensor(gradient, "float32"), index)
-        update, slots = rule(seen, slots, ops.convert_to_tensor(step, "float32"))
-    return ops.convert_to_numpy(update.times(1.0))
+    return last_update(preconditioners.ExtremeTensoring(**rule), index, steps)
 
 
 def reference_update(rule, index, steps):
@@ -47,17 +38,6 @@ def reference_update(rule, index, steps):
         epsilon=rule["epsilon"],
     )
     return update
-
-
-def spread_gradients(shape, scale, seed, steps=STEPS):
-    """Gradients over six decades around `scale`, with a slice of zeros a mode."""
-    rng = np.random.default_rng(seed)
-    sizes = 10.0 ** rng.uniform(-3, 3, (steps, *shape))
-    found = scale * sizes * rng.choice([-1.0, 1.0], (steps, *shape))
-    for axis, n in enumerate(shape):
-        if n > 1 and rng.random() < 0.5:
-            np.moveaxis(found, axis + 1, 0)[rng.integers(n)] = 0
-    return found.astype("float32")
 
 
 shapes = st.lists(st.sampled_from([1, 2, 3, 4, 5, 7, 8, 11, 12, 13]), max_size=5)

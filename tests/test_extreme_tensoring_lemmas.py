@@ -8,25 +8,13 @@ from hypothesis import strategies as st
 from keras import ops
 
 import et_optimizer
-from et_optimizer import TensorIndex, gradients, preconditioners
+from et_optimizer import TensorIndex, preconditioners
 from tests.reference import extreme_tensoring as reference
+from tests.updates import last_update, lengths_and_modes, random_gradients
 
 levels = st.sampled_from([1, 2, 3, "inf"])
 shapes = st.lists(st.integers(1, 13), max_size=3).map(tuple)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def last_update(rule, index, steps):
-    slots = [ops.zeros(s, "float32") for s in rule.slot_shapes(index).values()]
-    for step, gradient in enumerate(steps, start=1):
-        seen = gradients.see(ops.convert_to_tensor(gradient, "float32"), index)
-        update, slots = rule(seen, slots, ops.convert_to_tensor(step, "float32"))
-    return ops.convert_to_numpy(update.times(1.0)).astype("float64")
-
-
-def random_steps(shape, seed, count=6):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((count, *shape)).astype("float32")
 
 
 ACCUMULATED = preconditioners.ExtremeTensoring(None, "sum", 0.0)
@@ -34,7 +22,7 @@ ACCUMULATED = preconditioners.ExtremeTensoring(None, "sum", 0.0)
 
 @given(shape=shapes, level=levels, seed=seeds)
 def test_the_preconditioner_is_at_least_adagrads_entry_by_entry(shape, level, seed):
-    steps = random_steps(shape, seed)
+    steps = random_gradients(shape, seed)
     assume(np.all(np.abs(steps[-1]) > 1e-6))
     update = last_update(ACCUMULATED, TensorIndex.from_shape(shape, level), steps)
     preconditioner = steps[-1] / update
@@ -43,7 +31,7 @@ def test_the_preconditioner_is_at_least_adagrads_entry_by_entry(shape, level, se
 
 @given(size=st.integers(1, 50), seed=seeds)
 def test_one_mode_is_adagrad(size, seed):
-    steps = random_steps((size,), seed)
+    steps = random_gradients((size,), seed)
     update = last_update(ACCUMULATED, TensorIndex.from_shape((size,), 1), steps)
     np.testing.assert_allclose(update, steps[-1] / reference.adagrad(steps), rtol=1e-5)
 
@@ -82,7 +70,7 @@ def test_scaling_all_gradients_leaves_the_update_unchanged(
     shape, level, seed, factor, statistic, beta_2
 ):
     rule = preconditioners.ExtremeTensoring(beta_2, statistic, 0.0)
-    index, steps = TensorIndex.from_shape(shape, level), random_steps(shape, seed)
+    index, steps = TensorIndex.from_shape(shape, level), random_gradients(shape, seed)
     np.testing.assert_allclose(
         last_update(rule, index, steps * factor),
         last_update(rule, index, steps),
@@ -92,7 +80,7 @@ def test_scaling_all_gradients_leaves_the_update_unchanged(
 
 def traces(steps, index):
     """Tr H_T and Tr Ĥ_T, entries that never saw a gradient counting 0."""
-    sizes, slices = reference.coordinates([(a.length, a.modes) for a in index.axes])
+    sizes, slices = reference.coordinates(lengths_and_modes(index))
     squares = (np.asarray(steps, "float64") ** 2).sum(0).ravel()
     product = 1.0
     for size, at in zip(sizes, slices):

@@ -8,9 +8,13 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from tests.optimizers import OPTIMIZERS
+import et_optimizer
+from tests.optimizers import OPTIMIZERS, TENSORED
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+every_tensored_optimizer = pytest.mark.parametrize(
+    "make", TENSORED.values(), ids=TENSORED
+)
 
 
 def data(count=64, seed=0):
@@ -76,6 +80,16 @@ def test_fit_on_tf_data_lowers_the_loss(make, jit_compile):
     history = model.fit(batches, epochs=10, verbose=0).history["loss"]
     assert history[-1] < 0.8 * history[0]
     assert int(model.optimizer.iterations) == 40
+
+
+def test_every_optimizer_of_the_library_is_covered():
+    covered = {type(make()).__name__ for make in OPTIMIZERS.values()}
+    exported = {
+        name
+        for name in et_optimizer.__all__
+        if hasattr(getattr(et_optimizer, name), "update_step")
+    }
+    assert covered == exported
 
 
 @every_optimizer
@@ -295,9 +309,10 @@ def test_empty_variables_and_scalars_train(make):
 @every_optimizer
 def test_the_config_makes_an_equal_optimizer(make):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5)
+    by_hand = {"tensor_index": {"^weights$": (4, 12)}}
     optimizer = make(
+        **(by_hand if make in TENSORED.values() else {}),
         learning_rate=schedule,
-        tensor_index={"^weights$": (4, 12)},
         weight_decay=0.01,
         clipnorm=3.0,
         name="ours",
@@ -320,7 +335,7 @@ def rows_by_hand(path, shape):
     return (4, 12) if path == "weights" else None
 
 
-@every_optimizer
+@every_tensored_optimizer
 def test_a_registered_callable_index_survives_the_config(make):
     optimizer = make(learning_rate=0.1, tensor_index=rows_by_hand)
     revived = keras.saving.deserialize_keras_object(

@@ -1,5 +1,6 @@
 """What only TensorFlow has: sparse gradients, tapes, tf.train.Checkpoint."""
 
+import functools
 import re
 
 import keras
@@ -13,8 +14,8 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from et_optimizer import ExtremeTensoring
-from tests.optimizers import OPTIMIZERS
+from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
+from tests.optimizers import OPTIMIZERS, TENSORED
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
@@ -45,49 +46,63 @@ def trained(optimizer, shape, steps, jit_compile):
     return variable.numpy(), [v.numpy() for v in optimizer.variables]
 
 
-@every_optimizer
-@pytest.mark.parametrize("jit_compile", [True, False])
-@pytest.mark.parametrize(
-    ("shape", "rows", "index"),
-    [
-        ((53, 6), 40, None),
-        ((53, 6), 40, {"table": (8, 7, 2, 3)}),
-        ((12, 6), 9, {"table": (9, 8)}),
-        ((12, 6), 9, {"table": (10, 8)}),
-        ((11, 4, 3), 5, None),
-        ((30_000, 2), 5, None),
-        ((7,), 9, None),
-        ((1, 5), 3, None),
-    ],
-)
-def test_sparse_gradients_give_the_dense_result(make, jit_compile, shape, rows, index):
+def assert_sparse_equals_dense(make, shape, rows, jit_compile):
     steps = sparse_steps(shape, rows, seed=1)
-    sparse = trained(
-        make(learning_rate=0.1, tensor_index=index), shape, steps, jit_compile
-    )
-    dense = trained(
-        make(learning_rate=0.1, tensor_index=index),
-        shape,
-        [tf.convert_to_tensor(step) for step in steps],
-        jit_compile,
-    )
+    sparse = trained(make(learning_rate=0.1), shape, steps, jit_compile)
+    dense_steps = [tf.convert_to_tensor(step) for step in steps]
+    dense = trained(make(learning_rate=0.1), shape, dense_steps, jit_compile)
     np.testing.assert_allclose(sparse[0], dense[0], rtol=1e-5, atol=1e-6)
     for one, other in zip(sparse[1], dense[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=15)
+@every_optimizer
+@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [
+        ((53, 6), 40),
+        ((11, 4, 3), 5),
+        ((5, 2, 3, 4), 7),
+        ((30_000, 2), 5),
+        ((7,), 9),
+        ((1, 5), 3),
+    ],
+)
+def test_sparse_gradients_give_the_dense_result(make, jit_compile, shape, rows):
+    assert_sparse_equals_dense(make, shape, rows, jit_compile)
+
+
+@pytest.mark.parametrize("make", TENSORED.values(), ids=TENSORED)
+@pytest.mark.parametrize(
+    ("shape", "rows", "sizes"),
+    [((53, 6), 40, (8, 7, 2, 3)), ((12, 6), 9, (9, 8)), ((12, 6), 9, (10, 8))],
+)
+def test_sparse_gradients_give_the_dense_result_by_hand(make, shape, rows, sizes):
+    make = functools.partial(make, tensor_index={"table": sizes})
+    assert_sparse_equals_dense(make, shape, rows, jit_compile=True)
+
+
+@settings(max_examples=30)
 @given(
     rows=st.integers(0, 30),
     table=st.sampled_from([1, 7, 30, 40_000]),
-    level=st.sampled_from([1, 2, 3, "inf"]),
+    make=st.sampled_from(
+        [
+            *(functools.partial(ExtremeTensoring, level=k) for k in (1, 2, 3, "inf")),
+            *(functools.partial(SM3, level=k) for k in (1, 2, "inf")),
+            *(functools.partial(SM3, variant=v, beta_2=0.9) for v in ("I", "II")),
+            Adafactor,
+            functools.partial(SubsetNorm, axis=0),
+        ]
+    ),
     seed=st.integers(0, 1000),
 )
-def test_any_pattern_of_repeated_rows_gives_the_dense_result(rows, table, level, seed):
+def test_any_pattern_of_repeated_rows_gives_the_dense_result(rows, table, make, seed):
     steps = sparse_steps((table, 3), rows, seed, steps=2)
-    sparse = trained(ExtremeTensoring(0.1, level=level), (table, 3), steps, None)
+    sparse = trained(make(0.1), (table, 3), steps, None)
     dense_steps = [tf.convert_to_tensor(step) for step in steps]
-    dense = trained(ExtremeTensoring(0.1, level=level), (table, 3), dense_steps, None)
+    dense = trained(make(0.1), (table, 3), dense_steps, None)
     np.testing.assert_allclose(sparse[0], dense[0], rtol=1e-5, atol=1e-6)
 
 
@@ -99,12 +114,22 @@ def full_size_results(function, shape, *args):
     return [match.group(1) for match in result.finditer(entry)]
 
 
-@pytest.mark.parametrize("level", [1, 2, 3, "inf"])
 @pytest.mark.parametrize("clip_threshold", [None, 1.0])
-def test_no_dense_gradient_exists_for_a_sparse_one(level, clip_threshold):
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(functools.partial(ExtremeTensoring, level=k) for k in (1, 2, 3, "inf")),
+        *(functools.partial(SM3, level=k) for k in (1, 2)),
+        functools.partial(SM3, variant="I"),
+        functools.partial(Adafactor, multiply_by_parameter_scale=False),
+        functools.partial(SubsetNorm, axis=0),
+    ],
+    ids=lambda make: f"{make.func.__name__} {make.keywords}",
+)
+def test_no_dense_gradient_exists_for_a_sparse_one(make, clip_threshold):
     shape, rows = (50_000, 64), 100
     variable = keras.Variable(np.zeros(shape, "float32"), name="table")
-    optimizer = ExtremeTensoring(level=level, clip_threshold=clip_threshold)
+    optimizer = make(clip_threshold=clip_threshold)
     optimizer.build([variable])
 
     @tf.function(jit_compile=True, autograph=False)

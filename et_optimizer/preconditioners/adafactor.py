@@ -54,11 +54,12 @@ class Adafactor(Preconditioner):
         slots = [
             (1.0 - weight) * slot + weight * mean for slot, mean in zip(slots, means)
         ]
-        inverses = [1.0 / slot for slot in slots]
+        # Roots first: with R at ε₁ in an empty row, R / mean(R) can leave float32.
+        roots = [ops.rsqrt(slot) for slot in slots]
         if len(slots) == 2:
             rows, _ = slots
-            inverses[0] = ops.mean(rows, axis=-1, keepdims=True) / rows
-        return gradient.scaled_by_roots(gradient.at_slices(inverses), 1.0), slots
+            roots[0] = roots[0] * ops.sqrt(ops.mean(rows, axis=-1, keepdims=True))
+        return gradient.scaled_by(gradient.at_slices(roots)), slots
 
     def rate(self, learning_rate, variable, step):
         """ρₜ · max(ε₂, RMS(x)); see `Preconditioner`."""

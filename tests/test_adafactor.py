@@ -1,0 +1,212 @@
+"""Adafactor against Keras's own, against a float64 transcription, and what it holds."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from et_optimizer import Adafactor, memory_report, schedules
+from tests.reference import adafactor as reference
+from tests.updates import random_gradients, spread_gradients
+
+RANKS = [(), (1,), (7,), (6, 9), (1, 8), (8, 1), (3, 4, 5), (3, 1, 5), (2, 3, 4, 5)]
+
+
+def weights_after(optimizer, start, steps):
+    variable = keras.Variable(start, name="weights")
+    for gradient in steps:
+        optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
+    return ops.convert_to_numpy(variable)
+
+
+def start_of(shape, seed=1):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+@pytest.mark.parametrize("relative_step", [True, False])
+@pytest.mark.parametrize(
+    "rate", [0.001, 0.5, keras.optimizers.schedules.ExponentialDecay(0.3, 4, 0.5)]
+)
+@pytest.mark.parametrize("shape", RANKS)
+def test_it_gives_the_weights_of_keras_adafactor(shape, rate, relative_step):
+    steps, start = random_gradients(shape, seed=0, steps=20), start_of(shape)
+    arguments = dict(learning_rate=rate, relative_step=relative_step)
+    theirs = weights_after(keras.optimizers.Adafactor(**arguments), start, steps)
+    ours = weights_after(Adafactor(**arguments), start, steps)
+    assert np.any(theirs != start)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_it_takes_the_place_of_keras_adafactor_with_any_arguments():
+    shape = (12, 30)
+    steps, start = 100 * random_gradients(shape, seed=0, steps=20), start_of(shape)
+    arguments = dict(
+        learning_rate=0.2,
+        beta_2_decay=-0.6,
+        epsilon_1=1e-3,
+        epsilon_2=10.0,
+        clip_threshold=0.3,
+        weight_decay=0.1,
+        clipnorm=50.0,
+    )
+    theirs = weights_after(keras.optimizers.Adafactor(**arguments), start, steps)
+    ours = weights_after(Adafactor(**arguments), start, steps)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    config = keras.optimizers.Adafactor(**arguments).get_config()
+    again = Adafactor.from_config(config).get_config()
+    assert {name: again[name] for name in config} == config
+
+
+OPTIONS = {
+    "the paper's": (dict(), dict()),
+    "without clipping": (dict(clip_threshold=None), dict(clip=None)),
+    "without parameter scale": (
+        dict(multiply_by_parameter_scale=False),
+        dict(scale_by_parameter=False),
+    ),
+    "with a rate of its own": (dict(cap_learning_rate=False), dict(cap=False)),
+    "with momentum": (dict(beta_1=0.9), dict(beta_1=0.9)),
+    "factoring large matrices only": (
+        dict(min_dim_size_to_factor=5),
+        dict(least_to_factor=5),
+    ),
+    "Tensor2Tensor with all of it": (
+        dict(
+            beta_1=0.8,
+            cap_learning_rate=False,
+            multiply_by_parameter_scale=False,
+            min_dim_size_to_factor=4,
+            beta_2_decay=-1.0,
+        ),
+        dict(
+            beta_1=0.8,
+            cap=False,
+            scale_by_parameter=False,
+            least_to_factor=4,
+            decay=-1.0,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), OPTIONS.values(), ids=OPTIONS)
+@settings(max_examples=10)
+@given(
+    shape=st.lists(st.sampled_from([1, 2, 3, 4, 5, 7, 11, 13]), max_size=4),
+    exponent=st.integers(-9, 9),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_weights_equal_the_transcription(ours, theirs, shape, exponent, seed):
+    while np.prod(shape) > 3000:
+        shape = shape[:-1]
+    steps = spread_gradients(shape, 10.0**exponent, seed, steps=8)
+    # A start of 0 shows the steps themselves, to their own precision.
+    start = np.zeros(shape, "float32")
+    rates = 0.3 * 0.9 ** np.arange(8)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 1, 0.9)
+    found = weights_after(Adafactor(schedule, **ours), start, steps)
+    *_, expected = reference.weights(start, steps, rates, **theirs)
+    scale = np.max(np.abs(expected), initial=0.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    "shape", [(769, 521), (3, 3, 61, 67), (1, 1031), (5, 27127), (27127, 5)]
+)
+def test_large_odd_shapes_equal_the_transcription(shape):
+    # Large enough for the sums over slabs, with remainders on both axes.
+    steps, start = spread_gradients(shape, 1.0, seed=0, steps=3), start_of(shape)
+    found = weights_after(Adafactor(0.1), start, steps)
+    *_, expected = reference.weights(start, steps, [0.1] * 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(), (13,), (13, 7), (2, 3, 4)])
+def test_gradients_of_zero_move_nothing_and_leave_no_trace(shape):
+    start = start_of(shape)
+    steps = np.zeros((3, *shape), "float32")
+    np.testing.assert_array_equal(weights_after(Adafactor(), start, steps), start)
+    steps[2] = random_gradients(shape, seed=0, steps=1)[0]
+    found = weights_after(Adafactor(0.1), start, steps)
+    *_, expected = reference.weights(start, steps, [0.1] * 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_other_float_dtypes_compute_in_float32(dtype):
+    variable = keras.Variable(start_of((24, 9)), dtype=dtype)
+    start = ops.convert_to_numpy(ops.cast(variable, "float32"))
+    gradient = ops.cast(start_of((24, 9), seed=2), dtype)
+    optimizer = Adafactor(0.5)
+    optimizer.apply([gradient], [variable])
+    slots = optimizer.variables[2:]
+    assert {keras.backend.standardize_dtype(v.dtype) for v in slots} == {"float32"}
+    exact = ops.convert_to_numpy(ops.cast(gradient, "float32"))
+    (expected,) = reference.weights(start, [exact], [0.5])
+    bits = {"bfloat16": 8, "float16": 11}[dtype]
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(ops.cast(variable, "float32")),
+        expected,
+        rtol=0,
+        atol=4 * 2**-bits,
+    )
+
+
+@pytest.mark.parametrize("shape", RANKS)
+def test_it_holds_rows_and_columns_and_nothing_else(shape):
+    variable = keras.Variable(np.zeros(shape, "float32"), name="kernel")
+    optimizer = Adafactor()
+    optimizer.build([variable])
+    held = {v.name: tuple(v.shape) for v in optimizer.variables[2:]}
+    matrix = [n for n in shape[-2:] if n > 1]
+    stack = int(np.prod(shape[:-2]))
+    lead = (stack,) if stack > 1 else ()
+    if len(matrix) == 2:
+        expected = {
+            "kernel_rows": (*lead, matrix[0]),
+            "kernel_columns": (*lead, matrix[1]),
+        }
+    else:
+        # One row or column is all there is: V itself, no larger than R and C.
+        expected = {"kernel_entries": (*lead, *matrix)}
+    assert held == expected
+
+
+def test_only_matrices_of_the_least_size_are_factored():
+    variables = [keras.Variable(np.zeros(s, "float32")) for s in [(8, 9), (7, 90)]]
+    optimizer = Adafactor(min_dim_size_to_factor=8)
+    optimizer.build(variables)
+    assert [row.slots for row in memory_report(optimizer).rows] == [17, 630]
+
+
+def test_the_report_shows_what_keras_adafactor_holds_beside_it():
+    net = keras.Sequential([keras.Input((2000,)), keras.layers.Dense(512)])
+    reports = {}
+    for make in (Adafactor, keras.optimizers.Adafactor):
+        optimizer = make()
+        optimizer.build(net.trainable_variables)
+        reports[make] = memory_report(optimizer).rows[0].slots
+    assert reports[Adafactor] == 2512
+    assert reports[keras.optimizers.Adafactor] == 2512 + 2000 * 512
+
+
+def test_the_state_of_keras_adafactor_is_refused():
+    variable = keras.Variable(np.zeros((6, 9), "float32"))
+    theirs, ours = keras.optimizers.Adafactor(), Adafactor()
+    for optimizer in (theirs, ours):
+        optimizer.apply([ops.ones((6, 9))], [variable])
+    store = {}
+    theirs.save_own_variables(store)
+    with pytest.raises(ValueError, match="does not fit this Adafactor"):
+        ours.load_own_variables(store)
+
+
+def test_it_follows_the_schedules_of_the_paper():
+    rate = schedules.InverseSquareRoot(0.5, warmup_steps=3)
+    steps, start = random_gradients((4, 5), seed=0), start_of((4, 5))
+    found = weights_after(Adafactor(rate, cap_learning_rate=False), start, steps)
+    rates = [0.5 * min(t * 3**-1.5, t**-0.5) for t in range(1, 7)]
+    *_, expected = reference.weights(start, steps, rates, cap=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
