@@ -141,7 +141,7 @@ class DenseGradient:
         Returns:
             A list of float32 tensors in the shapes of `index.slot_shapes`.
         """
-        minima = self._row_and_column_minima(self.at_slices(vectors))
+        minima = self.minima(self.at_slices(vectors))
         return self._over_slices(MAXIMUM, _squares_above_minima, minima)
 
     def at_slices(self, vectors):
@@ -172,15 +172,21 @@ class DenseGradient:
         return self._combined(picked, PRODUCT)
 
     def minima(self, picked):
-        """The smallest of the numbers of its slices, for every entry of the matrix.
+        """One number for the rows and one for the columns from one vector a mode.
 
         Args:
             picked: As for `factors`.
 
         Returns:
-            A tensor that can be broadcast to the matrix.
+            `(row_minima, column_minima)` in the shapes of `factors`. Their minimum is,
+            at every entry, the smallest of its slices' numbers.
         """
-        return ops.minimum(*self._row_and_column_minima(picked))
+        rows, columns = self._combined(picked, MINIMUM)
+        if _modes(self.row_axes) > 1:
+            rows = _written_out(rows)
+        if _modes(self.column_axes) > 1:
+            columns = _written_out(columns)
+        return rows, columns
 
     def scaled_by(self, picked):
         """The gradient times the product of its slices' numbers: an update.
@@ -203,9 +209,14 @@ class DenseGradient:
             self, ops.sqrt(row_factor), ops.sqrt(column_factor), scalar
         )
 
-    def times(self, tensor):
-        """The gradient times one number an entry, as a matrix: an update."""
-        return ElementwiseUpdate(self, self.matrix * tensor)
+    def elementwise(self, numbers, factors):
+        """Numbers made of the gradient and two factors, entry by entry: an update.
+
+        Args:
+            numbers: `(matrix, row_factor, column_factor) -> tensor`, elementwise.
+            factors: A pair in the shapes of `factors`.
+        """
+        return ElementwiseUpdate(self, numbers, factors)
 
     def restore(self, matrix):
         """Gives a matrix of this gradient's shape the form of the gradient."""
@@ -255,14 +266,6 @@ class DenseGradient:
         if picked[cut:]:
             found = _along_axes(picked[cut:], self.column_axes, combination)
             columns = ops.expand_dims(found, -2)
-        return rows, columns
-
-    def _row_and_column_minima(self, picked):
-        rows, columns = self._combined(picked, MINIMUM)
-        if _modes(self.row_axes) > 1:
-            rows = _written_out(rows)
-        if _modes(self.column_axes) > 1:
-            columns = _written_out(columns)
         return rows, columns
 
     def _along_rows(self, vectors, combination):
@@ -411,20 +414,29 @@ class ScaledGradient:
 
 
 class ElementwiseUpdate:
-    """An update that is written out as a matrix."""
+    """An update that is made of a gradient and two factors entry by entry.
 
-    def __init__(self, gradient, matrix):
+    Like a `ScaledGradient` it is never written out.
+    """
+
+    def __init__(self, gradient, numbers, factors):
         self.gradient = gradient
-        self.matrix = matrix
+        self.numbers = numbers
+        self.factors = factors
 
     def root_mean_square(self):
         """The root mean square over all entries of the variable."""
-        total = _sum_of(_squares, self.matrix)
+
+        def squares(matrix, *factors):
+            return ops.square(self.numbers(matrix, *factors))
+
+        total = _sum_of(squares, self.gradient.matrix, self.factors)
         return ops.sqrt(total / self.gradient.index.size)
 
     def times(self, scalar):
         """The update times a scalar, in the form of the gradient."""
-        return self.gradient.restore(self.matrix * scalar)
+        matrix = self.numbers(self.gradient.matrix, *self.factors)
+        return self.gradient.restore(matrix * scalar)
 
 
 def root_mean_square(tensor):

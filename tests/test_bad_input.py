@@ -1,37 +1,75 @@
 """Bad input is refused at the door, with the value, the rule and the remedy."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import et_optimizer
-from et_optimizer import ExtremeTensoring
+from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
+from tests.optimizers import OPTIMIZERS
+
+every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
-@pytest.mark.parametrize("level", [0, -1, 1.5, "2", None])
-def test_bad_levels_are_refused_when_constructed(level):
-    with pytest.raises(ValueError, match="level must be .* received level="):
-        ExtremeTensoring(level=level)
+# Argument, values that are refused, what the error says.
+OUT_OF_RANGE = [
+    ("level", [0, -1, 1.5, "2", None], "level must be 1, 2, 3"),
+    ("beta_1", [-0.1, 1.0, "0.9", None, float("nan")], r"number in \[0, 1\)"),
+    ("momentum", [-0.1, 1.0, "0.9", None, float("nan")], r"number in \[0, 1\)"),
+    ("beta_2", [-0.1, 1.0, 1.5, "0.9", float("nan")], r"in \[0, 1\) or None"),
+    ("epsilon", [-1e-8, 1e-40, float("inf"), None, "0"], "must be 0 or a number"),
+    ("clip_threshold", [0.0, -1.0, 1e-50, float("inf"), "1"], "between 1.2e-38"),
+    ("statistic", ["max", None, 1], "'mean' or 'sum'"),
+    ("variant", ["III", 2, None], "'I' or 'II'"),
+    ("momentum_dtype", ["float16", None], "'float32' or 'bfloat16'"),
+    ("tensor_index", ["kernel", 3, [(4, 4)]], "must be None, a dict"),
+    ("beta_2_decay", [0.8, 0, -1.5, None], r"number in \[-1, 0\)"),
+    ("epsilon_1", [0.0, -1.0, 1e-50, None], "between 1.2e-38.*1e-30"),
+    ("epsilon_2", [-1e-3, None], "must be 0 or a number"),
+    ("relative_step", [1, None, "yes"], "True or False"),
+    ("multiply_by_parameter_scale", [0, None], "True or False"),
+    ("cap_learning_rate", [0, None], "True or False"),
+    ("min_dim_size_to_factor", [-1, 2.0, True, None], "an integer, 0 or more"),
+]
+OF_EVERY_CLASS = [
+    (optimizer, argument, values, message)
+    for optimizer in (ExtremeTensoring, SM3, Adafactor, SubsetNorm)
+    for argument, values, message in OUT_OF_RANGE
+    if argument in inspect.signature(optimizer).parameters
+]
 
 
 @pytest.mark.parametrize(
-    ("argument", "values", "message"),
-    [
-        ("beta_1", [-0.1, 1.0, "0.9", None, float("nan")], r"number in \[0, 1\)"),
-        ("beta_2", [-0.1, 1.0, 1.5, "0.9", float("nan")], r"in \[0, 1\) or None"),
-        ("epsilon", [-1e-8, 1e-40, float("inf"), None, "0"], "must be 0 or a number"),
-        ("clip_threshold", [0.0, -1.0, 1e-50, float("inf"), "1"], "between 1.2e-38"),
-        ("statistic", ["max", None, 1], "'mean' or 'sum'"),
-        ("momentum_dtype", ["float16", None], "'float32' or 'bfloat16'"),
-        ("tensor_index", ["kernel", 3, [(4, 4)]], "must be None, a dict"),
+    ("optimizer", "argument", "values", "message"),
+    OF_EVERY_CLASS,
+    ids=[
+        f"{optimizer.__name__} {argument}" for optimizer, argument, *_ in OF_EVERY_CLASS
     ],
 )
-def test_arguments_out_of_range_are_refused_when_constructed(argument, values, message):
+def test_arguments_out_of_range_are_refused_when_constructed(
+    optimizer, argument, values, message
+):
     for value in values:
         with pytest.raises(ValueError, match=message) as error:
-            ExtremeTensoring(**{argument: value})
+            optimizer(**{argument: value})
         assert argument in str(error.value) and repr(value) in str(error.value)
+
+
+def test_every_argument_of_every_optimizer_is_tried_out_of_range():
+    own = {"learning_rate", "kwargs", "axis"}  # Keras checks one, test_subset_norm one
+    tried = {(optimizer, argument) for optimizer, argument, *_ in OF_EVERY_CLASS}
+    for optimizer in (ExtremeTensoring, SM3, Adafactor, SubsetNorm):
+        for argument in inspect.signature(optimizer).parameters:
+            assert argument in own or (optimizer, argument) in tried
+
+
+@every_optimizer
+def test_arguments_that_do_not_exist_are_refused(make):
+    with pytest.raises(ValueError, match="not recognized.*lerning_rate"):
+        make(lerning_rate=0.1)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +111,14 @@ def test_an_index_that_does_not_fit_changes_no_weight(overrides, message):
         np.testing.assert_array_equal(before, weight.numpy())
 
 
+@every_optimizer
 @pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
-def test_variables_that_are_not_floating_point_are_refused(dtype):
+def test_variables_that_are_not_floating_point_are_refused(make, dtype):
     if dtype == "complex64" and keras.backend.backend() != "tensorflow":
         pytest.skip("Keras makes complex variables on TensorFlow only")
     variable = keras.Variable(np.zeros((3, 2)), dtype=dtype, name="bad")
     with pytest.raises(ValueError, match=f"'bad' of dtype {dtype}"):
-        ExtremeTensoring().build([variable])
+        make().build([variable])
 
 
 def trained(**kwargs):
@@ -109,11 +148,26 @@ def test_the_state_of_another_index_is_refused_and_nothing_changes(saved, loadin
         np.testing.assert_array_equal(value, variable.numpy())
 
 
+@pytest.mark.parametrize("make", [SM3, Adafactor, SubsetNorm])
+def test_state_of_another_form_is_refused_and_nothing_changes(make):
+    store = {}
+    trained(level="inf").optimizer.save_own_variables(store)
+    model, _ = model_and_start()
+    model.compile(make(), "mse")
+    model.fit(np.ones((4, 3)), np.zeros((4, 4)), verbose=0)
+    before = [ops.convert_to_numpy(v) for v in model.optimizer.variables]
+    with pytest.raises(ValueError, match=f"does not fit this {make.__name__}"):
+        model.optimizer.load_own_variables(store)
+    for value, variable in zip(before, model.optimizer.variables):
+        np.testing.assert_array_equal(value, ops.convert_to_numpy(variable))
+
+
+@every_optimizer
 @pytest.mark.parametrize("shape", [(4, 3), (12,), (3, 4, 1), ()])
-def test_a_gradient_of_another_shape_is_refused_and_changes_no_weight(shape):
+def test_a_gradient_of_another_shape_is_refused_and_changes_no_weight(make, shape):
     variable = keras.Variable(np.ones((3, 4), "float32"))
     with pytest.raises(ValueError, match=r"its variable's shape; received .* \(3, 4\)"):
-        ExtremeTensoring().apply([ops.ones(shape)], [variable])
+        make().apply([ops.ones(shape)], [variable])
     np.testing.assert_array_equal(variable.numpy(), np.ones((3, 4)))
 
 

@@ -154,20 +154,25 @@ def test_an_averaged_model_is_counted():
 
 COMPILED_WITHOUT_TEMPORARIES = """
 import jax, keras, et_optimizer
+from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
 assert keras.backend.backend() == "jax"
 shapes = [(5003, 768), (768, 3072), (3, 3, 64, 128), (4096,)]
-for level in ("inf", 1, 2, 3):
-    for arguments in ({}, {"clip_threshold": 1.0}):
-        optimizer = et_optimizer.ExtremeTensoring(level=level, **arguments)
-        variables = [keras.Variable(jax.numpy.ones(s)) for s in shapes]
-        optimizer.build(variables)
-        state = [v.value for v in optimizer.variables]
-        weights = [v.value for v in variables]
-        compiled = jax.jit(optimizer.stateless_apply, donate_argnums=(0, 2)).lower(
-            state, weights, weights
-        ).compile()
-        temporary = compiled.memory_analysis().temp_size_in_bytes
-        assert temporary < 0.05 * 4 * 5003 * 768, (level, arguments, temporary)
+levels = [{"level": level} for level in ("inf", 1, 2, 3)]
+rules = [(ExtremeTensoring, level) for level in levels]
+rules += [(Adafactor, {}), (SubsetNorm, {})]
+rules += [(rule, own | {"clip_threshold": 1.0}) for rule, own in rules]
+rules += [(SM3, level) for level in levels] + [(SM3, {"variant": "I"})]
+for rule, arguments in rules:
+    optimizer = rule(**arguments)
+    variables = [keras.Variable(jax.numpy.ones(s)) for s in shapes]
+    optimizer.build(variables)
+    state = [v.value for v in optimizer.variables]
+    weights = [v.value for v in variables]
+    compiled = jax.jit(optimizer.stateless_apply, donate_argnums=(0, 2)).lower(
+        state, weights, weights
+    ).compile()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    assert temporary < 0.05 * 4 * 5003 * 768, (rule, arguments, temporary)
 import sys
 assert "tensorflow" not in sys.modules
 """

@@ -269,6 +269,17 @@ def test_a_tf_checkpoint_of_another_level_is_refused_before_anything_changes(tmp
         np.testing.assert_array_equal(value, variable.numpy())
 
 
+def test_a_tf_checkpoint_of_another_optimizer_is_refused(tmp_path):
+    # Both hold as many numbers; they are not the same numbers.
+    model, optimizer, checkpoint = checkpointed(
+        lambda **kwargs: ExtremeTensoring(level=1, **kwargs)
+    )
+    path = checkpoint.save(str(tmp_path / "checkpoint"))
+    model, optimizer, checkpoint = checkpointed(SM3)
+    with pytest.raises(ValueError, match="does not fit this SM3"):
+        checkpoint.restore(path)
+
+
 @pytest.mark.parametrize("level", [2, "inf"])
 def test_a_checkpoint_restored_before_building_is_refused_when_built(level, tmp_path):
     model, optimizer, checkpoint = checkpointed(

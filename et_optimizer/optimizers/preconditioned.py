@@ -174,6 +174,12 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         )
         return config
 
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """An optimizer from `get_config`'s dictionary."""
+        # A copy, because Keras puts the schedule it makes in the dictionary's place.
+        return super().from_config(dict(config), custom_objects=custom_objects)
+
     def _plan(self, variable, index):
         """Name, shape and dtype of everything to be held for a variable."""
         shapes = self._preconditioner.slot_shapes(index)

@@ -76,13 +76,16 @@ class ExtremeTensoring(Preconditioner):
             total / (weight * n) if share is None else total / (weight * n * share)
             for total, n, share in zip(totals, most, shares)
         ]
-        row_factor, column_factor = gradient.factors(_powers(means, 1.0 / order))
-        product = row_factor * column_factor
         floor = self.epsilon ** (1.0 / order)
-        larger, smaller = ops.maximum(product, floor), ops.minimum(product, floor)
-        bracket = 1.0 + ops.power(smaller / larger, float(order))
-        scale = ops.rsqrt(larger) * ops.power(bracket, -0.5 / order)
-        return gradient.times(scale)
+
+        def scaled(matrix, row_factor, column_factor):
+            product = row_factor * column_factor
+            larger, smaller = ops.maximum(product, floor), ops.minimum(product, floor)
+            bracket = 1.0 + ops.power(smaller / larger, float(order))
+            return matrix * ops.rsqrt(larger) * ops.power(bracket, -0.5 / order)
+
+        factors = gradient.factors(_powers(means, 1.0 / order))
+        return gradient.elementwise(scaled, factors)
 
     def _total_weight(self, step):
         """Σ_{s<t} β₂^s, the sum that turns S into a bias-corrected average."""

@@ -37,6 +37,11 @@ class SM3(Preconditioner):
         checks.decay("beta_2", self.beta_2, or_none=True)
         checks.epsilon("epsilon", self.epsilon)
 
+    def slot_shapes(self, index):
+        """What is kept, one accumulator a mode; see `Preconditioner`."""
+        shapes = index.slot_shapes
+        return {f"accumulator_{i}": shape for i, shape in enumerate(shapes)}
+
     def __call__(self, gradient, slots, step):
         """One step; see `Preconditioner`."""
         decay = 1.0 if self.beta_2 is None else self.beta_2
@@ -44,12 +49,18 @@ class SM3(Preconditioner):
         if self.variant == "I":
             maxima = gradient.slice_maxima()
             slots = [slot + largest for slot, largest in zip(decayed, maxima)]
-            nu = gradient.minima(gradient.at_slices(slots))
+            minima = gradient.minima(gradient.at_slices(slots))
         else:
-            nu = gradient.minima(gradient.at_slices(decayed))
-            nu = nu + ops.square(gradient.matrix)
             slots = gradient.slice_maxima_above(decayed)
+            minima = gradient.minima(gradient.at_slices(decayed))
+        return gradient.elementwise(self._scaled, minima), slots
+
+    def _scaled(self, matrix, row_minima, column_minima):
+        """g / √(ν + ε), entry by entry."""
+        nu = ops.minimum(row_minima, column_minima)
+        if self.variant == "II":
+            nu = nu + ops.square(matrix)
         weight = 1.0 if self.beta_2 is None else 1.0 - self.beta_2
         # Where ν is 0 so is g, and any finite root will do.
         nu = ops.maximum(nu * weight + self.epsilon, checks.SMALLEST_FLOAT32)
-        return gradient.times(ops.rsqrt(nu)), slots
+        return matrix * ops.rsqrt(nu)
