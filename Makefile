@@ -9,12 +9,14 @@ DONE := $(VENV)/.installed
 demo: $(DONE)
 	$(BIN)/python -m tf_models.compare
 
-# Under JAX what does not need TensorFlow's own features, then all under TensorFlow.
+# Under JAX what does not need TensorFlow's own features, then all under TensorFlow;
+# two tests at a time.
+UNDER_JAX := $(addprefix tests/test_,$(addsuffix .py,adafactor bad_input \
+	extreme_tensoring_exactness extreme_tensoring_lemmas schedules sm3 subset_norm))
 test: lint
-	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_extreme_tensoring_exactness.py \
-		tests/test_extreme_tensoring_lemmas.py tests/test_bad_input.py
-	$(BIN)/python -m pytest --cov=et_optimizer --cov-report=term-missing:skip-covered \
-		--cov-fail-under=95
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 $(UNDER_JAX)
+	$(BIN)/python -m pytest -n 2 --cov=et_optimizer \
+		--cov-report=term-missing:skip-covered --cov-fail-under=95
 
 lint: $(DONE)
 	$(BIN)/ruff check .

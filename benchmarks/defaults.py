@@ -1,6 +1,7 @@
-"""How `ExtremeTensoring()` does against `Adam()`, neither given any argument.
+"""How this library's optimizers do against `Adam()`, none given any argument.
 
     python -m benchmarks.defaults
+    python -m benchmarks.defaults --optimizers=SM3,Adafactor,SubsetNorm
 
 Trains four kinds of model with each optimizer, for the same steps from the same
 weights on the same batches, with several seeds, and prints the validation loss at
@@ -10,8 +11,11 @@ library's source text and scikit-learn's digits and breast-cancer sets.
 `--arguments` tries other settings, which is how the defaults were chosen:
 
     python -m benchmarks.defaults --arguments='{"learning_rate": 0.01, "beta_2": 0.9}'
+    python -m benchmarks.defaults --optimizers=SM3 --arguments='{"learning_rate": 0.3}'
 """
 
+import functools
+import itertools
 import json
 import statistics
 
@@ -32,10 +36,15 @@ from tf_models.data import stdlib_source, windows
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("seeds", 3, "Seeds a model is trained with.", lower_bound=1)
 flags.DEFINE_list("tasks", None, "Tasks to run, of those in the table; all of them.")
+flags.DEFINE_list(
+    "optimizers",
+    ["ExtremeTensoring"],
+    "Of this library, by the names of their classes.",
+)
 flags.DEFINE_multi_string(
     "arguments",
     ["{}"],
-    "Arguments of ExtremeTensoring as a JSON object; give the flag several times to "
+    "Arguments of these optimizers as a JSON object; give the flag several times to "
     "compare several settings.",
 )
 flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared data sets.")
@@ -102,6 +111,16 @@ def logistic_task(seed):
     return _classifier(features.astype("float32"), labels, 2, (), seed)
 
 
+OPTIMIZERS = {
+    rule.__name__: rule
+    for rule in (
+        et_optimizer.ExtremeTensoring,
+        et_optimizer.SM3,
+        et_optimizer.Adafactor,
+        et_optimizer.SubsetNorm,
+    )
+}
+
 TASKS = {
     "Transformer language model": language_task,
     "convolutional net": convolutional_task,
@@ -139,13 +158,12 @@ def validation_loss(task, optimizer, seed):
 
 def main(argv):
     del argv
+    check_names("optimizers", FLAGS.optimizers, OPTIMIZERS)
     makers = {"Adam()": keras.optimizers.Adam}
-    for arguments in FLAGS.arguments:
+    for name, arguments in itertools.product(FLAGS.optimizers, FLAGS.arguments):
         given = json.loads(arguments)
-        listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        makers[f"ExtremeTensoring({listed})"] = lambda given=given: (
-            et_optimizer.ExtremeTensoring(**given)
-        )
+        listed = ", ".join(f"{key}={value!r}" for key, value in given.items())
+        makers[f"{name}({listed})"] = functools.partial(OPTIMIZERS[name], **given)
     tasks = FLAGS.tasks or list(TASKS)
     check_names("tasks", tasks, TASKS)
     table = Table("task", *makers, title="Validation loss, mean of the seeds (each)")

@@ -83,6 +83,14 @@ def test_sparse_gradients_give_the_dense_result_by_hand(make, shape, rows, sizes
     assert_sparse_equals_dense(make, shape, rows, jit_compile=True)
 
 
+def test_adafactor_gives_what_keras_gives_for_the_same_gradient_densely():
+    steps = sparse_steps((12, 6), 9, seed=1, steps=8)  # some rows repeat
+    dense_steps = [tf.convert_to_tensor(step) for step in steps]
+    ours, _ = trained(Adafactor(0.3), (12, 6), steps, None)
+    theirs, _ = trained(keras.optimizers.Adafactor(0.3), (12, 6), dense_steps, None)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 @settings(max_examples=30)
 @given(
     rows=st.integers(0, 30),

@@ -87,7 +87,11 @@ CONTENDERS = {
         Contender("et3", "ET3", 1.5e-3, _extreme_tensoring(3)),
         Contender("et2", "ET2", 2e-3, _extreme_tensoring(2)),
         Contender("et1", "ET1", 3e-3, _extreme_tensoring(1)),
-        Contender("adafactor", "Adafactor", 3e-2, keras.optimizers.Adafactor),
+        Contender("sm3", "SM3", 0.12, et_optimizer.SM3),
+        Contender("adafactor", "Adafactor", 6e-2, et_optimizer.Adafactor),
+        Contender(
+            "keras_adafactor", "Keras Adafactor", 3e-2, keras.optimizers.Adafactor
+        ),
         Contender("adam", "Adam", 3e-3, keras.optimizers.Adam),
     )
 }

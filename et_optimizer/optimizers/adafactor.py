@@ -68,7 +68,9 @@ class Adafactor(PreconditionedOptimizer):
 
     Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) are used as
     they are, and the result equals the dense one. Their cost is that of their rows,
-    and one pass over the variable for RMS(x) unless that is turned off.
+    and one pass over the variable for RMS(x) unless that is turned off. Where rows
+    repeat, as those of frequent tokens do, Keras 3.15 squares each before it adds them
+    up, and its result is not that of the same gradient given densely; this one's is.
 
     Example:
 
