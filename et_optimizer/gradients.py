@@ -272,8 +272,28 @@ class DenseGradient:
         return _along_axes(vectors, self.row_axes, combination)
 
 
-class SparseGradient(DenseGradient):
-    """Rows of a gradient; every other row of the variable has gradient 0.
+class RowsOfGradient(DenseGradient):
+    """Rows of a gradient; every other row of the variable has gradient 0."""
+
+    def __init__(self, gradient, index):
+        self.index = index
+        self._like = gradient
+
+    def slice_maxima_above(self, vectors):
+        """The largest of g² + minimum, as if every row were given; see the base."""
+        maxima = super().slice_maxima_above(vectors)
+        # Of the rows not given, where g = 0, none has more than the slice's own
+        # number; and as much as that there is at some entry of the slice.
+        return [ops.maximum(*pair) for pair in zip(vectors, maxima)]
+
+    def restore(self, matrix):
+        """Gives a matrix of this gradient's shape the form of the gradient."""
+        values = ops.reshape(matrix, (-1, *self.index.shape[1:]))
+        return type(self._like)(values, self._like.indices, self._like.dense_shape)
+
+
+class SparseGradient(RowsOfGradient):
+    """Rows of a gradient whose index tells rows or entries of the variable apart.
 
     Attributes:
         matrix: Float32, shape (rows given, columns). Rows given for the same row
@@ -282,8 +302,7 @@ class SparseGradient(DenseGradient):
     """
 
     def __init__(self, gradient, index):
-        self.index = index
-        self._like = gradient
+        super().__init__(gradient, index)
         width = math.prod(index.shape[1:])
         self.matrix = _added_up(gradient, index.shape[0], width)
         self.rows, cut = gradient.indices, index.leading_axes()
@@ -307,18 +326,6 @@ class SparseGradient(DenseGradient):
         ]
         return picked + vectors[len(digits) :]
 
-    def slice_maxima_above(self, vectors):
-        """The largest of g² + minimum, as if every row were given; see the base."""
-        maxima = super().slice_maxima_above(vectors)
-        # Of the rows not given, where g = 0, none has more than the slice's own
-        # number; and as much as that there is at some entry of the slice.
-        return [ops.maximum(*pair) for pair in zip(vectors, maxima)]
-
-    def restore(self, matrix):
-        """Gives a matrix of this gradient's shape the form of the gradient."""
-        values = ops.reshape(matrix, (-1, *self.index.shape[1:]))
-        return type(self._like)(values, self._like.indices, self._like.dense_shape)
-
     def _over_row_slices(self, rows, reduction):
         return [
             reduction.by_segment(rows, digits, size) for digits, size in self._digits()
@@ -338,7 +345,7 @@ class SparseGradient(DenseGradient):
         return digits[::-1]
 
 
-class SparseStackGradient(DenseGradient):
+class SparseStackGradient(RowsOfGradient):
     """Rows of a gradient whose index stacks tensors: some of the stack.
 
     Attributes:
@@ -347,8 +354,7 @@ class SparseStackGradient(DenseGradient):
     """
 
     def __init__(self, gradient, index):
-        self.index = index
-        self._like = gradient
+        super().__init__(gradient, index)
         self._table_rows = index.shape[0]
         width = math.prod(index.shape[1:])
         values = _added_up(gradient, self._table_rows, width)
@@ -357,18 +363,6 @@ class SparseStackGradient(DenseGradient):
     def at_slices(self, vectors):
         """Picks from one vector a mode what this gradient touches; see the base."""
         return [None if v is None else self._picked(v) for v in vectors]
-
-    def slice_maxima_above(self, vectors):
-        """The largest of g² + minimum, as if every row were given; see the base."""
-        maxima = super().slice_maxima_above(vectors)
-        # Of the rows not given, where g = 0, none has more than the slice's own
-        # number; and as much as that there is at some entry of the slice.
-        return [ops.maximum(*pair) for pair in zip(vectors, maxima)]
-
-    def restore(self, matrix):
-        """Gives a matrix of this gradient's shape the form of the gradient."""
-        values = ops.reshape(matrix, (-1, *self.index.shape[1:]))
-        return type(self._like)(values, self._like.indices, self._like.dense_shape)
 
     def _picked(self, vector):
         by_row = ops.reshape(vector, (self._table_rows, -1))
