@@ -86,12 +86,13 @@ def memory_report(optimizer):
 
     Example:
 
+    >>> layer = keras.layers.Dense(512, use_bias=False)
+    >>> layer.build((None, 2000))
     >>> optimizer = et_optimizer.ExtremeTensoring()
-    >>> optimizer.build(model.trainable_variables)
+    >>> optimizer.build(layer.trainable_variables)
     >>> report = et_optimizer.memory_report(optimizer)
     >>> report.slots, report.adam_slots
     (138, 2048000)
-    >>> print(report)
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ValueError(

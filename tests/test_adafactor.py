@@ -1,5 +1,7 @@
 """Adafactor against Keras's own, against a float64 transcription, and what it holds."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from et_optimizer import Adafactor, memory_report, schedules
+from et_optimizer import Adafactor, TensorIndex, gradients, memory_report, schedules
 from tests.reference import adafactor as reference
 from tests.updates import random_gradients, spread_gradients
 
@@ -54,6 +56,12 @@ def test_it_takes_the_place_of_keras_adafactor_with_any_arguments():
     theirs = weights_after(keras.optimizers.Adafactor(**arguments), start, steps)
     ours = weights_after(Adafactor(**arguments), start, steps)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    names, ours_by_place = (
+        list(inspect.signature(optimizer).parameters)
+        for optimizer in (keras.optimizers.Adafactor, Adafactor)
+    )
+    names.remove("kwargs")
+    assert ours_by_place[: len(names)] == names
     config = keras.optimizers.Adafactor(**arguments).get_config()
     again = Adafactor.from_config(config).get_config()
     assert {name: again[name] for name in config} == config
@@ -132,6 +140,20 @@ def test_gradients_of_zero_move_nothing_and_leave_no_trace(shape):
     found = weights_after(Adafactor(0.1), start, steps)
     *_, expected = reference.weights(start, steps, [0.1] * 3)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon_1", [1.2e-38, 1e-36, 1e-30])
+def test_a_row_without_gradient_stays_at_rest_however_long_and_small_epsilon(epsilon_1):
+    rule = Adafactor(epsilon_1=epsilon_1)._preconditioner
+    index = TensorIndex.of_matrices((3, 4))
+    gradient = np.ones((3, 4), "float32")
+    gradient[1] = 0
+    seen = gradients.see(ops.convert_to_tensor(gradient), index)
+    slots = [ops.zeros(shape) for shape in index.slot_shapes]
+    for step in [*range(1, 100), *range(1000, 100_000, 500)]:
+        update, slots = rule(seen, slots, ops.convert_to_tensor(float(step)))
+        assert np.all(ops.convert_to_numpy(update.times(1.0))[1] == 0)
+    assert np.all(np.isfinite(ops.convert_to_numpy(update.times(1.0))))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -161,6 +161,7 @@ levels = [{"level": level} for level in ("inf", 1, 2, 3)]
 rules = [(ExtremeTensoring, level) for level in levels]
 rules += [(Adafactor, {}), (SubsetNorm, {})]
 rules += [(rule, own | {"clip_threshold": 1.0}) for rule, own in rules]
+# SM3 is not clipped here: on this backend XLA writes out constants for its norm.
 rules += [(SM3, level) for level in levels] + [(SM3, {"variant": "I"})]
 for rule, arguments in rules:
     optimizer = rule(**arguments)

@@ -116,6 +116,17 @@ def test_the_ends_of_the_range_of_float32_are_exact(rule, decades):
             )
 
 
+@pytest.mark.parametrize("variant", ["I", "II"])
+@pytest.mark.parametrize("beta_2", [None, 0.0, 0.99, 0.999])
+@pytest.mark.parametrize("size", [1e-18, 1e15])
+def test_the_first_step_is_exact_at_the_ends_too(variant, beta_2, size):
+    rule = dict(variant=variant, beta_2=beta_2, epsilon=0.0)
+    index = TensorIndex.from_shape((4, 5), 1)
+    steps = np.full((1, 4, 5), size, "float32")
+    update = last_update(preconditioners.SM3(**rule), index, steps)
+    np.testing.assert_allclose(update, reference_update(rule, index, steps), rtol=1e-5)
+
+
 @given(
     shape=st.lists(st.integers(1, 9), max_size=4),
     level=levels,

@@ -41,8 +41,12 @@ class Adafactor(PreconditionedOptimizer):
             to it. `None` turns it off and saves a pass. Defaults to 1.
         relative_step: As in Keras 3, where it does not change anything: ρₜ is
             min(η, 1/√t) with and without it. Defaults to `True`.
-        multiply_by_parameter_scale: `False` leaves max(ε₂, RMS(x)) out. Defaults to
-            `True`.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
+            ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
+            name: As in every Keras optimizer, and in Keras's order. `use_ema` and
+            `gradient_accumulation_steps` make Keras hold the model's size once more.
+        multiply_by_parameter_scale: By keyword, as all that follow. `False` leaves
+            max(ε₂, RMS(x)) out. Defaults to `True`.
         cap_learning_rate: `False` makes ρₜ = η, whatever t: with
             `multiply_by_parameter_scale=False`, a rate on Adam's scale that a schedule
             of your own controls. Defaults to `True`.
@@ -53,10 +57,6 @@ class Adafactor(PreconditionedOptimizer):
             itself. Defaults to 0, which factors every one.
         momentum_dtype: `"float32"` or `"bfloat16"`, for the momentum that `beta_1`
             asks for. Defaults to `"float32"`.
-        **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
-            global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
-            loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
-            `gradient_accumulation_steps` make Keras hold the model's size once more.
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when built,
@@ -119,6 +119,16 @@ class Adafactor(PreconditionedOptimizer):
         epsilon_2=1e-3,
         clip_threshold=1.0,
         relative_step=True,
+        weight_decay=None,
+        clipnorm=None,
+        clipvalue=None,
+        global_clipnorm=None,
+        use_ema=False,
+        ema_momentum=0.99,
+        ema_overwrite_frequency=None,
+        loss_scale_factor=None,
+        gradient_accumulation_steps=None,
+        name="adafactor",
         *,
         multiply_by_parameter_scale=True,
         cap_learning_rate=True,
@@ -141,6 +151,16 @@ class Adafactor(PreconditionedOptimizer):
             momentum=beta_1,
             clip_threshold=clip_threshold,
             momentum_dtype=momentum_dtype,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
             **kwargs,
         )
         self.relative_step = relative_step

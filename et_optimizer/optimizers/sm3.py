@@ -65,6 +65,10 @@ class SM3(TensoredOptimizer):
             built, if `tensor_index` does not fit the variables or a variable is not
             floating-point; when state is loaded, if it is that of another index.
 
+    Range: accumulators hold squared gradients in float32, divided by 1 − β₂ when they
+    average. Gradients are exact to 1e-5 from |g| = 1e-18 up to about 1e19 · √(1 − β₂),
+    or 1e19 / √steps where they add up.
+
     Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) are used as
     they are: the result equals the dense one and costs time for their rows alone.
 

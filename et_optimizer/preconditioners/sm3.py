@@ -61,6 +61,8 @@ class SM3(Preconditioner):
         if self.variant == "II":
             nu = nu + ops.square(matrix)
         weight = 1.0 if self.beta_2 is None else 1.0 - self.beta_2
-        # Where ν is 0 so is g, and any finite root will do.
-        nu = ops.maximum(nu * weight + self.epsilon, checks.SMALLEST_FLOAT32)
-        return matrix * ops.rsqrt(nu)
+        # ε joins what the slots hold, ν / (1 − β₂), so that no small ν is lost. Where ν
+        # is 0 so is g, and any finite root will do.
+        nu = nu + min(self.epsilon / weight, checks.LARGEST)
+        root = ops.rsqrt(ops.maximum(nu, checks.SMALLEST_FLOAT32))
+        return matrix * root * weight**-0.5

@@ -1,0 +1,39 @@
+"""What the README and the docstrings show, runs and gives what they say."""
+
+import doctest
+import pathlib
+import re
+
+import keras
+import pytest
+
+import et_optimizer
+from et_optimizer import memory, schedules, tensor_index
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.parametrize("module", [memory, schedules, tensor_index])
+def test_examples_in_docstrings_give_what_they_show(module):
+    names = {**vars(module), "et_optimizer": et_optimizer, "keras": keras}
+    found = doctest.testmod(module, extraglobs=names)
+    assert found.attempted > 0 and found.failed == 0
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the README uses tf.data"
+)
+def test_the_readme_runs_from_top_to_bottom(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) > 5
+    names = {}
+    for block in blocks:
+        # Blocks in a list are indented.
+        indent = re.match(" *", block).group()
+        exec(re.sub(f"(?m)^{indent}", "", block), names)
+    # The two tables that it shows of what Adafactor holds.
+    held = re.findall(
+        r"wide/kernel.*?1,024,000 │\s*([\d,]+) │", capsys.readouterr().out
+    )
+    assert held == ["1,026,512", "2,512"]
+    assert isinstance(names["model"].optimizer, et_optimizer.SM3)
