@@ -141,8 +141,8 @@ class Cooldown(_AroundAnother):
     """A rate or schedule that goes linearly to zero at the end of training.
 
     Multiplies `before` by min(1, (T − t + 1) / (f·T)) for T steps in all, of which f·T
-    are the cool-down: the last of them has 1/(f·T) of the rate, and later ones none. Like
-    averaging the weights it quiets the noise of the last steps; it holds nothing.
+    are the cool-down: the last of them has 1/(f·T) of the rate, and later ones none.
+    Like averaging the weights it quiets the noise of the last steps; it holds nothing.
 
     Args:
         before: The rate before the cool-down, and which it scales down: a float > 0
