@@ -4,19 +4,25 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-torch lint format clean
 
 demo: $(DONE)
 	$(BIN)/python -m tf_models.compare
 
 # Under JAX what does not need TensorFlow's own features, then all under TensorFlow;
 # two tests at a time.
-UNDER_JAX := $(addprefix tests/test_,$(addsuffix .py,adafactor bad_input \
+ON_ANY_BACKEND := $(addprefix tests/test_,$(addsuffix .py,adafactor bad_input \
 	extreme_tensoring_exactness extreme_tensoring_lemmas schedules sm3 subset_norm))
 test: lint
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 $(UNDER_JAX)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 $(ON_ANY_BACKEND)
 	$(BIN)/python -m pytest -n 2 --cov=et_optimizer \
 		--cov-report=term-missing:skip-covered --cov-fail-under=95
+
+# The same under PyTorch, a large download that `make test` does without.
+test-torch: $(DONE)
+	$(BIN)/python -m pip install --quiet --editable '.[torch]'
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 $(ON_ANY_BACKEND) \
+		tests/test_keras_features.py
 
 lint: $(DONE)
 	$(BIN)/ruff check .
