@@ -29,7 +29,7 @@ from rich.table import Table
 from sklearn import datasets
 
 import et_optimizer
-from benchmarks.step_time import check_names
+from benchmarks.names import check_names
 from tf_models import transformer
 from tf_models.data import stdlib_source, windows
 

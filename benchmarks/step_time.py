@@ -21,6 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import et_optimizer
+from benchmarks.names import check_names
 from benchmarks.shapes import MODELS
 
 FLAGS = flags.FLAGS
@@ -176,15 +177,6 @@ def render(name, shapes, steps, reports, seconds):
 
 def ratio(seconds, others):
     return f"{statistics.median(s / o for s, o in zip(seconds, others)):.2f}"
-
-
-def check_names(flag, names, known):
-    """Raises unless all names given for a flag are known ones."""
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise app.UsageError(
-            f"--{flag} must be of {', '.join(known)}; received {', '.join(unknown)}."
-        )
 
 
 def main(argv):
