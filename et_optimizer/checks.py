@@ -60,8 +60,7 @@ def fraction(name, value):
 
 def whole(name, value, least):
     """Raises unless `value` is an integer of at least `least`."""
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < least:
+    if not is_integer(value) or value < least:
         raise ValueError(
             f"{name} must be an integer, {least} or more; received {name}={value!r}."
         )
@@ -78,6 +77,11 @@ def choice(name, value, choices):
     if not isinstance(value, str) or value not in choices:
         listed = " or ".join(repr(c) for c in choices)
         raise ValueError(f"{name} must be {listed}; received {name}={value!r}.")
+
+
+def is_integer(value):
+    """Whether `value` is an integer; `True` and `False` are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _is_positive_float32(value):

@@ -129,7 +129,7 @@ class DenseGradient:
         maxima = self._over_slices(MAXIMUM, _squares)
         return [_apart_from_what_follows(vector) for vector in maxima]
 
-    def slice_maxima_above(self, vectors):
+    def slice_maxima_above(self, vectors, minima):
         """The largest, in every slice, of g² + the smallest of its slices' numbers.
 
         Args:
@@ -137,11 +137,11 @@ class DenseGradient:
                 `index.slot_shapes`: what this returned for another gradient, or zeros,
                 times anything ≤ 1. So every slice has an entry at which its own number
                 is the smallest, and no result is less than its slice's number.
+            minima: What `minima` found for these vectors.
 
         Returns:
             A list of float32 tensors in the shapes of `index.slot_shapes`.
         """
-        minima = self.minima(self.at_slices(vectors))
         return self._over_slices(MAXIMUM, _squares_above_minima, minima)
 
     def at_slices(self, vectors):
@@ -222,7 +222,7 @@ class DenseGradient:
         """Gives a matrix of this gradient's shape the form of the gradient."""
         return ops.reshape(matrix, self.index.shape)
 
-    def _as_matrix(self, values, stack=None):
+    def _as_matrix(self, values):
         """The values as float32 matrices, and which axes their rows are."""
         index = self.index
         in_one_row = index.size <= MAX_ENTRIES_IN_ONE_ROW and index.order > 2
@@ -230,7 +230,7 @@ class DenseGradient:
         self.row_axes, self.column_axes = index.axes[:cut], index.axes[cut:]
         shape = (_length(self.row_axes), _length(self.column_axes))
         if index.stack > 1:
-            shape = (stack or index.stack, *shape)
+            shape = (-1, *shape)  # a sparse gradient has some of the stack
         return ops.reshape(ops.cast(values, "float32"), shape)
 
     def _over_slices(self, reduction, numbers, factors=()):
@@ -279,9 +279,9 @@ class RowsOfGradient(DenseGradient):
         self.index = index
         self._like = gradient
 
-    def slice_maxima_above(self, vectors):
+    def slice_maxima_above(self, vectors, minima):
         """The largest of g² + minimum, as if every row were given; see the base."""
-        maxima = super().slice_maxima_above(vectors)
+        maxima = super().slice_maxima_above(vectors, minima)
         # Of the rows not given, where g = 0, none has more than the slice's own
         # number; and as much as that there is at some entry of the slice.
         return [ops.maximum(*pair) for pair in zip(vectors, maxima)]
@@ -358,7 +358,7 @@ class SparseStackGradient(RowsOfGradient):
         self._table_rows = index.shape[0]
         width = math.prod(index.shape[1:])
         values = _added_up(gradient, self._table_rows, width)
-        self.matrix = self._as_matrix(values, stack=-1)
+        self.matrix = self._as_matrix(values)
 
     def at_slices(self, vectors):
         """Picks from one vector a mode what this gradient touches; see the base."""

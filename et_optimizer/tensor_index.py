@@ -6,9 +6,10 @@ Plain Python on shapes: nothing here touches a tensor or a framework.
 import dataclasses
 import itertools
 import math
-import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
+
+from et_optimizer import checks
 
 # A padded split is taken only where the exact one keeps over 10% more numbers
 # than the best padded one, so that 512 stays 16 x 32 (48 numbers; 23 x 23 would
@@ -391,7 +392,7 @@ def index_one_mode(
 
 def check_level(level) -> None:
     """Raises `ValueError` unless `level` is 1, 2, 3, … or `"inf"`."""
-    is_count = _is_integer(level) and level >= 1
+    is_count = checks.is_integer(level) and level >= 1
     if not is_count and not (isinstance(level, str) and level == "inf"):
         raise ValueError(
             f'level must be 1, 2, 3, … or "inf"; received level={level!r}. '
@@ -403,7 +404,7 @@ def check_level(level) -> None:
 def check_sizes(sizes) -> tuple[int, ...]:
     """Returns `sizes` as a tuple; raises unless they are positive integers."""
     if isinstance(sizes, (list, tuple)) and all(
-        _is_integer(n) and n >= 1 for n in sizes
+        checks.is_integer(n) and n >= 1 for n in sizes
     ):
         return tuple(int(n) for n in sizes)
     raise ValueError(
@@ -432,7 +433,9 @@ def check_axis(axis) -> None:
     if isinstance(axis, Mapping):
         _check_expressions("axis", axis)
     for given in axis.values() if isinstance(axis, Mapping) else [axis]:
-        if not _is_integer(given) and not (isinstance(given, str) and given == "auto"):
+        if not checks.is_integer(given) and not (
+            isinstance(given, str) and given == "auto"
+        ):
             raise ValueError(
                 'axis must be an integer, "auto", or a dict from regular expressions '
                 f'on variable paths to either; received axis={axis!r}. Use "auto" for '
@@ -450,10 +453,6 @@ def _check_expressions(argument, overrides) -> None:
                 f"{pattern!r} ({error}). Escape special characters, as re.escape "
                 "does."
             ) from None
-
-
-def _is_integer(value) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _factors(n: int, level: int) -> tuple[int, ...]:

@@ -51,8 +51,8 @@ class SM3(Preconditioner):
             slots = [slot + largest for slot, largest in zip(decayed, maxima)]
             minima = gradient.minima(gradient.at_slices(slots))
         else:
-            slots = gradient.slice_maxima_above(decayed)
             minima = gradient.minima(gradient.at_slices(decayed))
+            slots = gradient.slice_maxima_above(decayed, minima)
         return gradient.elementwise(self._scaled, minima), slots
 
     def _scaled(self, matrix, row_minima, column_minima):
