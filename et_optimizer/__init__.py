@@ -4,14 +4,24 @@
   layer of millions.
 - `SM3`, `Adafactor`, `SubsetNorm`: its rivals, which hold what their papers say and
   nothing else.
+- `Shampoo`, `SketchyShampoo`, `SketchyAdagrad`: preconditioners that are matrices,
+  whole or as sketches by `frequent_directions`.
 - `schedules`: the learning rates these papers use.
 - `TensorIndex`: which numbers those are.
 - `memory_report`: what any Keras optimizer holds.
 """
 
-from et_optimizer import schedules
+from et_optimizer import frequent_directions, schedules
 from et_optimizer.memory import MemoryReport, memory_report
-from et_optimizer.optimizers import SM3, Adafactor, ExtremeTensoring, SubsetNorm
+from et_optimizer.optimizers import (
+    SM3,
+    Adafactor,
+    ExtremeTensoring,
+    Shampoo,
+    SketchyAdagrad,
+    SketchyShampoo,
+    SubsetNorm,
+)
 from et_optimizer.tensor_index import TensorIndex
 from et_optimizer.version import __version__
 
@@ -20,9 +30,13 @@ __all__ = [
     "Adafactor",
     "ExtremeTensoring",
     "MemoryReport",
+    "Shampoo",
+    "SketchyAdagrad",
+    "SketchyShampoo",
     "SubsetNorm",
     "TensorIndex",
     "__version__",
+    "frequent_directions",
     "memory_report",
     "schedules",
 ]

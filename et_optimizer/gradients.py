@@ -222,6 +222,21 @@ class DenseGradient:
         """Gives a matrix of this gradient's shape the form of the gradient."""
         return ops.reshape(matrix, self.index.shape)
 
+    def as_tensor(self):
+        """The gradient as a tensor of shape `index.modes`, the padding 0."""
+        axes = self.index.axes
+        tensor = ops.reshape(self.matrix, [axis.length for axis in axes])
+        if any(axis.cells > axis.length for axis in axes):
+            tensor = ops.pad(tensor, [(0, axis.cells - axis.length) for axis in axes])
+        return ops.reshape(tensor, self.index.modes)
+
+    def from_tensor(self, tensor):
+        """An update that is written out as a tensor of shape `index.modes`."""
+        axes = self.index.axes
+        tensor = ops.reshape(tensor, [axis.cells for axis in axes])
+        unpadded = tuple(slice(axis.length) for axis in axes)
+        return WrittenUpdate(ops.reshape(tensor[unpadded], self.index.shape))
+
     def _as_matrix(self, values):
         """The values as float32 matrices, and which axes their rows are."""
         index = self.index
@@ -431,6 +446,22 @@ class ElementwiseUpdate:
         """The update times a scalar, in the form of the gradient."""
         matrix = self.numbers(self.gradient.matrix, *self.factors)
         return self.gradient.restore(matrix * scalar)
+
+
+class WrittenUpdate:
+    """An update that is a tensor of the variable's shape, times a scalar."""
+
+    def __init__(self, tensor, scalar=1.0):
+        self.tensor = tensor
+        self.scalar = scalar
+
+    def root_mean_square(self):
+        """The root mean square over all entries of the variable."""
+        return self.scalar * root_mean_square(self.tensor)
+
+    def times(self, scalar):
+        """The update times a scalar, in the form of the gradient."""
+        return self.tensor * (self.scalar * scalar)
 
 
 def root_mean_square(tensor):

@@ -70,8 +70,8 @@ class TensorIndex:
     modes fix both what an optimizer holds and how finely it can adapt.
 
     Make one with `TensorIndex.from_shape` (levels), `TensorIndex.from_sizes` (by
-    hand), `TensorIndex.with_one_mode` (Subset-Norm) or `TensorIndex.of_matrices`
-    (Adafactor).
+    hand), `TensorIndex.from_merged_axes` (Shampoo), `TensorIndex.with_one_mode`
+    (Subset-Norm), `TensorIndex.of_matrices` (Adafactor) or `TensorIndex.of_entries`.
 
     Args:
         shape: Tuple of integers, the variable's shape.
@@ -178,6 +178,30 @@ class TensorIndex:
         return cls(shape, tuple(itertools.chain.from_iterable(axes)))
 
     @classmethod
+    def from_merged_axes(cls, shape: Sequence[int], level: int | str) -> "TensorIndex":
+        """The tensor index of a level, of a variable seen as a matrix.
+
+        Args:
+            shape: The variable's shape. Of more than two axes longer than 1, the
+                first ones make up the rows of a matrix and the others its columns, cut
+                where rows and columns are fewest together: (128, 4, 32) becomes
+                (128, 128), (3, 3, 64, 128) becomes (576, 128).
+            level: As in `from_shape`.
+
+        Returns:
+            A `TensorIndex`.
+
+        Raises:
+            ValueError: if `level` is none.
+        """
+        own = cls.from_shape(shape, 1)
+        if len(own.axes) <= 2:
+            return cls.from_shape(shape, level)
+        lengths = [axis.length for axis in own.axes]
+        merged = math.prod(lengths[: own.cut]), math.prod(lengths[own.cut :])
+        return cls(own.shape, cls.from_shape(merged, level).axes)
+
+    @classmethod
     def with_one_mode(cls, shape: Sequence[int], axis: int | str) -> "TensorIndex":
         """The tensor index that keeps one number for each position of one axis.
 
@@ -215,6 +239,13 @@ class TensorIndex:
             )
         axes = [(before, ()), (kept, (kept,)), (after, ())]
         return cls(shape, tuple(Axis(n, modes) for n, modes in axes if n > 1))
+
+    @classmethod
+    def of_entries(cls, shape: Sequence[int]) -> "TensorIndex":
+        """The tensor index with one mode of all entries of a variable of this shape."""
+        shape = tuple(int(n) for n in shape)
+        size = math.prod(shape)
+        return cls(shape, (Axis(size, (size,)),) if size else ())
 
     @classmethod
     def of_matrices(cls, shape: Sequence[int]) -> "TensorIndex":
@@ -321,6 +352,7 @@ def index_variables(
     named_shapes: Sequence[tuple[str, tuple[int, ...]]],
     level: int | str,
     overrides: Mapping[str, Sequence[int]] | Callable | None = None,
+    merge_axes: bool = False,
 ) -> list[TensorIndex]:
     """The tensor index of every variable of a model.
 
@@ -330,6 +362,8 @@ def index_variables(
         overrides: `None`; or a mapping from a regular expression, searched for in
             the path (the first match wins), to mode sizes; or a callable
             `(path, shape) -> sizes or None`.
+        merge_axes: Whether variables that no override names are seen as matrices, as
+            in `TensorIndex.from_merged_axes`.
 
     Returns:
         A list of `TensorIndex` in the same order.
@@ -337,8 +371,9 @@ def index_variables(
     Raises:
         ValueError: if an expression matches no path, or sizes do not fit.
     """
+    of_level = TensorIndex.from_merged_axes if merge_axes else TensorIndex.from_shape
     if overrides is None:
-        return [TensorIndex.from_shape(shape, level) for _, shape in named_shapes]
+        return [of_level(shape, level) for _, shape in named_shapes]
     if callable(overrides):
         find = overrides
     else:
@@ -348,7 +383,7 @@ def index_variables(
     for path, shape in named_shapes:
         sizes = find(path, shape)
         if sizes is None:
-            indices.append(TensorIndex.from_shape(shape, level))
+            indices.append(of_level(shape, level))
             continue
         try:
             indices.append(TensorIndex.from_sizes(shape, sizes))

@@ -23,6 +23,7 @@ class HeldForVariable:
     index: TensorIndex
     slots: list[Any]
     momentum: Any = None
+    skipped_steps: Any = None
 
 
 def argument_of_preconditioner(name, meaning):
@@ -126,26 +127,39 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
             learning_rate: Scalar.
         """
         held = self._held[self._get_variable_index(variable)]
-        if not held.index.slots:
-            return
+        if held.index.slots:
+            self._take_step(held, gradient, variable, learning_rate)
+
+    def _take_step(self, held, gradient, variable, learning_rate, is_taken=None):
+        """The step of a variable; nothing changes where `is_taken`, if given, is false.
+
+        A gradient for a step that may not be taken is finite all the same.
+        """
         step = ops.cast(self.iterations + 1, "float32")
-        update, slots = self._preconditioner(
-            gradients.see(gradient, held.index),
-            [ops.convert_to_tensor(slot) for slot in held.slots],
-            step,
-        )
+        before = [ops.convert_to_tensor(slot) for slot in held.slots]
+        seen = gradients.see(gradient, held.index)
+        update, slots = self._preconditioner(seen, before, step)
+        if is_taken is not None:
+            slots = [ops.where(is_taken, *pair) for pair in zip(slots, before)]
         for slot, value in zip(held.slots, slots):
             self.assign(slot, value)
         scale = self._clip_scale(update)
         rate = self._preconditioner.rate(
             ops.cast(learning_rate, "float32"), variable, step
         )
+        if is_taken is not None:
+            rate = ops.where(is_taken, rate, 0.0)
         if held.momentum is None:
             self.assign_sub(variable, update.times(scale * rate))
             return
         if self.momentum_of_steps:
             scale, rate = scale * rate, 1.0
-        self._average(held.momentum, update.times(scale * (1.0 - self._momentum_decay)))
+        decay = self._momentum_decay
+        addition = update.times(scale * (1.0 - decay))
+        if is_taken is not None:
+            decay = ops.where(is_taken, decay, 1.0)
+            addition = ops.where(is_taken, addition, 0.0)
+        self._average(held.momentum, decay, addition)
         momentum = ops.cast(held.momentum, "float32")
         self.assign_sub(variable, momentum * (rate / self._momentum_weight(step)))
 
@@ -189,15 +203,14 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         return plan
 
     def _hold(self, variable, index, plan):
-        made = [
-            self.add_variable(
+        made = {
+            name: self.add_variable(
                 shape=shape, dtype=dtype, name=naming.slot_prefix(variable) + name
             )
             for name, shape, dtype in plan
-        ]
-        if self._momentum_decay:
-            return HeldForVariable(index, made[:-1], made[-1])
-        return HeldForVariable(index, made)
+        }
+        momentum, skipped = made.pop("momentum", None), made.pop("skipped_steps", None)
+        return HeldForVariable(index, list(made.values()), momentum, skipped)
 
     def _clip_scale(self, update):
         if self.clip_threshold is None:
@@ -212,9 +225,9 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         # 1 − β₁^t without the cancellation at small t.
         return -ops.expm1(step * math.log(self._momentum_decay))
 
-    def _average(self, momentum, addition):
-        """momentum ← β₁ · momentum + addition, where the addition may be sparse."""
-        decayed = ops.cast(momentum, "float32") * self._momentum_decay
+    def _average(self, momentum, decay, addition):
+        """momentum ← decay · momentum + addition, where the addition may be sparse."""
+        decayed = ops.cast(momentum, "float32") * decay
         if hasattr(addition, "indices"):
             self.assign(momentum, decayed)
             self.assign_add(momentum, addition)

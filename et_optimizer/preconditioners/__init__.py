@@ -8,6 +8,19 @@ variable and knows no framework beyond `keras.ops`.
 from et_optimizer.preconditioners.adafactor import Adafactor
 from et_optimizer.preconditioners.extreme_tensoring import ExtremeTensoring
 from et_optimizer.preconditioners.preconditioner import Preconditioner
+from et_optimizer.preconditioners.shampoo import (
+    Shampoo,
+    SketchyAdagrad,
+    SketchyShampoo,
+)
 from et_optimizer.preconditioners.sm3 import SM3
 
-__all__ = ["Adafactor", "ExtremeTensoring", "Preconditioner", "SM3"]
+__all__ = [
+    "Adafactor",
+    "ExtremeTensoring",
+    "Preconditioner",
+    "SM3",
+    "Shampoo",
+    "SketchyAdagrad",
+    "SketchyShampoo",
+]

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from et_optimizer import checks
-from et_optimizer.preconditioners.preconditioner import Preconditioner
+from et_optimizer.preconditioners.preconditioner import Preconditioner, total_weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ExtremeTensoring(Preconditioner):
         totals = gradient.at_slices(slots)
         most, shares = self._entries(gradient.index)
         shares = gradient.at_slices(shares)
-        weight = self._total_weight(step)
+        weight = total_weight(self.beta_2, step)
         if self.epsilon == 0.0:
             return self._scale(gradient, totals, most, shares, weight), slots
         return self._scale_with_epsilon(gradient, totals, most, shares, weight), slots
@@ -86,13 +86,6 @@ class ExtremeTensoring(Preconditioner):
 
         factors = gradient.factors(_powers(means, 1.0 / order))
         return gradient.elementwise(scaled, factors)
-
-    def _total_weight(self, step):
-        """Σ_{s<t} β₂^s, the sum that turns S into a bias-corrected average."""
-        if self.beta_2 is None or self.beta_2 == 0.0:
-            return ops.ones((), "float32")
-        # expm1 keeps the digits that 1 − β₂^t loses to cancellation at small t.
-        return -ops.expm1(step * math.log(self.beta_2)) / (1.0 - self.beta_2)
 
     def _entries(self, index):
         """How many entries each slice's sum is divided by.

@@ -1,5 +1,9 @@
 """What all preconditioners have in common."""
 
+import math
+
+from keras import ops
+
 
 class Preconditioner:
     """What a paper keeps for a variable, and how it scales a gradient.
@@ -43,3 +47,19 @@ class Preconditioner:
             A scalar float32 tensor.
         """
         return learning_rate
+
+
+def total_weight(beta_2, steps):
+    """Σ_{s<t} β₂^s, what divides a decayed sum to make it a bias-corrected average.
+
+    Args:
+        beta_2: The decay in [0, 1), or `None` where sums stay sums.
+        steps: Scalar float32 tensor, how many terms the sum has, t.
+
+    Returns:
+        A scalar float32 tensor, 1 where there is nothing to divide by.
+    """
+    if beta_2 is None or beta_2 == 0.0:
+        return ops.ones((), "float32")
+    # expm1 keeps the digits that 1 − β₂^t loses to cancellation at small t.
+    return -ops.expm1(steps * math.log(beta_2)) / (1.0 - beta_2)
