@@ -36,8 +36,8 @@ from keras import ops
 
 from et_optimizer import checks
 
-# Eigenvalues below this share of the largest are float32's rounding, and taken for 0.
-NOISE = 1e-6
+# Eigenvalues below this share of the largest are float32 rounding, and taken for 0.
+NOISE = 3e-7
 
 
 class Sketch(NamedTuple):
@@ -118,11 +118,12 @@ def update(sketch, columns, decay=1.0):
     found = ops.flip(found, axis=-1)[..., :rank]
     directions = ops.flip(directions, axis=-1)[..., :rank]
     vectors = directions if basis is None else _product(basis, directions)
-    found = ops.where(found > NOISE * found[..., :1], found, 0.0)
+    found = ops.maximum(found, 0.0)
     if rank < size:
+        found = ops.where(found > NOISE * found[..., :1], found, 0.0)
         least = found[..., -1]
         escaped = decay * escaped + least * trace
-        found = found - least[..., None]
+        found = ops.maximum(found - least[..., None], 0.0)
     return Sketch(_orthonormal(vectors), found * trace[..., None], escaped)
 
 
@@ -150,13 +151,17 @@ def apply_inverse_root(
     size, rank = vectors.shape[-2:]
     values, escaped = values / weight, escaped / weight
     floor = escaped + relative_epsilon * (values[..., 0] + escaped) + epsilon
-    within = _power_or_0(values + floor[..., None], exponent)[..., None]
+    shifted = values + floor[..., None]
+    if epsilon == 0.0 and relative_epsilon == 0.0:
+        shifted = ops.where(shifted > NOISE * shifted[..., :1], shifted, 0.0)
+    within = _power_or_0(shifted, exponent)[..., None]
     projected = _product(vectors, tensor, transpose=True)
     if rank == size:
         return _product(vectors, within * projected)
+    # All of the tensor as the complement is treated, and its part along the vectors by
+    # the difference: two products where the complement by itself would take three.
     outside = _power_or_0(floor, exponent)[..., None, None]
-    complement = tensor - _product(vectors, projected)
-    return outside * complement + _product(vectors, within * projected)
+    return outside * tensor + _product(vectors, (within - outside) * projected)
 
 
 def _power_or_0(numbers, exponent):

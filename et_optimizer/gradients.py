@@ -89,13 +89,27 @@ def see(gradient, index):
     Raises:
         ValueError: if the gradient has another shape than the variable.
     """
-    if not (hasattr(gradient, "indices") and hasattr(gradient, "dense_shape")):
+    if not _is_sparse(gradient):
         _check_shape(gradient.shape, index.shape)
         return DenseGradient(gradient, index)
     _check_shape(gradient.values.shape[1:], index.shape[1:])
     if index.stack > 1:
         return SparseStackGradient(gradient, index)
     return SparseGradient(gradient, index)
+
+
+def made_dense(gradient, shape):
+    """The gradient as a tensor of the variable's shape, whether or not it is sparse."""
+    if _is_sparse(gradient):
+        _check_shape(gradient.values.shape[1:], shape[1:])
+    else:
+        _check_shape(gradient.shape, shape)
+    # The shape of one that is or was sparse may be unknown while tracing.
+    return ops.reshape(ops.convert_to_tensor(gradient), shape)
+
+
+def _is_sparse(gradient):
+    return hasattr(gradient, "indices") and hasattr(gradient, "dense_shape")
 
 
 class DenseGradient:

@@ -2,11 +2,20 @@
 
 import functools
 
-from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
+from et_optimizer import (
+    SM3,
+    Adafactor,
+    ExtremeTensoring,
+    Shampoo,
+    SketchyAdagrad,
+    SketchyShampoo,
+    SubsetNorm,
+)
 
 # Name → a function from keyword arguments to an optimizer. Together they cover
 # every path of the library: levels, elementwise and outer-product updates, sums and
-# maxima, stacks of matrices, clipping and momentum of each kind.
+# maxima, stacks of matrices, covariances whole and sketched, clipping and momentum of
+# each kind.
 OPTIMIZERS = {
     "ExtremeTensoring": ExtremeTensoring,
     "ExtremeTensoring level 1": functools.partial(ExtremeTensoring, level=1),
@@ -40,10 +49,26 @@ OPTIMIZERS = {
         epsilon=1e-8,
         clip_threshold=1.0,
     ),
+    "Shampoo": functools.partial(Shampoo, update_every=2, block_size=16),
+    "SketchyShampoo": functools.partial(SketchyShampoo, rank=3, update_every=1),
+    "SketchyShampoo everything on": functools.partial(
+        SketchyShampoo,
+        rank=2,
+        level=2,
+        beta_1=0.9,
+        beta_2=None,
+        block_size=3,
+        update_every=2,
+        start_preconditioning_step=2,
+        graft="rmsprop",
+        epsilon=1e-8,
+        clip_threshold=1.0,
+    ),
+    "SketchyAdagrad averaging": functools.partial(SketchyAdagrad, beta_2=0.9),
 }
 # Those whose tensor index can be given by hand.
 TENSORED = {
     name: make
     for name, make in OPTIMIZERS.items()
-    if name.startswith(("ExtremeTensoring", "SM3"))
+    if name.startswith(("ExtremeTensoring", "SM3", "Shampoo", "SketchyShampoo"))
 }

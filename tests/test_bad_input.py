@@ -8,7 +8,15 @@ import pytest
 from keras import ops
 
 import et_optimizer
-from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
+from et_optimizer import (
+    SM3,
+    Adafactor,
+    ExtremeTensoring,
+    Shampoo,
+    SketchyAdagrad,
+    SketchyShampoo,
+    SubsetNorm,
+)
 from tests.optimizers import OPTIMIZERS
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -33,10 +41,27 @@ OUT_OF_RANGE = [
     ("multiply_by_parameter_scale", [0, None], "True or False"),
     ("cap_learning_rate", [0, None], "True or False"),
     ("min_dim_size_to_factor", [-1, 2.0, True, None], "an integer, 0 or more"),
+    ("rank", [0, -1, 2.0, True, None], "an integer, 1 or more"),
+    ("block_size", [0, 2.0, None], "an integer, 1 or more"),
+    ("update_every", [0, 2.0, None], "an integer, 1 or more"),
+    ("start_preconditioning_step", [0, 2.0, None], "an integer, 1 or more"),
+    ("graft", ["adam", 1, True], "'extreme_tensoring' or 'rmsprop' or 'sgd'"),
+    ("relative_epsilon", [-1e-8, None, float("nan")], "must be 0 or a number"),
+    ("merge_axes", [0, None], "True or False"),
+    ("nonfinite", ["ignore", None], "'skip' or 'raise'"),
 ]
+EVERY_CLASS = (
+    ExtremeTensoring,
+    SM3,
+    Adafactor,
+    SubsetNorm,
+    Shampoo,
+    SketchyShampoo,
+    SketchyAdagrad,
+)
 OF_EVERY_CLASS = [
     (optimizer, argument, values, message)
-    for optimizer in (ExtremeTensoring, SM3, Adafactor, SubsetNorm)
+    for optimizer in EVERY_CLASS
     for argument, values, message in OUT_OF_RANGE
     if argument in inspect.signature(optimizer).parameters
 ]
@@ -63,7 +88,7 @@ def test_every_argument_of_every_optimizer_is_tried_out_of_range():
     own = {*keras.optimizers.Adam().get_config(), "kwargs", "axis"}
     own -= {"beta_1", "beta_2", "epsilon", "amsgrad"}
     tried = {(optimizer, argument) for optimizer, argument, *_ in OF_EVERY_CLASS}
-    for optimizer in (ExtremeTensoring, SM3, Adafactor, SubsetNorm):
+    for optimizer in EVERY_CLASS:
         for argument in inspect.signature(optimizer).parameters:
             assert argument in own or (optimizer, argument) in tried
 
@@ -153,7 +178,7 @@ def test_the_state_of_another_index_is_refused_and_nothing_changes(saved, loadin
         np.testing.assert_array_equal(value, variable.numpy())
 
 
-@pytest.mark.parametrize("make", [SM3, Adafactor, SubsetNorm])
+@pytest.mark.parametrize("make", EVERY_CLASS[1:])
 def test_state_of_another_form_is_refused_and_nothing_changes(make):
     store = {}
     trained(level="inf").optimizer.save_own_variables(store)

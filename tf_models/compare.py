@@ -12,6 +12,8 @@ Ctrl-C ends the comparison and keeps the runs that are finished.
 """
 
 import contextlib
+import dataclasses
+import math
 import os
 import pathlib
 import sys
@@ -28,7 +30,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tf_models.contenders import CONTENDERS
+from tf_models.contenders import CONTENDERS, DEMO
 from tf_models.data.stdlib_source import StdlibSource
 from tf_models.data.windows import token_stream
 from tf_models.figure import perplexity_against_memory
@@ -63,9 +65,15 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "seed", 0, "Selects the initial weights and the order of the batches, 0 or more."
 )
+flags.DEFINE_float(
+    "learning_rate",
+    None,
+    "Peak learning rate of every run, above 0, to search for better ones. By default "
+    "each optimizer has its own.",
+)
 flags.DEFINE_list(
     "optimizers",
-    list(CONTENDERS),
+    list(DEMO),
     f"Which optimizers to run and in which order: some of {', '.join(CONTENDERS)}.",
 )
 
@@ -109,6 +117,16 @@ def _check_optimizers(names):
                 "--optimizers must name each optimizer once; received "
                 f"{name!r} {names.count(name)} times. Leave out the repeats."
             )
+    return True
+
+
+@flags.validator("learning_rate")
+def _check_learning_rate(rate):
+    if rate is not None and not 0 < rate < math.inf:
+        raise flags.ValidationError(
+            f"--learning_rate must be a positive number; received {rate}. Leave it out "
+            "for each optimizer's own."
+        )
     return True
 
 
@@ -160,8 +178,14 @@ def main(argv):
     except KeyboardInterrupt:
         console.print("Interrupted while the text was prepared; no run was started.")
         return INTERRUPTED
+    contenders = [CONTENDERS[name] for name in FLAGS.optimizers]
+    if FLAGS.learning_rate:
+        contenders = [
+            dataclasses.replace(contender, learning_rate=FLAGS.learning_rate)
+            for contender in contenders
+        ]
     return compare(
-        [CONTENDERS[name] for name in FLAGS.optimizers],
+        contenders,
         Setting(FLAGS.steps, FLAGS.batch_size, FLAGS.sequence_length, FLAGS.seed),
         train_tokens,
         validation_tokens,

@@ -7,6 +7,7 @@ perplexities are close.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
@@ -78,7 +79,23 @@ def _extreme_tensoring(level):
     return make
 
 
-# In the order of the memory they hold, from none at all to the most.
+def _with_beta_2(make, **arguments):
+    """An optimizer whose second moments are averages over about 100 steps."""
+    return functools.partial(make, beta_2=0.99, **arguments)
+
+
+# What `make demo` runs, in the order of the memory they hold.
+DEMO = (
+    "sgd",
+    "et_inf",
+    "et3",
+    "et2",
+    "et1",
+    "sm3",
+    "adafactor",
+    "keras_adafactor",
+    "adam",
+)
 CONTENDERS = {
     contender.name: contender
     for contender in (
@@ -93,5 +110,39 @@ CONTENDERS = {
             "keras_adafactor", "Keras Adafactor", 3e-2, keras.optimizers.Adafactor
         ),
         Contender("adam", "Adam", 3e-3, keras.optimizers.Adam),
+        Contender(
+            "adam_99", "Adam, β₂ 0.99", 3e-3, _with_beta_2(keras.optimizers.Adam)
+        ),
+        Contender(
+            "et1_momentum",
+            "ET1, momentum",
+            3e-3,
+            _with_beta_2(et_optimizer.ExtremeTensoring, level=1, beta_1=0.9),
+        ),
+        Contender(
+            "sketchy2",
+            "Sketchy, level 2",
+            3e-3,
+            _with_beta_2(et_optimizer.SketchyShampoo, rank=32, level=2),
+        ),
+        Contender(
+            "sketchy",
+            "Sketchy",
+            3e-3,
+            _with_beta_2(et_optimizer.SketchyShampoo, rank=32),
+        ),
+        Contender(
+            "sketchy_momentum",
+            "Sketchy, momentum",
+            3e-3,
+            _with_beta_2(et_optimizer.SketchyShampoo, rank=32, beta_1=0.9),
+        ),
+        Contender("shampoo", "Shampoo", 3e-3, _with_beta_2(et_optimizer.Shampoo)),
+        Contender(
+            "shampoo_momentum",
+            "Shampoo, momentum",
+            3e-3,
+            _with_beta_2(et_optimizer.Shampoo, beta_1=0.9),
+        ),
     )
 }

@@ -67,7 +67,7 @@ class FiniteOptimizer(PreconditionedOptimizer):
         return [*super()._plan(variable, index), ("skipped_steps", (), "int32")]
 
     def _take_step(self, held, gradient, variable, learning_rate):
-        gradient = ops.convert_to_tensor(gradient)  # of a sparse one the dense form
+        gradient = gradients.made_dense(gradient, held.index.shape)
         is_finite = _is_finite(gradient)
         super()._take_step(
             held,

@@ -80,8 +80,8 @@ class SketchyShampoo(ModeCovarianceOptimizer):
     Memory, in numbers: for a mode of length d, cut into b blocks of s = ⌈d/b⌉, the
     sketches hold b·((s + 1)·min(rank, s) + 1), and grafting from extreme tensoring d
     more: rank·(m + n) + O(m + n) for an m × n matrix, and one number a variable to
-    count skipped steps. For 2000 × 512 and rank 32: 84 997, where Shampoo holds
-    2 266 638 and Adam 2 048 000. At level 2: 5 566. `beta_1 > 0` adds the variable's
+    count skipped steps. For 2000 × 512 and rank 32: 82 996, where Shampoo holds
+    2 266 638 and Adam 2 048 000. At level 2: 4 415. `beta_1 > 0` adds the variable's
     size, and so does `graft="rmsprop"`.
 
     What is not a matrix: variables with fewer than two axes longer than 1 (biases,

@@ -81,7 +81,8 @@ class Shampoo(Preconditioner):
         found = {}
         for mode in self._modes(index):
             size, count = _blocks(index.modes[mode], self.block_size)
-            held = frequent_directions.shapes(size, self.rank_of(size), (count,))
+            batch = (count,) if count > 1 else ()
+            held = frequent_directions.shapes(size, self.rank_of(size), batch)
             for name, shape in held._asdict().items():
                 found[f"mode_{mode}_{name}"] = shape
         for name, shape in self._grafting(index).items():
@@ -261,12 +262,14 @@ def _unfold(tensor, mode, block_size):
     """The unfolding of a tensor along a mode, cut into blocks of its rows.
 
     Returns:
-        A tensor of shape (blocks, block's size, all other entries), with rows of zeros
-        where the last block is not full.
+        A tensor of shape (blocks, block's size, all other entries), without the first
+        axis where one block is all, and with rows of zeros where the last is not full.
     """
     length = tensor.shape[mode]
     size, count = _blocks(length, block_size)
     rows = ops.reshape(ops.moveaxis(tensor, mode, 0), (length, -1))
+    if count == 1:
+        return rows
     if size * count > length:
         rows = ops.pad(rows, [(0, size * count - length), (0, 0)])
     return ops.reshape(rows, (count, size, -1))

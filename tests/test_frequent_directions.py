@@ -1,0 +1,262 @@
+"""Frequent Directions: the papers' inequalities, on random and adversarial streams."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from et_optimizer import frequent_directions
+from et_optimizer.frequent_directions import Sketch
+from tests.reference import sketchy
+
+seeds = st.integers(0, 2**32 - 1)
+STREAMS = ["gaussian", "decaying", "same direction", "orthogonal", "growing", "sparse"]
+
+
+def stream(kind, size, columns, steps, seed):
+    """Columns of shape (steps, size, columns), in float32."""
+    rng = np.random.default_rng(seed)
+    found = rng.standard_normal((steps, size, columns))
+    if kind == "decaying":  # a spectrum over six decades
+        found *= 10.0 ** np.linspace(0, -3, size)[:, None]
+    if kind == "same direction":
+        found = rng.standard_normal(size)[:, None] * rng.uniform(0.5, 2, (steps, 1, 1))
+        found = np.repeat(found, columns, -1)
+    if (
+        kind == "orthogonal"
+    ):  # every column in a new direction, as long as there are any
+        found = np.zeros((steps, size, columns))
+        for i in range(steps * columns):
+            found[i // columns, i % size, i % columns] = 1.0
+    if kind == "growing":
+        found *= 2.0 ** np.arange(steps)[:, None, None] / 2.0**steps
+    if kind == "sparse":
+        found *= rng.random((steps, size, 1)) < 0.2
+    return found.astype("float32")
+
+
+def sketched(columns, rank, decay=1.0):
+    """The sketch of a stream, as float64 arrays."""
+    sketch = frequent_directions.zeros(columns.shape[1], rank)
+    for new in columns:
+        sketch = frequent_directions.update(sketch, ops.convert_to_tensor(new), decay)
+    return Sketch(*(ops.convert_to_numpy(x).astype("float64") for x in sketch))
+
+
+def covariance(columns, decay=1.0):
+    total = np.zeros((columns.shape[1],) * 2)
+    for new in columns.astype("float64"):
+        total = decay * total + new @ new.T
+    return total
+
+
+def low_rank(sketch):
+    return (sketch.vectors * sketch.values) @ sketch.vectors.T
+
+
+streams = given(
+    kind=st.sampled_from(STREAMS),
+    size=st.integers(1, 12),
+    rank=st.integers(1, 12),
+    columns=st.integers(1, 14),
+    decay=st.sampled_from([1.0, 0.9]),
+    seed=seeds,
+)
+
+
+@settings(max_examples=40)
+@streams
+def test_the_covariance_lies_between_the_sketch_and_the_sketch_plus_escaped_mass(
+    kind, size, rank, columns, decay, seed
+):
+    new = stream(kind, size, columns, 8, seed)
+    sketch, exact = sketched(new, rank, decay), covariance(new, decay)
+    rounding = 1e-5 * np.linalg.norm(exact, 2)
+    below = exact - low_rank(sketch)
+    above = low_rank(sketch) + sketch.escaped * np.eye(size) - exact
+    assert np.linalg.eigvalsh(below).min() >= -rounding
+    assert np.linalg.eigvalsh(above).min() >= -rounding
+
+
+@settings(max_examples=40)
+@streams
+def test_the_escaped_mass_is_bounded_by_the_tail_of_the_spectrum(
+    kind, size, rank, columns, decay, seed
+):
+    del decay  # the bound is of sums
+    new = stream(kind, size, columns, 8, seed)
+    rank = min(rank, size)
+    sketch, exact = sketched(new, rank), covariance(new)
+    values = np.linalg.eigvalsh(exact)[::-1]
+    bound = min(values[k:].sum() / (rank - k) for k in range(rank))
+    assert sketch.escaped <= bound + 1e-5 * values[0]
+    assert sketch.escaped >= 0
+
+
+@settings(max_examples=40)
+@streams
+def test_it_equals_the_transcription_of_algorithm_1(
+    kind, size, rank, columns, decay, seed
+):
+    new = stream(kind, size, columns, 6, seed)
+    rank = min(rank, size)
+    sketch, expected, escaped = sketched(new, rank, decay), np.zeros((size, size)), 0.0
+    for one in new.astype("float64"):
+        rho, expected = sketchy.fd_update(decay * expected, one @ one.T, rank)
+        escaped = decay * escaped + rho
+    # Where the rank is the size nothing need escape: Ḡ + ρI is the same.
+    found = low_rank(sketch) + sketch.escaped * np.eye(size)
+    expected += escaped * np.eye(size)
+    scale = np.linalg.norm(expected, 2)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * scale)
+    if rank < size:
+        np.testing.assert_allclose(sketch.escaped, escaped, atol=1e-5 * scale)
+        assert sketch.values[-1] == 0.0
+
+
+@given(
+    size=st.integers(2, 20),
+    rank=st.integers(2, 10),
+    columns=st.integers(1, 8),
+    seed=seeds,
+)
+def test_a_stream_of_lower_rank_is_kept_exactly(size, rank, columns, seed):
+    rng = np.random.default_rng(seed)
+    plane = rng.standard_normal((size, rank - 1))
+    new = (plane @ rng.standard_normal((20, rank - 1, columns))).astype("float32")
+    sketch, exact = sketched(new, rank), covariance(new)
+    assert sketch.escaped == 0.0
+    np.testing.assert_allclose(
+        low_rank(sketch), exact, atol=2e-5 * np.linalg.norm(exact, 2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "rank", "columns"), [(12, 4, 2), (12, 4, 20), (9, 9, 3)]
+)
+@pytest.mark.parametrize("decay", [1.0, 0.999])
+def test_vectors_stay_orthonormal_over_ten_thousand_updates(size, rank, columns, decay):
+    batch = 64  # 10 000 updates of each of 64 sketches would take long one by one
+    rng = np.random.default_rng(0)
+    spread = 10.0 ** np.linspace(0, -2, size)[:, None]
+    many = rng.standard_normal((50, batch, size, columns)) * spread
+    many = [ops.convert_to_tensor(one, "float32") for one in many]
+    update = compiled(
+        lambda sketch, new: frequent_directions.update(sketch, new, decay)
+    )
+    sketch = frequent_directions.zeros(size, rank, (batch,))
+    for step in range(10_000 if keras.backend.backend() != "torch" else 1_000):
+        sketch = Sketch(*update(sketch, many[step % 50]))
+    vectors = ops.convert_to_numpy(sketch.vectors).astype("float64")
+    overlap = np.swapaxes(vectors, 1, 2) @ vectors
+    np.testing.assert_allclose(overlap, np.tile(np.eye(rank), (batch, 1, 1)), atol=1e-5)
+    assert np.all(np.isfinite(ops.convert_to_numpy(sketch.values)))
+
+
+def compiled(function):
+    """The function, compiled by XLA where the backend has it."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True, autograph=False)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+@pytest.mark.parametrize("rank", [1, 3, 7])
+@pytest.mark.parametrize("columns", [1, 2, 9])
+def test_a_batch_is_its_sketches_one_by_one_and_compiles(rank, columns):
+    new = stream("gaussian", 7, columns, 5 * 4, 0).reshape(4, 5, 7, columns)
+    batch = frequent_directions.zeros(7, rank, (5,))
+    update = compiled(lambda sketch, new: frequent_directions.update(sketch, new, 0.9))
+    for step in new:
+        batch = Sketch(*update(batch, ops.convert_to_tensor(step)))
+    for i in range(5):
+        alone = sketched(new[:, i], rank, 0.9)
+        one = Sketch(*(ops.convert_to_numpy(x)[i] for x in batch))
+        np.testing.assert_allclose(low_rank(one), low_rank(alone), atol=1e-4)
+        np.testing.assert_allclose(one.escaped, alone.escaped, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [2, 5, 9])
+@pytest.mark.parametrize("exponent", [0.125, 0.25, 0.5])
+@pytest.mark.parametrize(
+    ("epsilon", "relative_epsilon"), [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-2), (0.1, 1e-2)]
+)
+def test_the_inverse_root_is_that_of_the_matrix(
+    rank, exponent, epsilon, relative_epsilon
+):
+    new = stream("gaussian", 9, 4, 6, seed=1)
+    sketch = sketched(new, rank)
+    tensor = np.random.default_rng(2).standard_normal((9, 5))
+    matrix = (low_rank(sketch) + sketch.escaped * np.eye(9)) / 3.0
+    root = sketchy.inverse_root(matrix, exponent, epsilon, relative_epsilon)
+    found = frequent_directions.apply_inverse_root(
+        Sketch(*(ops.convert_to_tensor(x, "float32") for x in sketch)),
+        ops.convert_to_tensor(tensor, "float32"),
+        exponent,
+        epsilon,
+        relative_epsilon,
+        weight=3.0,
+    )
+    expected = root @ tensor
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(found), expected, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize("rank", [3, 6])
+def test_directions_never_seen_give_0_in_the_pseudo_inverse(rank):
+    column = np.array([[1.0], [2.0], [0.0], [0.0], [0.0], [2.0]], "float32")
+    sketch = frequent_directions.update(
+        frequent_directions.zeros(6, rank), ops.convert_to_tensor(column)
+    )
+    found = frequent_directions.apply_inverse_root(
+        sketch, ops.convert_to_tensor(np.eye(6, dtype="float32")), 0.5
+    )
+    expected = column @ column.T / 27.0  # (c cᵀ)^(−1/2) is c cᵀ / |c|³
+    np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-8, 1e8, 1e15])
+@pytest.mark.parametrize(("rank", "columns"), [(3, 2), (3, 9), (8, 4)])
+def test_gradients_of_any_scale_give_the_sketch_times_the_scale_squared(
+    rank, columns, scale
+):
+    new = stream("gaussian", 8, columns, 5, seed=3)
+    one = sketched(new, rank)
+    other = sketched((new * np.float32(scale)).astype("float32"), rank)
+    np.testing.assert_allclose(
+        other.values / scale**2, one.values, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        other.escaped / scale**2, one.escaped, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("rank", "columns"), [(3, 2), (3, 9), (8, 4)])
+def test_columns_of_zeros_change_nothing_before_or_after(rank, columns):
+    nothing = np.zeros((1, 8, columns), "float32")
+    new = stream("gaussian", 8, columns, 5, seed=3)
+    one = sketched(new, rank)
+    other = sketched(np.concatenate([nothing, new, nothing]), rank)
+    np.testing.assert_allclose(low_rank(other), low_rank(one), atol=1e-4)
+    np.testing.assert_allclose(other.escaped, one.escaped, rtol=1e-4, atol=1e-5)
+    empty = sketched(nothing, rank)
+    assert not empty.values.any() and empty.escaped == 0.0
+
+
+def test_no_matrix_of_size_by_size_is_formed_for_few_columns():
+    jax = pytest.importorskip("jax")
+    if keras.backend.backend() != "jax":
+        pytest.skip("reads what JAX compiles")
+    size = 5000
+    sketch = frequent_directions.zeros(size, 8)
+    new = jax.numpy.ones((size, 3))
+    program = jax.jit(frequent_directions.update).lower(sketch, new).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4 * size * 100

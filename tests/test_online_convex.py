@@ -1,0 +1,418 @@
+"""The online convex study: its algorithms, its comparator and its program."""
+
+import csv
+import io
+import math
+import pathlib
+import subprocess
+import sys
+
+import keras
+import matplotlib.image
+import numpy as np
+import pytest
+from absl import app, flags
+from keras import ops
+from rich.console import Console
+
+import et_optimizer
+import tf_models
+from tf_models import online_convex
+
+REPOSITORY = pathlib.Path(tf_models.__file__).parents[1]
+SIZE, RANK, ROUNDS = 7, 3, 15
+TWO_RATES = np.array([0.02, 0.7])
+TOO_SMALL = 1e-11  # Of the largest eigenvalue: rounding.
+
+
+def stream(directions=SIZE - 1):
+    """Gradients at two rates, of shape (rounds, 2, size); the last entry is always 0.
+
+    They are longer in some directions than in others, as those of real data are, and
+    lie in a subspace of as many dimensions as there are directions.
+    """
+    generator = np.random.default_rng(0)
+    mixing = generator.standard_normal((SIZE - 1, directions))
+    lengths = 1 / np.arange(1, directions + 1)
+    coordinates = lengths * generator.standard_normal((ROUNDS, 2, directions))
+    gradients = coordinates @ mixing.T
+    return np.concatenate([gradients, np.zeros((ROUNDS, 2, 1))], axis=-1)
+
+
+def updates_of(name, gradients):
+    """What the study's algorithm makes of the gradients."""
+    algorithm = online_convex.ALGORITHMS[name](TWO_RATES, SIZE, RANK)
+    return np.stack([algorithm(g, t) for t, g in enumerate(gradients, 1)])
+
+
+# The papers once more, for one rate, with d × d matrices and nothing left out.
+
+
+def spectral(matrix, function):
+    """A function of a matrix's eigenvalues, 0 where they are."""
+    values, vectors = np.linalg.eigh(matrix)
+    is_real = values > TOO_SMALL * values.max()
+    return (vectors[:, is_real] * function(values[is_real])) @ vectors[:, is_real].T
+
+
+def shrunk(matrix):
+    """(ρ, matrix of the FD-update): the RANK-th eigenvalue off all of them."""
+    rho = np.sort(np.linalg.eigvalsh(matrix))[-RANK]
+    rho = rho if rho > TOO_SMALL * np.trace(matrix) else 0.0
+    return rho, spectral(matrix, lambda values: np.maximum(values - rho, 0))
+
+
+def naive_ogd(rate, gradients):
+    for t, g in enumerate(gradients, 1):
+        yield rate / math.sqrt(t) * g
+
+
+def naive_adagrad(rate, gradients):
+    for t in range(1, len(gradients) + 1):
+        norms = [math.sqrt(sum(g[i] ** 2 for g in gradients[:t])) for i in range(SIZE)]
+        now = gradients[t - 1]
+        yield np.array([rate * g / n if n else 0.0 for g, n in zip(now, norms)])
+
+
+def naive_s_adagrad(rate, gradients):
+    sketch, escaped = np.zeros((SIZE, SIZE)), 0.0
+    for g in gradients:
+        rho, sketch = shrunk(sketch + np.outer(g, g))
+        escaped += rho
+        yield rate * spectral(sketch + escaped * np.eye(SIZE), lambda v: v**-0.5) @ g
+
+
+def naive_ada_fd(rate, gradients):
+    sketch = np.zeros((SIZE, SIZE))
+    for g in gradients:
+        _, sketch = shrunk(sketch + np.outer(g, g))
+        root = spectral(sketch, np.sqrt)
+        yield rate * np.linalg.inv(online_convex.ALPHA * np.eye(SIZE) + root) @ g
+
+
+def naive_fd_son(rate, gradients):
+    sketch = np.zeros((SIZE, SIZE))
+    for t, g in enumerate(gradients, 1):
+        _, sketch = shrunk(sketch + np.outer(g, g) / (rate * math.sqrt(t)))
+        yield np.linalg.inv(online_convex.ALPHA * np.eye(SIZE) + sketch) @ g
+
+
+def naive_rfd_son(rate, gradients):
+    sketch, alpha = np.zeros((SIZE, SIZE)), 0.0
+    for t, g in enumerate(gradients, 1):
+        rho, sketch = shrunk(sketch + np.outer(g, g) / (rate * t))
+        alpha += rho / 2
+        yield spectral(sketch + alpha * np.eye(SIZE), lambda v: 1 / v) @ g
+
+
+NAIVE = {
+    "OGD": naive_ogd,
+    "AdaGrad": naive_adagrad,
+    "S-AdaGrad": naive_s_adagrad,
+    "Ada-FD": naive_ada_fd,
+    "FD-SON": naive_fd_son,
+    "RFD-SON": naive_rfd_son,
+}
+
+
+# Of fewer directions than the rank nothing escapes, and covariances stay singular.
+@pytest.mark.parametrize("directions", [SIZE - 1, RANK - 1])
+@pytest.mark.parametrize("name", online_convex.ALGORITHMS)
+def test_an_algorithm_does_at_every_rate_what_its_paper_says(name, directions):
+    gradients = stream(directions)
+    found = updates_of(name, gradients)
+    tolerance = 2e-3 if name == "S-AdaGrad" else 1e-8  # Float32, and a Gram matrix.
+    for i, rate in enumerate(TWO_RATES):
+        expected = np.stack(list(NAIVE[name](rate, gradients[:, i])))
+        scale = np.linalg.norm(expected, axis=-1, keepdims=True)
+        np.testing.assert_allclose(found[:, i] / scale, expected / scale, 0, tolerance)
+
+
+@pytest.mark.parametrize(
+    "name, power", [("AdaGrad", 0), ("S-AdaGrad", 0), ("RFD-SON", -1)]
+)
+def test_an_algorithm_without_a_regularizer_has_no_scale_of_its_own(name, power):
+    shorter = updates_of(name, 1e-4 * stream())
+    expected = 1e-4**power * updates_of(name, stream())
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(shorter / largest, expected / largest, atol=1e-5)
+
+
+@pytest.mark.parametrize("i", range(len(TWO_RATES)))
+def test_s_adagrad_of_the_study_is_that_of_the_library(i):
+    gradients = stream()
+    optimizer = et_optimizer.SketchyAdagrad(float(TWO_RATES[i]), rank=RANK)
+    variable = keras.Variable(np.zeros(SIZE, "float32"))
+    optimizer.build([variable])
+    weights = np.zeros(SIZE)
+    for g, update in zip(gradients[:, i], updates_of("S-AdaGrad", gradients)[:, i]):
+        optimizer.apply([ops.convert_to_tensor(g, "float32")], [variable])
+        weights -= update
+        held = ops.convert_to_numpy(variable.value)
+        np.testing.assert_allclose(held, weights, rtol=2e-5, atol=2e-6)
+    assert np.linalg.norm(weights) > TWO_RATES[i]
+
+
+def count(held):
+    """The numbers in the arrays that something holds."""
+    if isinstance(held, (list, tuple)):
+        return sum(map(count, held))
+    if hasattr(held, "shape"):
+        return math.prod(held.shape)
+    return sum(map(count, getattr(held, "__dict__", {}).values()))
+
+
+@pytest.mark.parametrize("name", online_convex.ALGORITHMS)
+def test_the_formula_for_numbers_held_counts_what_is_held(name):
+    algorithm = online_convex.ALGORITHMS[name](TWO_RATES[:1], SIZE, RANK)
+    state = {k: v for k, v in vars(algorithm).items() if k not in ("rates", "_round")}
+    has_t = name in ("OGD", "FD-SON", "RFD-SON")
+    assert algorithm.numbers_held(SIZE, RANK) == count(list(state.values())) + has_t
+
+
+# The game.
+
+
+def total_loss(weights, data_set):
+    margins = data_set.labels * (data_set.features @ weights)
+    return sum(math.log1p(math.exp(-m)) for m in margins)
+
+
+@pytest.mark.parametrize("load", online_convex.DATA_SETS)
+def test_a_data_set_is_two_classes_with_a_constant_feature(load):
+    data_set = load()
+    assert set(data_set.labels) == {-1.0, 1.0}
+    assert np.all(data_set.features[:, -1] == 1)
+    assert online_convex.LARGEST_RANK < data_set.features.shape[1]
+    sizes = {"breast_cancer": (569, 31), "digits": (1797, 65)}
+    assert data_set.features.shape == sizes[data_set.name]
+
+
+def test_digits_are_told_apart_by_being_odd():
+    # The first ten images of the data set are 0 to 9.
+    assert online_convex.digits().labels[:10].tolist() == [-1, 1] * 5
+
+
+def test_the_best_fixed_weights_are_optimal():
+    data_set = online_convex.breast_cancer()
+    best = online_convex.best_fixed_weights(data_set)
+    margins = data_set.labels * (data_set.features @ best)
+    slopes = -data_set.labels / (1 + np.exp(margins))
+    gradient = slopes @ data_set.features + online_convex.RIDGE * best
+    assert np.linalg.norm(gradient) < 1e-4
+    least, norm = total_loss(best, data_set), np.linalg.norm(best)
+    generator = np.random.default_rng(0)
+    for step in np.geomspace(0.01, 10, 60):
+        other = best + step * generator.standard_normal(best.shape)
+        other *= min(1, norm / np.linalg.norm(other))
+        assert total_loss(other, data_set) > least
+
+
+def small(name="small", examples=25, features=4):
+    """A few examples, of few features."""
+    whole = online_convex.breast_cancer()
+    return online_convex.DataSet(
+        name, "A few", whole.features[:examples, -features:], whole.labels[:examples]
+    )
+
+
+def test_a_game_pays_for_the_weights_before_it_moves_them():
+    data_set = small()
+    algorithm = online_convex.OGD(TWO_RATES, 4, RANK)
+    rounds = []
+    paid = online_convex.play(
+        algorithm, data_set.features, data_set.labels, lambda: rounds.append(1)
+    )
+    assert paid.shape == (25, 2) and len(rounds) == 25
+    for i, rate in enumerate(TWO_RATES):
+        weights = np.zeros(4)
+        for t, (x, y) in enumerate(zip(data_set.features, data_set.labels), 1):
+            one = online_convex.DataSet("", "", x[None], np.array([y]))
+            assert paid[t - 1, i] == pytest.approx(total_loss(weights, one), rel=1e-6)
+            slope = [
+                (total_loss(weights + h, one) - total_loss(weights - h, one)) / 2e-5
+                for h in 1e-5 * np.eye(4)
+            ]
+            weights -= rate / math.sqrt(t) * np.array(slope)
+
+
+def test_regret_is_what_the_best_rate_paid_less_what_the_best_weights_pay():
+    data_set = small()
+    setting = online_convex.Setting(rank=RANK, passes=2, seed=3, seeds=2)
+    best = online_convex.best_fixed_weights(data_set)
+    outcome = online_convex.tune_and_score(
+        data_set, "AdaGrad", setting, best, lambda: None
+    )
+    score, paid = outcome.score, []
+    for order in online_convex.orders(data_set, setting):
+        assert sorted(order[:25]) == sorted(order[25:]) == list(range(25))
+        algorithm = online_convex.AdaGrad(online_convex.RATES, 4, RANK)
+        features, labels = data_set.features[order], data_set.labels[order]
+        paid.append(online_convex.play(algorithm, features, labels, lambda: None))
+    totals = np.mean(paid, axis=0).sum(axis=0)
+    assert score.rounds == 50 and outcome.regret.shape == (50,)
+    assert score.average_loss == pytest.approx(totals.min() / 50)
+    assert score.rate == online_convex.RATES[totals.argmin()]
+    expected = totals.min() - 2 * total_loss(best, data_set)
+    assert score.regret == pytest.approx(expected) == outcome.regret[-1]
+    first = [math.log(2) - total_of_first(best, data_set, setting, i) for i in (0, 1)]
+    assert outcome.regret[0] == pytest.approx(np.mean(first))
+
+
+def total_of_first(weights, data_set, setting, i):
+    first = online_convex.orders(data_set, setting)[i][:1]
+    shown = data_set.features[first], data_set.labels[first]
+    return total_loss(weights, online_convex.DataSet("", "", *shown))
+
+
+@pytest.mark.parametrize(
+    "rates, expected",
+    [((1e-9, 1e-8), "highest"), ((1e4, 1e5), "lowest"), ((1e-9, 0.1, 1e5), "no")],
+)
+def test_a_best_rate_at_the_edge_of_the_grid_is_marked(rates, expected, monkeypatch):
+    monkeypatch.setattr(online_convex, "RATES", np.array(rates))
+    data_set = small()
+    outcome = online_convex.tune_and_score(
+        data_set, "OGD", online_convex.Setting(), np.zeros(4), lambda: None
+    )
+    assert outcome.score.grid_edge == expected
+    table = online_convex.scores_table(data_set, [outcome])
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table)
+    assert (f"({expected} of the grid)" in console.file.getvalue()) is (
+        expected != "no"
+    )
+
+
+def test_the_grid_is_the_papers():
+    rates = online_convex.RATES
+    assert (len(rates), rates[0], rates[-1]) == (49, 1e-6, 1.0)
+    np.testing.assert_allclose(rates[1:] / rates[:-1], 10**0.125)
+
+
+# The program.
+
+PROGRAM = """
+import dataclasses, sys
+from absl import app
+from tf_models import online_convex as program
+
+def cut(load):
+    whole = load()
+    features, labels = whole.features[:20], whole.labels[:20]
+    return lambda: dataclasses.replace(whole, features=features, labels=labels)
+
+program.DATA_SETS = tuple(map(cut, program.DATA_SETS))
+program.define_flags()
+sys.exit(app.run(program.main))
+"""
+
+
+def rows(output_dir):
+    path = output_dir / online_convex.CSV_NAME
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_program_leaves_a_table_a_file_and_a_plot(tmp_path):
+    output_dir = tmp_path / "made" / "by_the_program"
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, f"--output_dir={output_dir}", "--rank=3"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    found = rows(output_dir)
+    named = [(row["data_set"], row["algorithm"]) for row in found]
+    names = list(online_convex.ALGORITHMS)
+    assert named == [(d, name) for d in ("breast_cancer", "digits") for name in names]
+    for row in found:
+        assert (row["rounds"], row["rank"], row["seeds"]) == ("20", "3", "1")
+        assert float(row["rate"]) in online_convex.RATES
+        # Weights of 0 pay log 2 a round, and the least rate hardly moves them.
+        assert 0 < float(row["average_loss"]) < 1.01 * math.log(2)
+        difference = float(row["average_loss"]) - float(row["best_fixed_loss"])
+        assert float(row["regret"]) == pytest.approx(20 * difference)
+        assert process.stdout.count(row["algorithm"]) >= 2
+    image = matplotlib.image.imread(output_dir / online_convex.PLOT_NAME)
+    assert image[..., :3].std() > 0
+    files = {path.name for path in output_dir.iterdir()}
+    assert files == {online_convex.CSV_NAME, online_convex.PLOT_NAME}
+
+
+def test_a_line_an_algorithm_is_drawn_and_labelled():
+    setting = online_convex.Setting(rank=2)
+    data_sets = [small("one"), small("two")]
+    outcomes = [
+        online_convex.tune_and_score(data_set, name, setting, np.zeros(4), lambda: None)
+        for data_set in data_sets
+        for name in ("OGD", "AdaGrad", "Ada-FD")
+    ]
+    figure = online_convex.regret_figure(data_sets, outcomes)
+    assert len(figure.axes) == 2
+    for axes, own in zip(figure.axes, (outcomes[:3], outcomes[3:])):
+        lines = {line.get_label().split(",")[0]: line for line in axes.get_lines()}
+        for outcome in own:
+            line = lines.pop(outcome.score.algorithm)
+            np.testing.assert_array_equal(line.get_ydata(), outcome.regret)
+            np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 26))
+        assert not lines
+        last = [line.get_ydata()[-1] for line in axes.get_lines()]
+        assert last == sorted(last, reverse=True)
+        assert len({line.get_color() for line in axes.get_lines()}) == 3
+    assert len(set(online_convex.COLORS)) == len(online_convex.ALGORITHMS)
+
+
+def test_an_interrupted_study_keeps_what_is_finished(tmp_path, monkeypatch):
+    class Interrupted(online_convex.Algorithm):
+        def __call__(self, gradients, t):
+            raise KeyboardInterrupt
+
+    algorithms = {"OGD": online_convex.OGD, "AdaGrad": Interrupted}
+    monkeypatch.setattr(online_convex, "ALGORITHMS", algorithms)
+    console = Console(file=io.StringIO(), width=120)
+    setting = online_convex.Setting(rank=2)
+    data_sets = [small("one"), small("two")]
+    status = online_convex.study(data_sets, setting, tmp_path, console)
+    assert status == online_convex.INTERRUPTED
+    assert [row["algorithm"] for row in rows(tmp_path)] == ["OGD"]
+    assert (tmp_path / online_convex.PLOT_NAME).exists()
+    assert "kept the 1 of 4 finished" in console.file.getvalue()
+
+
+def parsed(*arguments):
+    values = flags.FlagValues()
+    online_convex.define_flags(values)
+    values(["online_convex", *arguments])
+    return values
+
+
+def test_the_defaults_are_the_settings():
+    values = parsed()
+    chosen = (values.rank, values.passes, values.seed, values.seeds)
+    assert online_convex.Setting(*chosen) == online_convex.Setting()
+
+
+@pytest.mark.parametrize(
+    "argument, rule",
+    [
+        ("--rank=1", "--rank must be a whole number, from 2 to 30; received 1."),
+        ("--rank=31", "--rank must be a whole number, from 2 to 30; received 31."),
+        ("--passes=0", "--passes must be a whole number, at least 1; received 0."),
+        ("--seed=-1", "from 0 to 4294967295; received -1."),
+        ("--seeds=0", "--seeds must be a whole number, at least 1; received 0."),
+        ("--output_dir=", "--output_dir must be a directory that can be written to"),
+    ],
+)
+def test_a_bad_flag_is_refused_with_its_value_rule_and_remedy(argument, rule):
+    with pytest.raises(flags.IllegalFlagValueError) as error:
+        parsed(argument)
+    assert rule in str(error.value)
+    assert "Leave it out" in str(error.value) or "Name another" in str(error.value)
+
+
+def test_a_word_that_is_no_flag_is_refused():
+    with pytest.raises(app.UsageError, match="received 'rank'. Write --name=value"):
+        online_convex.main(["online_convex", "rank"])

@@ -1,0 +1,522 @@
+"""Shampoo, SketchyShampoo and SketchyAdagrad against float64 transcriptions."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from et_optimizer import (
+    ExtremeTensoring,
+    Shampoo,
+    SketchyAdagrad,
+    SketchyShampoo,
+    TensorIndex,
+    memory_report,
+    preconditioners,
+)
+from tests.reference import extreme_tensoring, sketchy
+from tests.updates import last_update, lengths_and_modes, library_updates
+
+RULE = dict(
+    beta_2=None,
+    epsilon=0.0,
+    relative_epsilon=1e-4,
+    block_size=1024,
+    update_every=1,
+    start_preconditioning_step=1,
+    graft=None,
+)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def rule(rank=None, **changed):
+    """A preconditioner without grafting, unless the changes say so."""
+    if rank is None:
+        return preconditioners.Shampoo(**RULE | changed)
+    return preconditioners.SketchyShampoo(rank=rank, **RULE | changed)
+
+
+def correlated(shape, seed, steps=50, scale=1.0, ratio=0.75):
+    """Gradients whose axes have covariances that are neither diagonal nor flat.
+
+    From one eigenvalue to the next they fall by about `ratio` squared.
+    """
+    rng = np.random.default_rng(seed)
+    found = rng.standard_normal((steps, *shape))
+    for axis, length in enumerate(shape, start=1):
+        mix = rng.standard_normal((length, length)) * ratio ** np.arange(length)
+        found = np.moveaxis(np.moveaxis(found, axis, -1) @ mix.T, -1, axis)
+    return (scale * found).astype("float32")
+
+
+def distance(one, other):
+    """The norm of the difference, relative to the second."""
+    return np.linalg.norm(one - other) / np.linalg.norm(other)
+
+
+def assert_last_update_equals(found, index, steps, **reference):
+    *_, expected = sketchy.s_shampoo(
+        [as_modes(step, index) for step in steps], **reference
+    )
+    # Of what the roots put into the padding nothing is kept.
+    unpadded = tuple(slice(axis.length) for axis in index.axes)
+    expected = expected.reshape([axis.cells for axis in index.axes])[unpadded]
+    update = last_update(found, index, steps)
+    assert distance(update, expected.reshape(index.shape)) < 1e-4
+
+
+def as_modes(tensor, index):
+    """The tensor as the index's modes, padded with zeros, the literal way."""
+    tensor = tensor.reshape([axis.length for axis in index.axes])
+    padding = [(0, axis.cells - axis.length) for axis in index.axes]
+    return np.pad(tensor, padding).reshape(index.modes)
+
+
+@pytest.mark.parametrize("beta_2", [None, 0.9])
+@pytest.mark.parametrize("rank", [1, 2, 3, 5, 8, 13, None])
+@pytest.mark.parametrize("shape", [(13, 7), (5, 8), (3, 4, 5), (6, 1, 9), (2, 3, 2, 3)])
+def test_fifty_steps_equal_algorithm_3(shape, rank, beta_2):
+    index = TensorIndex.from_shape(shape, 1)
+    steps = correlated(shape, seed=0)
+    assert_last_update_equals(
+        rule(rank, beta_2=beta_2),
+        index,
+        steps,
+        rank=rank,
+        beta_2=beta_2,
+        relative_epsilon=1e-4,
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 4, 8, 13, None])
+def test_spectra_over_seven_decades_keep_three_digits(rank):
+    # Float32 itself tells eigenvalues apart down to 1e-7 of the largest.
+    steps = correlated((13, 7), seed=0, ratio=0.5)
+    found = last_update(rule(rank), TensorIndex.from_shape((13, 7), 1), steps)
+    *_, expected = sketchy.s_shampoo(steps, rank, relative_epsilon=1e-4)
+    assert distance(found, expected) < 1e-3
+
+
+@settings(max_examples=15)
+@given(
+    shape=st.lists(st.integers(1, 9), min_size=2, max_size=4),
+    rank=st.sampled_from([1, 2, 4, None]),
+    block_size=st.sampled_from([2, 3, 5, 100]),
+    update_every=st.integers(1, 4),
+    exponent=st.integers(-12, 12),
+    epsilon=st.sampled_from([0.0, 1e-3]),
+    seed=seeds,
+)
+def test_any_shape_scale_block_and_interval_equals_the_transcription(
+    shape, rank, block_size, update_every, exponent, epsilon, seed
+):
+    index = TensorIndex.from_shape(shape, 1)
+    scale = 10.0**exponent
+    found = rule(
+        rank,
+        beta_2=0.95,
+        epsilon=epsilon * scale**2,
+        block_size=block_size,
+        update_every=update_every,
+    )
+    if found.is_diagonal(index):
+        return
+    assert_last_update_equals(
+        found,
+        index,
+        correlated(shape, seed, steps=9, scale=scale),
+        rank=rank,
+        beta_2=0.95,
+        epsilon=epsilon * scale**2,
+        relative_epsilon=1e-4,
+        update_every=update_every,
+        block_size=block_size,
+    )
+
+
+@pytest.mark.parametrize("rank", [2, None])
+@pytest.mark.parametrize(
+    ("shape", "level"), [((12, 10), 2), ((13, 24), 2), ((36, 16), 3)]
+)
+def test_the_modes_of_a_tensored_view_carry_the_covariances(shape, level, rank):
+    index = TensorIndex.from_shape(shape, level)
+    assert index.order > 2
+    steps = correlated(shape, seed=1, steps=20)
+    assert_last_update_equals(
+        rule(rank), index, steps, rank=rank, relative_epsilon=1e-4
+    )
+
+
+@pytest.mark.parametrize("rank", [3, None])
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [((20, 12), (15, 16)), ((20, 12), (3, 7, 13)), ((20, 12), (16, 16))],
+)
+def test_indices_by_hand_carry_the_covariances(shape, sizes, rank):
+    index = TensorIndex.from_sizes(shape, sizes)
+    steps = correlated(shape, seed=2, steps=20)
+    assert_last_update_equals(
+        rule(rank), index, steps, rank=rank, relative_epsilon=1e-4
+    )
+
+
+@pytest.mark.parametrize("beta_2", [None, 0.9])
+def test_at_full_rank_sketchy_is_shampoo(beta_2):
+    steps = correlated((9, 6), seed=0)
+    index = TensorIndex.from_shape((9, 6), 1)
+    one = last_update(rule(9, beta_2=beta_2), index, steps)
+    other = last_update(rule(beta_2=beta_2), index, steps)
+    assert distance(one, other) < 1e-6
+
+
+def test_the_paper_to_the_letter_is_what_the_docstring_says():
+    steps = correlated((6, 5, 4), seed=0, steps=10)
+    variable = keras.Variable(np.zeros((6, 5, 4), "float32"))
+    optimizer = Shampoo(
+        1.0,
+        beta_2=None,
+        graft=None,
+        update_every=1,
+        block_size=10**9,
+        epsilon=1e-4,
+        relative_epsilon=0.0,
+        merge_axes=False,
+    )
+    for step in steps:
+        optimizer.apply([ops.convert_to_tensor(step)], [variable])
+    expected = -sum(sketchy.s_shampoo(steps, epsilon=1e-4))
+    assert distance(ops.convert_to_numpy(variable), expected) < 1e-4
+
+
+@pytest.mark.parametrize("rank", [4, None])
+def test_axes_are_merged_into_the_matrix_of_fewest_rows_and_columns(rank):
+    steps = correlated((8, 2, 4), seed=0, steps=10)
+    merged = TensorIndex.from_merged_axes((8, 2, 4), 1)
+    assert merged.modes == (8, 8)
+    as_matrix = TensorIndex.from_shape((8, 8), 1)
+    one = last_update(rule(rank), merged, steps)
+    other = last_update(rule(rank), as_matrix, steps.reshape(-1, 8, 8))
+    np.testing.assert_array_equal(one.reshape(8, 8), other)
+    assert TensorIndex.from_merged_axes((3, 3, 64, 128), 1).modes == (576, 128)
+    assert TensorIndex.from_merged_axes((4, 32, 128), 2).modes == (8, 16, 8, 16)
+    assert TensorIndex.from_merged_axes((5, 7), 1).modes == (5, 7)
+
+
+GRAFTS = {
+    "extreme_tensoring": lambda steps, index: extreme_tensoring_update(steps, index),
+    "rmsprop": lambda steps, index: extreme_tensoring_update(
+        [step.ravel() for step in steps], TensorIndex.of_entries((steps[0].size,))
+    ),
+    "sgd": lambda steps, index: steps[-1],
+}
+
+
+def extreme_tensoring_update(steps, index):
+    *_, update = extreme_tensoring.updates(
+        steps, lengths_and_modes(index), beta_2=0.9, mean=True
+    )
+    return update
+
+
+@pytest.mark.parametrize("graft", GRAFTS)
+@pytest.mark.parametrize("level", [1, 2])
+def test_grafting_keeps_the_direction_and_takes_the_norm(graft, level):
+    index = TensorIndex.from_shape((12, 10), level)
+    steps = correlated((12, 10), seed=0, steps=8)
+    plain = last_update(rule(4, beta_2=0.9), index, steps)
+    grafted = last_update(rule(4, beta_2=0.9, graft=graft), index, steps)
+    norm = np.linalg.norm(GRAFTS[graft](steps, index))
+    expected = plain * (norm / np.linalg.norm(plain))
+    np.testing.assert_allclose(grafted, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("graft", GRAFTS)
+def test_steps_before_the_start_are_the_grafting_rules_own(graft):
+    index = TensorIndex.from_shape((12, 10), 1)
+    steps = correlated((12, 10), seed=0, steps=6)
+    late = rule(4, beta_2=0.9, graft=graft, start_preconditioning_step=5)
+    at_once = rule(4, beta_2=0.9, graft=graft)
+    for t, ((one, _), (other, _)) in enumerate(
+        zip(
+            library_updates(late, index, steps), library_updates(at_once, index, steps)
+        ),
+        start=1,
+    ):
+        expected = other if t >= 5 else GRAFTS[graft](steps[:t], index)
+        np.testing.assert_allclose(
+            one, np.reshape(expected, (12, 10)), rtol=1e-4, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("shape", [(11,), (1, 11), (11, 1, 1), ()])
+@pytest.mark.parametrize("graft", ["extreme_tensoring", "rmsprop", "sgd", None])
+@pytest.mark.parametrize("level", [1, 2])
+def test_vectors_are_left_to_extreme_tensoring(shape, graft, level):
+    variable = keras.Variable(np.zeros(shape, "float32"))
+    other = keras.Variable(np.zeros(shape, "float32"))
+    optimizer = SketchyShampoo(1.0, rank=2, level=level, graft=graft, beta_2=0.9)
+    # RMSprop is extreme tensoring with one mode of all entries.
+    expected = ExtremeTensoring(
+        1.0, level=1 if graft == "rmsprop" else level, beta_2=0.9
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        step = ops.convert_to_tensor(rng.standard_normal(shape), "float32")
+        optimizer.apply([step], [variable])
+        expected.apply([step], [other])
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(variable), ops.convert_to_numpy(other), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("beta_2", [None, 0.9])
+@pytest.mark.parametrize("rank", [1, 2, 5, 30])
+@pytest.mark.parametrize("shape", [(30,), (5, 6), (), (2, 1, 4)])
+def test_fifty_steps_equal_algorithm_2(shape, rank, beta_2):
+    steps = np.random.default_rng(0).standard_normal((50, *shape)).astype("float32")
+    index = TensorIndex.of_entries(shape)
+    found = last_update(preconditioners.SketchyAdagrad(rank, beta_2, 0.0), index, steps)
+    *_, expected = sketchy.s_adagrad(steps, rank, beta_2)
+    assert distance(found, expected) < 1e-4
+
+
+def test_s_adagrad_of_enough_rank_is_full_matrix_adagrad():
+    steps = np.random.default_rng(0).standard_normal((40, 6)).astype("float32")
+    variable = keras.Variable(np.zeros(6, "float32"))
+    optimizer = SketchyAdagrad(0.5, rank=100)
+    covariance, expected = np.zeros((6, 6)), np.zeros(6)
+    for step in steps.astype("float64"):
+        optimizer.apply([ops.convert_to_tensor(step, "float32")], [variable])
+        covariance += np.outer(step, step)
+        expected -= 0.5 * np.linalg.pinv(sqrt_of(covariance), rcond=1e-6) @ step
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(variable), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def sqrt_of(matrix):
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+# What the Sketchy authors' own implementation (google-research/precondition, tearfree/
+# sketchy.py, at commit 239a8cd) gave under JAX 0.10.2 for the last of the gradients
+# below, with Options(update_freq=1, second_moment_decay=1.0, rank=3): two rows of the
+# update. Its rank does not count the eigenvector that the paper's ℓ leaves at 0, and it
+# has no ε.
+AUTHORS_UPDATE = [
+    [-0.00679305, 0.15273057, -0.2801502, -0.3290574, 0.05788343],
+    [-0.01597486, -0.02796295, 0.01138648, -0.1074267, -0.22977561],
+]
+
+
+def test_it_equals_the_authors_implementation_where_settings_agree():
+    steps = np.random.default_rng(7).standard_normal((8, 6, 5)).astype("float32")
+    found = rule(rank=4, relative_epsilon=0.0)
+    update = last_update(found, TensorIndex.from_shape((6, 5), 1), steps)
+    np.testing.assert_allclose(update[:2], AUTHORS_UPDATE, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [Shampoo, SketchyShampoo])
+def test_the_state_is_what_the_formula_says(make):
+    shapes = {(2000, 512): 2, (512,): 0, (3, 3, 64, 128): 2, (70, 1): 0, (30522, 16): 2}
+    rank = {} if make is Shampoo else {"rank": 32}
+    for shape in shapes:
+        variable = keras.Variable(np.zeros(shape, "float32"), name="kernel")
+        optimizer = make(**rank)
+        optimizer.build([variable])
+        index = TensorIndex.from_merged_axes(shape, 1)
+        expected = 1 + sum(index.modes)  # the counter, and grafting's
+        for length in index.modes if shapes[shape] else ():
+            blocks = -(-length // 1024)
+            size = -(-length // blocks)
+            kept = min(rank.get("rank", size), size)
+            expected += blocks * ((size + 1) * kept + 1)
+        assert memory_report(optimizer).slots == expected
+        counted = sum(int(np.prod(v.shape)) for v in optimizer.variables[2:])
+        assert counted == expected
+
+
+def test_the_docstrings_examples_of_memory_are_counted():
+    held = {}
+    for name, optimizer in {
+        "sketchy": SketchyShampoo(rank=32),
+        "level 2": SketchyShampoo(rank=32, level=2),
+        "shampoo": Shampoo(),
+        "adam": keras.optimizers.Adam(),
+    }.items():
+        optimizer.build([keras.Variable(np.zeros((2000, 512), "float32"))])
+        held[name] = memory_report(optimizer).slots
+    assert held["adam"] == 2_048_000
+    for name, docstring in {
+        "sketchy": SketchyShampoo.__doc__,
+        "level 2": SketchyShampoo.__doc__,
+        "shampoo": Shampoo.__doc__,
+    }.items():
+        assert f"{held[name]:,}".replace(",", " ") in docstring.replace("\n    ", " ")
+
+
+BERT_LARGE = [
+    (30522, 1024),
+    (512, 1024),
+    (2, 1024),
+    *[(1024, 16, 64)] * 3,
+    (16, 64, 1024),
+    (1024, 4096),
+    (4096, 1024),
+    (1024, 1024),
+]
+
+
+@pytest.mark.parametrize("rank", [32, 256])
+def test_no_matrix_of_bert_large_holds_more_than_rank_times_rows_and_columns(rank):
+    found = preconditioners.SketchyShampoo(
+        rank=rank, **RULE | {"graft": "extreme_tensoring"}
+    )
+    for shape in BERT_LARGE:
+        index = TensorIndex.from_merged_axes(shape, 1)
+        held = sum(int(np.prod(s)) for s in found.slot_shapes(index).values())
+        sides = sum(index.modes)
+        # Beyond ℓ(m + n): eigenvalues, escaped masses, grafting, the blocks' rounding.
+        assert held <= rank * sides + 3 * sides + rank * (sides / 1024 + 2)
+
+
+def steps_with(bad, at, count=6):
+    steps = list(correlated((6, 5), seed=0, steps=count))
+    steps[at] = steps[at].copy()
+    steps[at][2, 3] = bad
+    return steps
+
+
+def apply_all(optimizer, steps, compiled=False):
+    """The weights and all that is held after the steps, and the optimizer."""
+    variable = keras.Variable(np.ones((6, 5), "float32"), name="kernel")
+    optimizer.build([variable])
+    apply = optimizer.apply
+    if compiled and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        apply = tf.function(
+            lambda g: optimizer.apply(g, [variable]), jit_compile=True, autograph=False
+        )
+    for step in steps:
+        apply([ops.convert_to_tensor(step)]) if compiled else apply(
+            [ops.convert_to_tensor(step)], [variable]
+        )
+    return [ops.convert_to_numpy(v) for v in [variable, *optimizer.variables]]
+
+
+SKIPPING = {
+    "Shampoo": lambda: Shampoo(0.1, update_every=1),
+    "SketchyShampoo": lambda: SketchyShampoo(0.1, rank=2, update_every=2, beta_1=0.9),
+    "rmsprop": lambda: SketchyShampoo(0.1, rank=2, update_every=1, graft="rmsprop"),
+    "SketchyAdagrad": lambda: SketchyAdagrad(0.1, rank=2, beta_1=0.9),
+}
+
+
+@pytest.mark.parametrize("make", SKIPPING.values(), ids=SKIPPING)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e25])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(make, bad):
+    optimizer = make()
+    steps = steps_with(bad, at=3, count=4)
+    before = apply_all(make(), steps[:3])
+    after = apply_all(optimizer, steps)
+    assert optimizer.skipped_steps == {"kernel": 1}
+    names = ["kernel", *(v.name for v in optimizer.variables)]
+    for name, one, other in zip(names, before, after, strict=True):
+        if name == "iteration":
+            assert other == 4
+        elif name == "kernel_skipped_steps":
+            assert other == 1
+        else:
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("make", SKIPPING.values(), ids=SKIPPING)
+def test_training_goes_on_after_a_skipped_step(make):
+    optimizer = make()
+    *_, values = [apply_all(optimizer, steps_with(np.nan, at=0))]
+    assert all(np.all(np.isfinite(value)) for value in values)
+    assert np.all(values[0] != 1.0)
+
+
+def test_only_the_variable_with_the_bad_gradient_is_skipped():
+    good, bad = (keras.Variable(np.ones((4, 3), "float32"), name=n) for n in "gb")
+    optimizer = Shampoo(0.1)
+    step = np.ones((4, 3), "float32")
+    optimizer.apply(
+        [ops.convert_to_tensor(step), ops.convert_to_tensor(step * np.nan)], [good, bad]
+    )
+    assert np.all(ops.convert_to_numpy(good) < 1)
+    np.testing.assert_array_equal(ops.convert_to_numpy(bad), step)
+    assert optimizer.skipped_steps == {"b": 1}
+
+
+@pytest.mark.parametrize("make", [Shampoo, SketchyShampoo, SketchyAdagrad])
+def test_an_error_is_raised_before_anything_changes_where_asked_for(make):
+    good, bad = (keras.Variable(np.ones((4, 3), "float32"), name=n) for n in "gb")
+    optimizer = make(0.1, nonfinite="raise")
+    step = np.ones((4, 3), "float32")
+    with pytest.raises(ValueError, match="must be finite.*'b'.*nonfinite=\"skip\""):
+        optimizer.apply(
+            [ops.convert_to_tensor(step), ops.convert_to_tensor(step * np.nan)],
+            [good, bad],
+        )
+    np.testing.assert_array_equal(ops.convert_to_numpy(good), step)
+    assert int(optimizer.iterations) == 0
+
+
+def test_fit_raises_at_its_end_what_a_compiled_step_could_not():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
+    model.compile(SketchyShampoo(rank=2, nonfinite="raise"), "mse", jit_compile="auto")
+    x, y = np.ones((8, 3), "float32"), np.zeros((8, 2), "float32")
+    model.fit(x, y, epochs=2, verbose=0)
+    x[0, 0] = np.nan
+    start = [ops.convert_to_numpy(w) for w in model.weights]
+    with pytest.raises(ValueError, match="dense/kernel' .*Lower the learning rate"):
+        model.fit(x, y, verbose=0)
+    for before, weight in zip(start, model.weights):
+        np.testing.assert_array_equal(before, ops.convert_to_numpy(weight))
+
+
+def test_a_compiled_step_skips_too():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("test_fit_raises_at_its_end... is compiled on the other backends")
+    optimizer = SketchyShampoo(0.1, rank=2, update_every=2)
+    values = apply_all(optimizer, steps_with(np.inf, at=2), compiled=True)
+    assert all(np.all(np.isfinite(value)) for value in values)
+    assert optimizer.skipped_steps == {"kernel": 1}
+
+
+def test_skipped_steps_are_saved_with_the_state(tmp_path):
+    optimizer = SketchyShampoo(0.1, rank=2)
+    apply_all(optimizer, steps_with(np.nan, at=1))
+    store = {}
+    optimizer.save_own_variables(store)
+    fresh = SketchyShampoo(0.1, rank=2)
+    fresh.build([keras.Variable(np.ones((6, 5), "float32"), name="kernel")])
+    fresh.load_own_variables(store)
+    assert fresh.skipped_steps == {"kernel": 1}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("make", [Shampoo, SketchyShampoo, SketchyAdagrad])
+def test_other_float_dtypes_keep_float32_slots(make, dtype):
+    rng = np.random.default_rng(0)
+    variable = keras.Variable(rng.standard_normal((12, 9)), dtype=dtype)
+    same = keras.Variable(ops.cast(variable, "float32"), dtype="float32")
+    gradient = ops.cast(rng.standard_normal((12, 9)), dtype)
+    optimizer, expected = make(0.125), make(0.125)
+    optimizer.apply([gradient], [variable])
+    expected.apply([ops.cast(gradient, "float32")], [same])
+    slots = [v for v in optimizer.variables[2:] if "skipped" not in v.name]
+    assert {keras.backend.standardize_dtype(v.dtype) for v in slots} == {"float32"}
+    bits = {"bfloat16": 8, "float16": 11}[dtype]
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(ops.cast(variable, "float32")),
+        ops.convert_to_numpy(same),
+        rtol=0,
+        atol=4 * 2**-bits,
+    )
