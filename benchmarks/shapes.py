@@ -1,5 +1,7 @@
 """The variables of real models, as lists of shapes."""
 
+from tf_models.transformer import transformer_language_model
+
 
 def gpt2_like(layers=4, width=768, vocabulary=50257, positions=1024):
     """GPT-2's variables with 4 of its 12 blocks: 67.7 million numbers."""
@@ -36,8 +38,15 @@ def wide_recommender():
     return [*[(rows, 64) for rows in tables], (500_009, 1), *dense]
 
 
+def demo_transformer():
+    """The byte-level Transformer of `make demo`: 474 880 numbers."""
+    model = transformer_language_model(256, 96)
+    return [tuple(variable.shape) for variable in model.trainable_variables]
+
+
 MODELS = {
     "GPT-2-like": gpt2_like,
     "ResNet-50": resnet50,
     "wide recommender": wide_recommender,
+    "demo Transformer": demo_transformer,
 }

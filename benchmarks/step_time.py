@@ -3,13 +3,19 @@
     python -m benchmarks.step_time                       # TensorFlow
     KERAS_BACKEND=jax python -m benchmarks.step_time     # JAX, also on a GPU
     python -m benchmarks.step_time --sparse              # rows of a large table
+    python -m benchmarks.step_time --training            # whole training steps
 
 Every optimizer updates the variables of a real model from the same gradients, in a
 program compiled once. The optimizers take turns, round after round, so that a slow
 spell of the machine meets all of them; a ratio is the median over the rounds of the
-ratio within a round.
+ratio within a round. Where only every k-th step is an expensive one, a round has k
+steps, and the time of a step is their mean.
+
+With `--training` a step is a whole training step of the demo's Transformer: forward,
+backward and update.
 """
 
+import functools
 import statistics
 import time
 
@@ -23,14 +29,19 @@ from rich.table import Table
 import et_optimizer
 from benchmarks.names import check_names
 from benchmarks.shapes import MODELS
+from tf_models.transformer import transformer_language_model
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 30, "Timed steps of each optimizer.", lower_bound=3)
-flags.DEFINE_list("models", None, f"Of {', '.join(MODELS)}; all of them.")
-flags.DEFINE_list("optimizers", None, "Of those in the table; all of them.")
+flags.DEFINE_list("models", None, f"Of {', '.join(MODELS)}; all but the last.")
+flags.DEFINE_list(
+    "optimizers", None, "Of those in the tables; all that are no matrices."
+)
 flags.DEFINE_bool("sparse", False, "Measure a sparse step on a large table instead.")
+flags.DEFINE_bool("training", False, "Measure whole training steps instead.")
 
 TABLE, ROWS_TOUCHED = (1_000_000, 64), 4096
+BATCH_SIZE, SEQUENCE_LENGTH = 16, 96
 WARM_UP = 3
 
 OPTIMIZERS = {
@@ -52,6 +63,21 @@ OPTIMIZERS = {
     "Adafactor": et_optimizer.Adafactor,
     "SubsetNorm": et_optimizer.SubsetNorm,
 }
+# Measured where they are named, and in `--training`: on the large models a step that
+# finds eigenvectors takes minutes.
+MATRIX_OPTIMIZERS = {
+    f"{name} every {k}": lambda make=make, k=k: make(update_every=k)
+    for name, make in {
+        "SketchyShampoo 32": functools.partial(et_optimizer.SketchyShampoo, rank=32),
+        "SketchyShampoo 32 level 2": functools.partial(
+            et_optimizer.SketchyShampoo, rank=32, level=2
+        ),
+        "Shampoo": et_optimizer.Shampoo,
+    }.items()
+    for k in (1, 10, 100)
+}
+KNOWN = OPTIMIZERS | MATRIX_OPTIMIZERS
+LARGE_MODELS = [name for name in MODELS if name != "demo Transformer"]
 
 
 class TensorFlowStep:
@@ -115,6 +141,29 @@ class JaxStep:
         jax.block_until_ready(self._weights)
 
 
+class TrainingStep:
+    """One compiled training step of the demo's Transformer, on either backend."""
+
+    def __init__(self, optimizer, shapes, gradients):
+        del shapes, gradients  # the model's own
+        self._model = transformer_language_model(256, SEQUENCE_LENGTH)
+        self._model.compile(
+            optimizer,
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=True,
+        )
+        rng = np.random.default_rng(0)
+        tokens = rng.integers(0, 256, (BATCH_SIZE, SEQUENCE_LENGTH + 1))
+        self._batch = tokens[:, :-1], tokens[:, 1:]
+        start = time.perf_counter()
+        self.run()
+        self.compile_seconds = time.perf_counter() - start
+        self.temporary_bytes = None
+
+    def run(self):
+        self._model.train_on_batch(*self._batch)
+
+
 def dense_gradients(shapes):
     rng = np.random.default_rng(0)
     return [
@@ -136,21 +185,30 @@ def sparse_gradients():
 def measure(name, shapes, gradients, optimizers, progress):
     """Times all optimizers on one list of shapes and returns the table."""
     make_step = {"tensorflow": TensorFlowStep, "jax": JaxStep}[keras.backend.backend()]
+    if FLAGS.training:
+        make_step = TrainingStep
     steps, reports = {}, {}
     for optimizer_name in optimizers:
-        optimizer = OPTIMIZERS[optimizer_name]()
+        optimizer = KNOWN[optimizer_name]()
         steps[optimizer_name] = make_step(optimizer, shapes, gradients)
         reports[optimizer_name] = et_optimizer.memory_report(optimizer)
     seconds = {optimizer_name: [] for optimizer_name in steps}
     rounds = progress.add_task(name, total=WARM_UP + FLAGS.rounds)
     for _ in range(WARM_UP + FLAGS.rounds):
         for optimizer_name, step in steps.items():
+            count = steps_a_round(optimizer_name)
             start = time.perf_counter()
-            step.run()
-            seconds[optimizer_name].append(time.perf_counter() - start)
+            for _ in range(count):
+                step.run()
+            seconds[optimizer_name].append((time.perf_counter() - start) / count)
         progress.advance(rounds)
     timed = {key: values[WARM_UP:] for key, values in seconds.items()}
     return render(name, shapes, steps, reports, timed)
+
+
+def steps_a_round(optimizer_name):
+    """As many steps as it takes until an expensive one comes again."""
+    return int(optimizer_name.split()[-1]) if "every" in optimizer_name else 1
 
 
 def render(name, shapes, steps, reports, seconds):
@@ -179,17 +237,25 @@ def ratio(seconds, others):
     return f"{statistics.median(s / o for s, o in zip(seconds, others)):.2f}"
 
 
+def default_optimizers():
+    if not FLAGS.training:
+        return OPTIMIZERS
+    return ["ExtremeTensoring 1", *MATRIX_OPTIMIZERS]
+
+
 def main(argv):
     del argv
     check_names("models", FLAGS.models or MODELS, MODELS)
-    check_names("optimizers", FLAGS.optimizers or OPTIMIZERS, OPTIMIZERS)
+    check_names("optimizers", FLAGS.optimizers or OPTIMIZERS, KNOWN)
     if FLAGS.sparse and keras.backend.backend() != "tensorflow":
         raise app.UsageError(
             "--sparse measures tf.IndexedSlices; received it with the "
             f"{keras.backend.backend()} backend. Set KERAS_BACKEND=tensorflow."
         )
     optimizers = ["SGD", "Adam"] + [
-        name for name in (FLAGS.optimizers or OPTIMIZERS) if name not in ("SGD", "Adam")
+        name
+        for name in (FLAGS.optimizers or default_optimizers())
+        if name not in ("SGD", "Adam")
     ]
     console = Console(width=120)
     console.print(f"Backend: {keras.backend.backend()}")
@@ -199,7 +265,12 @@ def main(argv):
             gradients = sparse_gradients()
             console.print(measure(name, [TABLE], gradients, optimizers, progress))
             return
-        for name in FLAGS.models or MODELS:
+        if FLAGS.training:
+            name = f"training on {BATCH_SIZE} × {SEQUENCE_LENGTH} bytes"
+            shapes = MODELS["demo Transformer"]()
+            console.print(measure(name, shapes, [], optimizers, progress))
+            return
+        for name in FLAGS.models or LARGE_MODELS:
             shapes = MODELS[name]()
             gradients = dense_gradients(shapes)
             console.print(measure(name, shapes, gradients, optimizers, progress))

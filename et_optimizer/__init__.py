@@ -6,12 +6,13 @@
   nothing else.
 - `Shampoo`, `SketchyShampoo`, `SketchyAdagrad`: preconditioners that are matrices,
   whole or as sketches by `frequent_directions`.
+- `callbacks`: what the theories are about, measured while a model trains.
 - `schedules`: the learning rates these papers use.
 - `TensorIndex`: which numbers those are.
 - `memory_report`: what any Keras optimizer holds.
 """
 
-from et_optimizer import frequent_directions, schedules
+from et_optimizer import callbacks, frequent_directions, schedules
 from et_optimizer.memory import MemoryReport, memory_report
 from et_optimizer.optimizers import (
     SM3,
@@ -36,6 +37,7 @@ __all__ = [
     "SubsetNorm",
     "TensorIndex",
     "__version__",
+    "callbacks",
     "frequent_directions",
     "memory_report",
     "schedules",

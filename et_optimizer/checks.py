@@ -58,11 +58,15 @@ def fraction(name, value):
         )
 
 
-def whole(name, value, least):
-    """Raises unless `value` is an integer of at least `least`."""
+def whole(name, value, least, otherwise=None):
+    """Raises unless `value` is an integer of at least `least`.
+
+    `otherwise` is what else the message offers, if anything.
+    """
     if not is_integer(value) or value < least:
         raise ValueError(
-            f"{name} must be an integer, {least} or more; received {name}={value!r}."
+            f"{name} must be an integer, {least} or more"
+            f"{f', or {otherwise}' if otherwise else ''}; received {name}={value!r}."
         )
 
 

@@ -1,0 +1,173 @@
+"""SpectrumMonitor: the spectra of Kronecker factors, and nothing disturbed."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from et_optimizer import SketchyShampoo
+from et_optimizer.callbacks import SpectrumMonitor
+
+
+def regression(units=3, **compile_arguments):
+    """A linear model whose gradients are known: ∇W = 2 xᵀ (xW − y) / (rows · units)."""
+    model = keras.Sequential(
+        [keras.Input((5,)), keras.layers.Dense(units, use_bias=False, name="dense")]
+    )
+    model.compile(keras.optimizers.SGD(0.0), "mse", **compile_arguments)
+    return model
+
+
+def data(rows=16, units=3, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, 5)).astype("float32")
+    return x, rng.standard_normal((rows, units)).astype("float32")
+
+
+def gradient(model, x, y):
+    (weights,) = (ops.convert_to_numpy(w).astype("float64") for w in model.weights)
+    return 2 * x.T @ (x @ weights - y) / y.size
+
+
+def spectrum(covariance, rank):
+    values = np.linalg.eigvalsh(covariance)[::-1]
+    return values[:rank].sum() / values.sum(), values.sum() / values[0]
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_it_logs_the_share_of_the_top_and_the_intrinsic_dimension(rank):
+    model, (x, y) = regression(), data()
+    monitor = SpectrumMonitor((x, y), rank=rank)
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=[monitor]).history
+    found = gradient(model, x, y)
+    for mode, covariance in enumerate([found @ found.T, found.T @ found]):
+        mass, dimension = spectrum(covariance, rank)
+        name = f"sequential/dense/kernel/mode_{mode}"
+        assert history[f"{name}/top_{rank}_mass"] == pytest.approx([mass] * 2, rel=1e-4)
+        assert history[f"{name}/intrinsic_dimension"] == pytest.approx(
+            [dimension] * 2, rel=1e-4
+        )
+        assert 0 < mass <= 1 and 1 <= dimension <= min(covariance.shape)
+
+
+def test_covariances_of_successive_batches_decay():
+    model, batches = regression(), [data(seed=1), data(seed=2)]
+    monitor = SpectrumMonitor(batches, rank=1, decay=0.5, variables="dense")
+    x, y = data()
+    history = model.fit(x, y, epochs=3, verbose=0, callbacks=[monitor]).history
+    one, two = (gradient(model, *batch) for batch in batches)
+    covariance = (0.5 * one @ one.T + two @ two.T) * 0.5 + one @ one.T
+    mass, _ = spectrum(covariance, 1)
+    logged = history["sequential/dense/kernel/mode_0/top_1_mass"]
+    assert logged[-1] == pytest.approx(mass, rel=1e-4)
+
+
+def test_level_and_index_choose_the_modes():
+    x, y = data(units=6)
+    for arguments, count in [
+        (dict(level=2), 3),
+        (dict(tensor_index={"kernel": (5, 6)}), 2),
+    ]:
+        model = regression(units=6)
+        monitor = SpectrumMonitor((x, y), **arguments)
+        history = model.fit(x, y, verbose=0, callbacks=[monitor]).history
+        assert sum("intrinsic_dimension" in key for key in history) == count
+
+
+def deep():
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.Dense(8, name="first"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(3, name="second"),
+        ]
+    )
+    model.compile(SketchyShampoo(0.01, rank=2), "mse")
+    return model
+
+
+@pytest.mark.parametrize("frequency", ["epoch", 1, 3])
+def test_training_is_the_same_bit_for_bit(frequency):
+    x, y = data(rows=32)
+    with_monitor, without = deep(), deep()
+    monitor = SpectrumMonitor((x, y), frequency=frequency)
+    # Dropout's seed advances while the first model trains, and not the second's.
+    keras.utils.set_random_seed(4)
+    with_monitor.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[monitor])
+    keras.utils.set_random_seed(4)
+    history = without.fit(x, y, batch_size=8, epochs=2, verbose=0).history
+    for one, other in zip(with_monitor.variables, without.variables, strict=True):
+        if "seed_generator" not in one.path:
+            np.testing.assert_array_equal(
+                ops.convert_to_numpy(one), ops.convert_to_numpy(other)
+            )
+    assert not any("mode" in key for key in history)
+
+
+def test_it_measures_after_every_so_many_batches():
+    model, (x, y) = regression(), data()
+    seen = []
+
+    class Spy(SpectrumMonitor):
+        def measure(self):
+            seen.append(True)
+            return super().measure()
+
+    monitor = Spy((x, y), frequency=2)
+    history = model.fit(x, y, batch_size=2, verbose=0, callbacks=[monitor]).history
+    assert len(seen) == 4
+    assert "sequential/dense/kernel/mode_1/top_32_mass" in history
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="reads TensorBoard's files"
+)
+def test_tensorboard_gets_the_logs(tmp_path):
+    import tensorflow as tf
+
+    model, (x, y) = regression(), data()
+    callbacks = [SpectrumMonitor((x, y)), keras.callbacks.TensorBoard(tmp_path)]
+    model.fit(x, y, verbose=0, callbacks=callbacks)
+    tags = {
+        value.tag
+        for file in tmp_path.rglob("events*")
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    }
+    assert "epoch_sequential/dense/kernel/mode_0/intrinsic_dimension" in tags
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(rank=0), "rank must be an integer, 1 or more"),
+        (dict(frequency="batch"), "frequency must be.*or 'epoch'.*'batch'"),
+        (dict(frequency=0), "frequency must be"),
+        (dict(decay=1.0), "decay must be a number in"),
+        (dict(level=0), "level must be"),
+        (dict(tensor_index=3), "tensor_index must be"),
+        (dict(merge_axes=1), "merge_axes must be"),
+        (dict(longest_mode=0), "longest_mode must be"),
+        (dict(variables="(dense"), "regular expression"),
+        (dict(variables=3), "regular expression"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SpectrumMonitor(data(), **arguments)
+
+
+@pytest.mark.parametrize("arguments", [dict(variables="conv"), dict(longest_mode=4)])
+def test_variables_that_leave_nothing_to_measure_are_refused(arguments):
+    model, (x, y) = regression(), data()
+    with pytest.raises(ValueError, match="leaves none.*sequential/dense/kernel"):
+        model.fit(x, y, verbose=0, callbacks=[SpectrumMonitor((x, y), **arguments)])
+
+
+def test_data_without_a_batch_is_refused():
+    model, (x, y) = regression(), data()
+    with pytest.raises(ValueError, match="has no batch"):
+        model.fit(x, y, verbose=0, callbacks=[SpectrumMonitor([])])
