@@ -12,7 +12,8 @@ demo: $(DONE)
 # Under JAX what does not need TensorFlow's own features, then all under TensorFlow;
 # two tests at a time.
 ON_ANY_BACKEND := $(addprefix tests/test_,$(addsuffix .py,adafactor bad_input \
-	extreme_tensoring_exactness extreme_tensoring_lemmas schedules sm3 subset_norm))
+	callbacks extreme_tensoring_exactness extreme_tensoring_lemmas \
+	frequent_directions schedules shampoo sm3 subset_norm))
 test: lint
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 $(ON_ANY_BACKEND)
 	$(BIN)/python -m pytest -n 2 --cov=et_optimizer \

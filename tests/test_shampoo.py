@@ -75,7 +75,7 @@ def as_modes(tensor, index):
 
 
 @pytest.mark.parametrize("beta_2", [None, 0.9])
-@pytest.mark.parametrize("rank", [1, 2, 3, 5, 8, 13, None])
+@pytest.mark.parametrize("rank", [1, 2, 5, 13, None])
 @pytest.mark.parametrize("shape", [(13, 7), (5, 8), (3, 4, 5), (6, 1, 9), (2, 3, 2, 3)])
 def test_fifty_steps_equal_algorithm_3(shape, rank, beta_2):
     index = TensorIndex.from_shape(shape, 1)
@@ -99,7 +99,7 @@ def test_spectra_over_seven_decades_keep_three_digits(rank):
     assert distance(found, expected) < 1e-3
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     shape=st.lists(st.integers(1, 9), min_size=2, max_size=4),
     rank=st.sampled_from([1, 2, 4, None]),

@@ -81,7 +81,7 @@ class SketchyShampoo(ModeCovarianceOptimizer):
     sketches hold b·((s + 1)·min(rank, s) + 1), and grafting from extreme tensoring d
     more: rank·(m + n) + O(m + n) for an m × n matrix, and one number a variable to
     count skipped steps. For 2000 × 512 and rank 32: 82 996, where Shampoo holds
-    2 266 638 and Adam 2 048 000. At level 2: 4 415. `beta_1 > 0` adds the variable's
+    2 267 172 and Adam 2 048 000. At level 2: 4 415. `beta_1 > 0` adds the variable's
     size, and so does `graft="rmsprop"`.
 
     What is not a matrix: variables with fewer than two axes longer than 1 (biases,
@@ -231,7 +231,7 @@ class Shampoo(ModeCovarianceOptimizer):
 
     Memory, in numbers: for a mode of length d, cut into b blocks of s = ⌈d/b⌉,
     b·(s² + s + 1), and grafting from extreme tensoring d more; one number a variable
-    to count skipped steps. For a 2000 × 512 kernel: 2 266 638, where Adam holds
+    to count skipped steps. For a 2000 × 512 kernel: 2 267 172, where Adam holds
     2 048 000. The covariances are held as eigenvectors and eigenvalues, which takes
     half of what a matrix and its root would.
 
