@@ -8,14 +8,17 @@ import keras
 import pytest
 
 import et_optimizer
-from et_optimizer import memory, schedules, tensor_index
+from et_optimizer import frequent_directions, memory, schedules, tensor_index
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
-@pytest.mark.parametrize("module", [memory, schedules, tensor_index])
+@pytest.mark.parametrize(
+    "module", [frequent_directions, memory, schedules, tensor_index]
+)
 def test_examples_in_docstrings_give_what_they_show(module):
-    names = {**vars(module), "et_optimizer": et_optimizer, "keras": keras}
+    names = {**vars(et_optimizer), **vars(module), "et_optimizer": et_optimizer}
+    names["keras"] = keras
     found = doctest.testmod(module, extraglobs=names)
     assert found.attempted > 0 and found.failed == 0
 

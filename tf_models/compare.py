@@ -35,6 +35,7 @@ from tf_models.data.stdlib_source import StdlibSource
 from tf_models.data.windows import token_stream
 from tf_models.figure import perplexity_against_memory
 from tf_models.interrupt import DeferredInterrupt
+from tf_models.output import check_directory
 from tf_models.results import perplexity_text, results_table, write_csv
 from tf_models.training import Setting, train_and_measure
 
@@ -132,24 +133,12 @@ def _check_learning_rate(rate):
 
 @flags.validator("data_dir")
 def _check_data_dir(path):
-    return path is None or _check_directory("data_dir", path)
+    return path is None or check_directory("data_dir", path)
 
 
 @flags.validator("output_dir")
 def _check_output_dir(path):
-    return _check_directory("output_dir", path)
-
-
-def _check_directory(name, path):
-    existing = pathlib.Path(path).expanduser().absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not (path and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise flags.ValidationError(
-            f"--{name} must be a directory that can be written to or made; received "
-            f"{path!r}, and {str(existing)!r} is not one. Name another."
-        )
-    return True
+    return check_directory("output_dir", path)
 
 
 def main(argv):

@@ -16,14 +16,11 @@ Reference:
     Memory-efficient Adaptive Regularization with Frequent Directions, the appendix.
 """
 
-import contextlib
 import csv
 import dataclasses
 import functools
-import os
 import pathlib
 import sys
-import tempfile
 
 import keras
 import numpy as np
@@ -39,6 +36,7 @@ from sklearn.linear_model import LogisticRegression
 
 from et_optimizer import frequent_directions
 from tf_models.interrupt import DeferredInterrupt
+from tf_models.output import check_directory, replacing
 
 # The paper's grid. It is never extended: a best rate at its edge is marked as such.
 RATES = np.logspace(-6, 0, 49)
@@ -81,12 +79,16 @@ def define_flags(values=FLAGS):
         f"Directory for {CSV_NAME} and {PLOT_NAME}; made if it does not exist.",
         flag_values=values,
     )
-    flags.register_validator("output_dir", _check_output_dir, flag_values=values)
+    flags.register_validator(
+        "output_dir",
+        functools.partial(check_directory, "output_dir"),
+        flag_values=values,
+    )
     for name, default, low, high, text in (
         ("rank", 10, 2, LARGEST_RANK, "Eigenvectors in a sketch, ℓ"),
         ("passes", 1, 1, None, "How often all examples are shown"),
         ("seed", 0, 0, LARGEST_SEED, "Selects the order of the examples"),
-        ("seeds", 1, 1, None, "Orders to average over, from --seed on"),
+        ("seeds", 10, 1, None, "Orders to average over, from --seed on"),
     ):
         rule = f"at least {low}" if high is None else f"from {low} to {high}"
         flags.DEFINE_integer(name, default, f"{text}, {rule}.", flag_values=values)
@@ -99,18 +101,6 @@ def _check_range(name, default, low, high, rule, value):
         raise flags.ValidationError(
             f"--{name} must be a whole number, {rule}; received {value}. Leave it out "
             f"for the default, {default}."
-        )
-    return True
-
-
-def _check_output_dir(path):
-    existing = pathlib.Path(path).expanduser().absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not (path and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise flags.ValidationError(
-            "--output_dir must be a directory that can be written to or made; received "
-            f"{path!r}, and {str(existing)!r} is not one. Name another."
         )
     return True
 
@@ -573,21 +563,6 @@ def tune_and_score(data_set, name, setting, best_fixed, on_round):
 # What the study leaves behind.
 
 
-@contextlib.contextmanager
-def _replacing(path):
-    """A path to write to, whose file takes the place of `path` when it is whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.name)
-    os.close(handle)
-    try:
-        yield temporary
-        # `mkstemp` lets nobody else read; a result is for everybody.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def write_csv(outcomes, path):
     """Writes the scores to a CSV file, all or nothing, floats in full.
 
@@ -597,7 +572,7 @@ def write_csv(outcomes, path):
     """
     columns = [field.name for field in dataclasses.fields(Score)]
     with (
-        _replacing(path) as temporary,
+        replacing(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, columns)
@@ -740,7 +715,7 @@ def _progress(console):
 
 def _report(data_sets, outcomes, output_dir, console):
     played = [data_set for data_set in data_sets if outcomes_on(data_set, outcomes)]
-    with _replacing(output_dir / PLOT_NAME) as temporary:
+    with replacing(output_dir / PLOT_NAME) as temporary:
         regret_figure(played, outcomes).savefig(temporary)
     for data_set in played:
         console.print(scores_table(data_set, outcomes_on(data_set, outcomes)))

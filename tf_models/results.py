@@ -3,11 +3,10 @@
 import csv
 import dataclasses
 import math
-import os
-import tempfile
 
 from rich.table import Table
 
+from tf_models.output import replacing
 from tf_models.training import RunResult
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(RunResult))
@@ -16,26 +15,19 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(RunResult))
 def write_csv(results, path):
     """Writes the results to a CSV file, all or nothing.
 
-    The file is written beside its place and renamed into it, so that a reader, or a
-    program that is stopped here, never sees half a file. Floats are written in full:
-    two files are equal if and only if the numbers are.
+    Floats are written in full: two files are equal if and only if the numbers are.
 
     Args:
         results: `RunResult`s, one a row.
         path: A `pathlib.Path`.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(dataclasses.asdict(result) for result in results)
-        # `mkstemp` lets nobody else read; a result is for everybody.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(result) for result in results)
 
 
 def results_table(results, title):
