@@ -167,20 +167,22 @@ def main(argv):
     except KeyboardInterrupt:
         console.print("Interrupted while the text was prepared; no run was started.")
         return INTERRUPTED
-    contenders = [CONTENDERS[name] for name in FLAGS.optimizers]
-    if FLAGS.learning_rate:
-        contenders = [
-            dataclasses.replace(contender, learning_rate=FLAGS.learning_rate)
-            for contender in contenders
-        ]
     return compare(
-        contenders,
+        chosen(FLAGS.optimizers, FLAGS.learning_rate),
         Setting(FLAGS.steps, FLAGS.batch_size, FLAGS.sequence_length, FLAGS.seed),
         train_tokens,
         validation_tokens,
         output_dir,
         console,
     )
+
+
+def chosen(names, learning_rate):
+    """The contenders of these names, at this rate or, for `None`, each at its own."""
+    contenders = [CONTENDERS[name] for name in names]
+    if learning_rate is None:
+        return contenders
+    return [dataclasses.replace(c, learning_rate=learning_rate) for c in contenders]
 
 
 def load_tokens(data_dir, console):

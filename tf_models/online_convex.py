@@ -423,7 +423,7 @@ class Setting:
     rank: int = 10
     passes: int = 1
     seed: int = 0
-    seeds: int = 1
+    seeds: int = 10
 
 
 def logistic_losses(margins):

@@ -18,7 +18,7 @@ from rich.console import Console
 
 import tf_models
 from tf_models import compare
-from tf_models.contenders import CONTENDERS, Contender
+from tf_models.contenders import CONTENDERS, DEMO, Contender
 from tf_models.training import Setting
 
 REPOSITORY = pathlib.Path(tf_models.__file__).parents[1]
@@ -136,8 +136,8 @@ def test_ctrl_c_keeps_the_finished_runs_and_says_so(prepared_data_dir, tmp_path)
         printed, _ = process.communicate(timeout=DEADLINE_SECONDS)
     kept = [row["optimizer"] for row in rows(tmp_path)]
     assert process.returncode == 130
-    assert kept == list(CONTENDERS)[: len(kept)] != list(CONTENDERS)
-    assert f"kept the {len(kept)} of {len(CONTENDERS)} runs" in printed
+    assert kept == list(DEMO)[: len(kept)] != list(DEMO)
+    assert f"kept the {len(kept)} of {len(DEMO)} runs" in printed
     assert (tmp_path / compare.PLOT_NAME).exists()
 
 
@@ -162,6 +162,14 @@ def test_ctrl_c_before_any_run_is_finished_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_learning_rate_given_takes_the_place_of_the_contenders_own():
+    own = compare.chosen(["et2", "adam"], None)
+    assert own == [CONTENDERS["et2"], CONTENDERS["adam"]]
+    given = compare.chosen(["et2", "adam"], 0.004)
+    assert [contender.learning_rate for contender in given] == [0.004, 0.004]
+    assert [contender.make for contender in given] == [c.make for c in own]
+
+
 @pytest.mark.parametrize(
     ("argument", "value", "rule"),
     [
@@ -170,6 +178,9 @@ def test_ctrl_c_before_any_run_is_finished_leaves_nothing(tmp_path):
         ("--sequence_length=0", "0", "from 1 to 4096"),
         ("--sequence_length=4097", "4097", "from 1 to 4096"),
         ("--seed=-1", "-1", "from 0"),
+        ("--learning_rate=0", "0", "a positive number"),
+        ("--learning_rate=-0.1", "-0.1", "each optimizer's own"),
+        ("--learning_rate=inf", "inf", "a positive number"),
         ("--optimizers=adam,lion", "'lion'", "Choose from sgd,"),
         ("--optimizers=adam,adam", "'adam' 2 times", "Leave out the repeats"),
         ("--optimizers=", "none", "Choose from sgd,"),

@@ -3,7 +3,7 @@
 import pytest
 
 from et_optimizer import memory_report
-from tf_models.contenders import CONTENDERS, warmup_and_decay
+from tf_models.contenders import CONTENDERS, DEMO, warmup_and_decay
 from tf_models.transformer import transformer_language_model
 
 
@@ -23,14 +23,16 @@ def test_even_a_run_of_one_step_has_a_schedule():
     assert float(schedule(1)) == pytest.approx(0.5)
 
 
-def test_contenders_stand_in_the_order_of_the_memory_they_hold():
+def held_by(name, model):
+    optimizer = CONTENDERS[name].optimizer(steps=10)
+    optimizer.build(model.trainable_variables)
+    return memory_report(optimizer).slots
+
+
+def test_the_demos_contenders_stand_in_the_order_of_the_memory_they_hold():
     model = transformer_language_model(256, 96)
-    held = []
-    for contender in CONTENDERS.values():
-        optimizer = contender.optimizer(steps=10)
-        optimizer.build(model.trainable_variables)
-        held.append(memory_report(optimizer).slots)
-    assert list(CONTENDERS) == [
+    held = [held_by(name, model) for name in DEMO]
+    assert list(DEMO) == [
         "sgd",
         "et_inf",
         "et3",
@@ -49,3 +51,14 @@ def test_contenders_stand_in_the_order_of_the_memory_they_hold():
     # One number a variable, and at level 1 one number for every index of every axis.
     assert held[1] == len(model.trainable_variables)
     assert held[4] == sum(sum(v.shape) for v in model.trainable_variables)
+
+
+def test_the_matrix_contenders_hold_more_the_more_of_the_covariances_they_keep():
+    model = transformer_language_model(256, 96)
+    names = ["sketchy2", "sketchy", "sketchy_momentum", "shampoo", "shampoo_momentum"]
+    held = [held_by(name, model) for name in names]
+    assert held == sorted(held) and len(set(held)) == len(held)
+    for name in ("sketchy", "shampoo"):
+        momentum = held_by(f"{name}_momentum", model) - held_by(name, model)
+        assert momentum == model.count_params()
+    assert held_by("adam_99", model) == held_by("adam", model)
