@@ -38,6 +38,18 @@ def wide_recommender():
     return [*[(rows, 64) for rows in tables], (500_009, 1), *dense]
 
 
+def bert_large(layers=24, width=1024, vocabulary=30522, positions=512):
+    """BERT-Large's encoder with its pooler: 335.1 million numbers."""
+    block = [
+        *[(width, width), (width,)] * 4,
+        *[(width,)] * 2,
+        *[(width, 4 * width), (4 * width,), (4 * width, width), (width,)],
+        *[(width,)] * 2,
+    ]
+    embeddings = [(vocabulary, width), (positions, width), (2, width)]
+    return [*embeddings, *[(width,)] * 2, *block * layers, (width, width), (width,)]
+
+
 def demo_transformer():
     """The byte-level Transformer of `make demo`: 474 880 numbers."""
     model = transformer_language_model(256, 96)
