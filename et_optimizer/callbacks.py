@@ -45,8 +45,9 @@ class SpectrumMonitor(keras.callbacks.Callback):
             variables. `None` takes all that have two or more axes longer than 1 and
             whose modes are not longer than `longest_mode`. Defaults to `None`.
         rank: ℓ ≥ 1. Defaults to 32.
-        frequency: `"epoch"` to measure at the end of every epoch, or an integer to
-            measure after every so many batches as well. Defaults to `"epoch"`.
+        frequency: `"epoch"` to measure at the end of every epoch, or an integer n to
+            measure after every n batches of training instead, counted over all epochs.
+            Defaults to `"epoch"`.
         decay: β in [0, 1): how much of the last measurement's covariance stays. 0 looks
             at one gradient alone. Defaults to 0.9.
         level, tensor_index, merge_axes: Which modes, as in
@@ -106,15 +107,26 @@ class SpectrumMonitor(keras.callbacks.Callback):
         self._chosen = []
         self._covariances = {}
         self._measured = {}
+        self._seen = 0
+        self._next_batch = 0
 
     def on_train_begin(self, logs=None):
         """Chooses the variables."""
         self._chosen = self._choose(self.model.trainable_variables)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        """Batches are numbered anew."""
+        self._next_batch = 0
+
     def on_train_batch_end(self, batch, logs=None):
         """Measures, where the batch is one to measure after."""
-        if self.frequency != EPOCH and (batch + 1) % self.frequency == 0:
-            self.measure()
+        before = self._seen
+        # With `steps_per_execution` several batches end at once.
+        self._seen += batch + 1 - self._next_batch
+        self._next_batch = batch + 1
+        if self.frequency != EPOCH:
+            if self._seen // self.frequency > before // self.frequency:
+                self.measure()
         if logs is not None:
             logs.update(self._measured)
 
@@ -138,6 +150,8 @@ class SpectrumMonitor(keras.callbacks.Callback):
                 continue
             tensor = gradients.DenseGradient(gradient, index).as_tensor()
             tensor = keras.ops.convert_to_numpy(tensor).astype("float64")
+            if not np.isfinite(tensor).all():
+                continue  # it would stay in the covariances
             for mode, length in enumerate(index.modes):
                 if length > 1:
                     self._take_in(f"{naming.path(variable)}/mode_{mode}", tensor, mode)
@@ -177,7 +191,7 @@ class SpectrumMonitor(keras.callbacks.Callback):
         covariance = self._covariances[name] = self.decay * last + rows @ rows.T
         values = np.maximum(np.linalg.eigvalsh(covariance), 0.0)[::-1]
         trace = values.sum()
-        if not np.isfinite(trace) or trace == 0.0:
+        if trace == 0.0:
             return
         mass, dimension = values[: self.rank].sum() / trace, trace / values[0]
         self._measured[f"{name}/top_{self.rank}_mass"] = float(mass)
@@ -210,26 +224,33 @@ def _endless(data):
 
 
 def _gradients(model, batch, variables):
-    """The gradients of a model's loss on a batch, in inference mode."""
-    return {
+    """The gradients of a model's loss on a batch, in inference mode.
+
+    In a `StatelessScope`, where nothing that the model assigns on the way (metrics,
+    seeds) outlasts the call.
+    """
+    found = {
         "tensorflow": _tensorflow_gradients,
         "jax": _jax_gradients,
         "torch": _torch_gradients,
-    }[keras.backend.backend()](model, batch, variables)
+    }[keras.backend.backend()]
+    return found(model, batch, variables)
 
 
-def _loss(model, x, y, sample_weight):
-    predictions = model(x, training=False)
-    return model.compute_loss(
-        x=x, y=y, y_pred=predictions, sample_weight=sample_weight, training=False
-    )
+def _loss(model, batch, state=()):
+    x, y, sample_weight = batch
+    with keras.StatelessScope(state_mapping=list(state)):
+        predictions = model(x, training=False)
+        return model.compute_loss(
+            x=x, y=y, y_pred=predictions, sample_weight=sample_weight, training=False
+        )
 
 
 def _tensorflow_gradients(model, batch, variables):
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
-        loss = _loss(model, *batch)
+        loss = _loss(model, batch)
     found = tape.gradient(loss, [variable.value for variable in variables])
     return [None if g is None else tf.convert_to_tensor(g) for g in found]
 
@@ -239,16 +260,12 @@ def _jax_gradients(model, batch, variables):
 
     # While `fit` runs, the values are in its own state.
     model.jax_state_sync()
-
-    def loss_of(values):
-        with keras.StatelessScope(state_mapping=list(zip(variables, values))):
-            return _loss(model, *batch)
-
-    return jax.grad(loss_of)([variable.value for variable in variables])
+    values = [variable.value for variable in variables]
+    return jax.grad(lambda new: _loss(model, batch, zip(variables, new)))(values)
 
 
 def _torch_gradients(model, batch, variables):
     import torch
 
     values = [variable.value for variable in variables]
-    return torch.autograd.grad(_loss(model, *batch), values, allow_unused=True)
+    return torch.autograd.grad(_loss(model, batch), values, allow_unused=True)

@@ -30,14 +30,21 @@ Reference:
     Observation 6.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 from keras import ops
 
 from et_optimizer import checks
 
-# Eigenvalues below this share of the largest are float32 rounding, and taken for 0.
-NOISE = 3e-7
+# Singular values below this share of the largest are float32's rounding.
+NOISE = 1e-6
+# The rotations of Jacobi take as many rounds as a factor has rows, and each goes over
+# all of it: of more rows the eigenvalues of the Gram matrix are found.
+MOST_ROWS_TURNED = 64
+# In a sweep each row meets each other once. A random factor of 64 rows was orthogonal
+# to rounding after 7 sweeps, that of a sketch and one more column after 5.
+SWEEPS = 9
 
 
 class Sketch(NamedTuple):
@@ -97,34 +104,99 @@ def update(sketch, columns, decay=1.0):
     values = decay * values
     # In terms of the covariance over its trace, the products stay in float32's range.
     trace = ops.sum(values, axis=-1) + ops.sum(ops.square(columns), axis=(-2, -1))
-    root = _power_or_0(trace, 0.5)[..., None, None]
-    values = values * _power_or_0(trace, 1.0)[..., None]
-    columns = columns * root
+    scale = _power_or_0(trace, 0.5)[..., None]
+    roots = ops.sqrt(values) * scale
+    columns = columns * scale[..., None]
     if rank == size:
         # In the basis of the last eigenvectors the covariance is nearly diagonal, which
         # halves the time that Jacobi's method takes.
         basis = _started(vectors)
         columns = _product(basis, columns, transpose=True)
-        gram = _gram(columns) + _diagonal(values)
-    elif rank + columns.shape[-1] < size:
-        kept = vectors * ops.sqrt(values)[..., None, :]
-        basis, triangle = ops.qr(ops.concatenate([kept, columns], axis=-1))
-        gram = _gram(triangle)
+        factor = ops.concatenate([_diagonal(roots), columns], axis=-1)
     else:
         basis = None
-        gram = _gram(vectors * ops.sqrt(values)[..., None, :]) + _gram(columns)
-    found, directions = ops.eigh(gram)
-    # In descending order, and the leading ones.
-    found = ops.flip(found, axis=-1)[..., :rank]
-    directions = ops.flip(directions, axis=-1)[..., :rank]
+        factor = ops.concatenate([vectors * roots[..., None, :], columns], axis=-1)
+        if factor.shape[-1] < size:
+            basis, factor = ops.qr(factor)
+    found, directions = _leading(factor, rank, is_exact=columns.shape[-1] == 1)
     vectors = directions if basis is None else _product(basis, directions)
-    found = ops.maximum(found, 0.0)
     if rank < size:
-        found = ops.where(found > NOISE * found[..., :1], found, 0.0)
         least = found[..., -1]
         escaped = decay * escaped + least * trace
         found = ops.maximum(found - least[..., None], 0.0)
     return Sketch(_orthonormal(vectors), found * trace[..., None], escaped)
+
+
+def _leading(factor, rank, is_exact):
+    """The leading eigenvalues and eigenvectors of F Fᵀ, in descending order.
+
+    Float32 tells the eigenvalues of F Fᵀ apart down to 1e-7 of the largest, and the
+    singular values of F, their roots, down to 1e-7 of theirs. A single column may be
+    that short beside what has been summed up, and is not to be lost.
+    """
+    if not is_exact or factor.shape[-2] > MOST_ROWS_TURNED:
+        values, vectors = ops.eigh(_gram(factor))
+        values, vectors = ops.flip(values, axis=-1), ops.flip(vectors, axis=-1)
+        return ops.maximum(values[..., :rank], 0.0), vectors[..., :rank]
+    values, vectors = _turned(factor)
+    order = ops.argsort(-values, axis=-1)[..., :rank]
+    values = ops.take_along_axis(values, order, axis=-1)
+    vectors = ops.take_along_axis(vectors, order[..., None], axis=-2)
+    values = ops.where(values > NOISE**2 * values[..., :1], values, 0.0)
+    return values, ops.swapaxes(vectors, -2, -1)
+
+
+def _turned(factor):
+    """The squared lengths of F's rows once they are orthogonal, and what turns them so.
+
+    Jacobi's one-sided method: rows are turned two by two until all are orthogonal. It
+    finds singular values of very different sizes to as many digits each.
+
+    Returns:
+        `(values, turns)` of shapes (..., rows) and (..., rows, rows), where turns · F
+        has the orthogonal rows.
+    """
+    rows, columns = factor.shape[-2:]
+    eye = ops.zeros_like(factor[..., :1]) + ops.eye(rows, dtype="float32")
+    work = ops.concatenate([factor, eye], axis=-1)
+    even = rows + rows % 2
+    if even > rows:
+        unpadded = [[0, 0]] * (len(work.shape) - 2)
+        work = ops.pad(work, [*unpadded, [0, 1], [0, 0]])
+    turn = _round_of_turns(even, columns)
+    work = ops.fori_loop(0, SWEEPS * (even - 1), turn, work)[..., :rows, :]
+    return ops.sum(ops.square(work[..., :columns]), axis=-1), work[..., columns:]
+
+
+@functools.cache
+def _round_of_turns(rows, columns):
+    """One round of a tournament: the rows of one half meet those of the other.
+
+    The first row stays and the others move on by one place, so that after rows − 1
+    rounds each has met each, and all are in their places again.
+    """
+    half = rows // 2
+    top, bottom = list(range(half)), list(range(half, rows))
+    moved = [top[0], bottom[0], *top[1:-1], *bottom[1:], top[-1]]
+    moved = moved if half > 1 else [0, 1]
+
+    def turn(_, work):
+        top, bottom = work[..., :half, :], work[..., half:, :]
+        a, b = top[..., :columns], bottom[..., :columns]
+        product = ops.sum(a * b, axis=-1, keepdims=True)
+        difference = ops.sum(ops.square(b) - ops.square(a), axis=-1, keepdims=True)
+        safe = ops.where(product == 0.0, 1.0, product)
+        ratio = difference / (2.0 * safe)
+        tangent = ops.where(ratio < 0, -1.0, 1.0) / (
+            ops.abs(ratio) + ops.sqrt(1.0 + ops.square(ratio))
+        )
+        tangent = ops.where(product == 0.0, 0.0, tangent)
+        cosine = ops.rsqrt(1.0 + ops.square(tangent))
+        sine = cosine * tangent
+        turned = [cosine * top - sine * bottom, sine * top + cosine * bottom]
+        return ops.take(ops.concatenate(turned, axis=-2), moved, axis=-2)
+
+    return turn
 
 
 def apply_inverse_root(
@@ -151,10 +223,7 @@ def apply_inverse_root(
     size, rank = vectors.shape[-2:]
     values, escaped = values / weight, escaped / weight
     floor = escaped + relative_epsilon * (values[..., 0] + escaped) + epsilon
-    shifted = values + floor[..., None]
-    if epsilon == 0.0 and relative_epsilon == 0.0:
-        shifted = ops.where(shifted > NOISE * shifted[..., :1], shifted, 0.0)
-    within = _power_or_0(shifted, exponent)[..., None]
+    within = _power_or_0(values + floor[..., None], exponent)[..., None]
     projected = _product(vectors, tensor, transpose=True)
     if rank == size:
         return _product(vectors, within * projected)

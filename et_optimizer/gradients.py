@@ -480,11 +480,16 @@ class WrittenUpdate:
 
 def root_mean_square(tensor):
     """The root mean square of all entries of a tensor, a float32 scalar."""
+    return ops.sqrt(sum_of_squares(tensor) / math.prod(tensor.shape))
+
+
+def sum_of_squares(tensor):
+    """The sum of the squares of all entries of a tensor, a float32 scalar."""
     shape = tuple(tensor.shape)
     size = math.prod(shape)
     columns = shape[-1] if size > MAX_ENTRIES_IN_ONE_ROW else size
     matrix = ops.reshape(ops.cast(tensor, "float32"), (-1, columns))
-    return ops.sqrt(_sum_of(_squares, matrix) / size)
+    return _sum_of(_squares, matrix)
 
 
 def _sum_of(numbers, matrix, factors=()):

@@ -74,41 +74,60 @@ def test_level_and_index_choose_the_modes():
         assert sum("intrinsic_dimension" in key for key in history) == count
 
 
+@keras.saving.register_keras_serializable(package="test")
+class Noise(keras.layers.Layer):
+    """Adds noise in inference too."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator(5)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
 def deep():
-    keras.utils.set_random_seed(3)
-    model = keras.Sequential(
-        [
-            keras.Input((5,)),
-            keras.layers.Dense(8, name="first"),
-            keras.layers.BatchNormalization(),
-            keras.layers.Dropout(0.5),
-            keras.layers.Dense(3, name="second"),
-        ]
-    )
-    model.compile(SketchyShampoo(0.01, rank=2), "mse")
+    """A model with all that a call might change: seeds, statistics, metrics."""
+    inputs = keras.Input((5,))
+    x = keras.layers.Dense(8, name="first")(inputs)
+    x = keras.layers.Dropout(0.5, seed=1)(keras.layers.BatchNormalization()(x))
+    x = Noise()(x)
+    outputs = [keras.layers.Dense(3, name="a")(x), keras.layers.Dense(3, name="b")(x)]
+    model = keras.Model(inputs, outputs)
+    model.compile(SketchyShampoo(0.01, rank=2), ["mse", "mse"])
     return model
 
 
 @pytest.mark.parametrize("frequency", ["epoch", 1, 3])
-def test_training_is_the_same_bit_for_bit(frequency):
+def test_training_and_its_logs_are_the_same_bit_for_bit(frequency):
     x, y = data(rows=32)
-    with_monitor, without = deep(), deep()
-    monitor = SpectrumMonitor((x, y), frequency=frequency)
-    # Dropout's seed advances while the first model trains, and not the second's.
-    keras.utils.set_random_seed(4)
-    with_monitor.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[monitor])
-    keras.utils.set_random_seed(4)
-    history = without.fit(x, y, batch_size=8, epochs=2, verbose=0).history
-    for one, other in zip(with_monitor.variables, without.variables, strict=True):
-        if "seed_generator" not in one.path:
-            np.testing.assert_array_equal(
-                ops.convert_to_numpy(one), ops.convert_to_numpy(other)
-            )
-    assert not any("mode" in key for key in history)
+    probe = (100 * x, (y, y))
+    found = []
+    for callbacks in ([SpectrumMonitor(probe, frequency=frequency)], []):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(3)
+        model = deep()
+        history = model.fit(
+            x, (y, y), batch_size=8, epochs=2, verbose=0, callbacks=callbacks
+        ).history
+        values = [ops.convert_to_numpy(v) for v in model.variables]
+        found.append((values, history))
+    (one, with_monitor), (other, without) = found
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert without == {key: with_monitor[key] for key in without}
+    assert any("mode_0" in key for key in with_monitor)
 
 
-def test_it_measures_after_every_so_many_batches():
-    model, (x, y) = regression(), data()
+@pytest.mark.parametrize(("frequency", "measured"), [(1, 12), (3, 4), (5, 2), (13, 0)])
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_it_measures_after_every_so_many_batches(
+    frequency, measured, steps_per_execution
+):
+    if keras.backend.backend() == "torch" and steps_per_execution > 1:
+        pytest.skip("Keras has no steps_per_execution on PyTorch")
+    model = regression(steps_per_execution=steps_per_execution)
+    x, y = data(rows=8)
     seen = []
 
     class Spy(SpectrumMonitor):
@@ -116,10 +135,23 @@ def test_it_measures_after_every_so_many_batches():
             seen.append(True)
             return super().measure()
 
-    monitor = Spy((x, y), frequency=2)
-    history = model.fit(x, y, batch_size=2, verbose=0, callbacks=[monitor]).history
-    assert len(seen) == 4
-    assert "sequential/dense/kernel/mode_1/top_32_mass" in history
+    monitor = Spy((x, y), frequency=frequency)
+    history = model.fit(
+        x, y, batch_size=2, epochs=3, verbose=0, callbacks=[monitor]
+    ).history
+    # Where batches end four at a time, no more than once each time.
+    assert len(seen) == min(measured, 12 // steps_per_execution)
+    assert ("sequential/dense/kernel/mode_1/top_32_mass" in history) == (measured > 0)
+
+
+def test_a_gradient_that_is_not_finite_is_left_out():
+    model, (x, y) = regression(), data()
+    bad = x.copy()
+    bad[0, 0] = np.nan
+    monitor = SpectrumMonitor([(x, y), (bad, y), (1e30 * x, y)], rank=1)
+    history = model.fit(x, y, epochs=3, verbose=0, callbacks=[monitor]).history
+    logged = history["sequential/dense/kernel/mode_0/top_1_mass"]
+    assert logged == [logged[0]] * 3 and 0 < logged[0] <= 1
 
 
 @pytest.mark.skipif(

@@ -10,6 +10,7 @@ from keras import ops
 from et_optimizer import frequent_directions
 from et_optimizer.frequent_directions import Sketch
 from tests.reference import sketchy
+from tests.updates import compiled
 
 seeds = st.integers(0, 2**32 - 1)
 STREAMS = ["gaussian", "decaying", "same direction", "orthogonal", "growing", "sparse"]
@@ -127,7 +128,9 @@ def test_a_stream_of_lower_rank_is_kept_exactly(size, rank, columns, seed):
     plane = rng.standard_normal((size, rank - 1))
     new = (plane @ rng.standard_normal((20, rank - 1, columns))).astype("float32")
     sketch, exact = sketched(new, rank), covariance(new)
-    assert sketch.escaped == 0.0
+    # Rounding escapes too, but for the singular values of single columns.
+    largest = np.linalg.norm(exact, 2)
+    assert sketch.escaped <= (0.0 if columns == 1 else 1e-5 * largest)
     np.testing.assert_allclose(
         low_rank(sketch), exact, atol=2e-5 * np.linalg.norm(exact, 2)
     )
@@ -138,7 +141,7 @@ def test_a_stream_of_lower_rank_is_kept_exactly(size, rank, columns, seed):
 )
 @pytest.mark.parametrize("decay", [1.0, 0.999])
 def test_vectors_stay_orthonormal_over_ten_thousand_updates(size, rank, columns, decay):
-    batch = 64  # 10 000 updates of each of 64 sketches would take long one by one
+    batch = 16
     rng = np.random.default_rng(0)
     spread = 10.0 ** np.linspace(0, -2, size)[:, None]
     many = rng.standard_normal((50, batch, size, columns)) * spread
@@ -153,19 +156,6 @@ def test_vectors_stay_orthonormal_over_ten_thousand_updates(size, rank, columns,
     overlap = np.swapaxes(vectors, 1, 2) @ vectors
     np.testing.assert_allclose(overlap, np.tile(np.eye(rank), (batch, 1, 1)), atol=1e-5)
     assert np.all(np.isfinite(ops.convert_to_numpy(sketch.values)))
-
-
-def compiled(function):
-    """The function, compiled by XLA where the backend has it."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, jit_compile=True, autograph=False)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function
 
 
 @pytest.mark.parametrize("rank", [1, 3, 7])
@@ -208,6 +198,35 @@ def test_the_inverse_root_is_that_of_the_matrix(
     np.testing.assert_allclose(
         ops.convert_to_numpy(found), expected, atol=1e-5 * np.abs(expected).max()
     )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 12, 33, 64])
+def test_single_columns_far_shorter_than_the_sketch_are_not_lost(rows):
+    # The eigenvalues are 1, 1e-2, 1e-4 … down to 1e-8 and again.
+    roots = 10.0 ** -(np.arange(rows) % 5.0)
+    turns, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((rows, rows)))
+    factor = (turns * roots).astype("float32")
+    values, directions = frequent_directions._leading(
+        ops.convert_to_tensor(factor), rows, is_exact=True
+    )
+    expected = np.linalg.svd(factor.astype("float64"), compute_uv=False) ** 2
+    found = ops.convert_to_numpy(values).astype("float64")
+    is_kept = found > 0
+    np.testing.assert_array_equal(is_kept, expected > 1e-12 * expected[0])
+    np.testing.assert_allclose(found[is_kept], expected[is_kept], rtol=5e-2)
+    directions = ops.convert_to_numpy(directions).astype("float64")
+    np.testing.assert_allclose(directions.T @ directions, np.eye(rows), atol=1e-5)
+
+
+def test_the_span_and_its_complement_are_treated_alike():
+    sketch = Sketch(
+        ops.convert_to_tensor(np.eye(5, 3, dtype="float32")),
+        ops.convert_to_tensor(np.array([1e8, 5.0, 0.0], "float32")),
+        ops.convert_to_tensor(np.float32(10.0)),
+    )
+    found = frequent_directions.apply_inverse_root(sketch, ops.eye(5), 0.5)
+    expected = np.diag((np.array([1e8, 5.0, 0, 0, 0]) + 10.0) ** -0.5)
+    np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("rank", [3, 6])

@@ -277,9 +277,27 @@ def test_vectors_are_left_to_extreme_tensoring(shape, graft, level):
 def test_fifty_steps_equal_algorithm_2(shape, rank, beta_2):
     steps = np.random.default_rng(0).standard_normal((50, *shape)).astype("float32")
     index = TensorIndex.of_entries(shape)
-    found = last_update(preconditioners.SketchyAdagrad(rank, beta_2, 0.0), index, steps)
+    found = last_update(
+        preconditioners.SketchyAdagrad(rank, beta_2, 0.0),
+        index,
+        steps,
+        is_compiled=True,
+    )
     *_, expected = sketchy.s_adagrad(steps, rank, beta_2)
     assert distance(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize("rank", [5, 20])
+@pytest.mark.parametrize("first", [1e2, 1e3, 1e4, 1e5])
+def test_s_adagrad_goes_on_when_gradients_have_become_short(rank, first):
+    steps = np.random.default_rng(0).standard_normal((60, 20)).astype("float32")
+    steps[0] *= first
+    index = TensorIndex.of_entries((20,))
+    found = last_update(
+        preconditioners.SketchyAdagrad(rank, None, 0.0), index, steps, is_compiled=True
+    )
+    *_, expected = sketchy.s_adagrad(steps, rank)
+    assert distance(found, expected) < 1e-3
 
 
 def test_s_adagrad_of_enough_rank_is_full_matrix_adagrad():
@@ -442,6 +460,28 @@ def test_training_goes_on_after_a_skipped_step(make):
     assert np.all(values[0] != 1.0)
 
 
+@pytest.mark.parametrize("make", SKIPPING.values(), ids=SKIPPING)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_sums_that_would_overflow_are_not_taken_in(make, compiled):
+    optimizer = make()
+    steps = [np.full((6, 5), 1.5e18, "float32")] * 12
+    values = apply_all(optimizer, steps, compiled)
+    assert all(np.all(np.isfinite(value)) for value in values)
+    assert 0 < optimizer.skipped_steps["kernel"] < 12
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan])
+def test_a_first_gradient_of_nothing_does_not_stop_the_steps_after_it(bad):
+    steps = [np.full((6, 5), bad, "float32"), *correlated((6, 5), seed=0, steps=2)]
+    optimizer = SketchyShampoo(0.1, rank=2, update_every=10)
+    moved = apply_all(optimizer, steps)[0]
+    # Until covariances are there to give a direction, the grafting rule gives it.
+    same = ExtremeTensoring(0.1, level=1, beta_2=0.999)
+    expected = apply_all(same, [np.nan_to_num(step) for step in steps])[0]
+    np.testing.assert_allclose(moved, expected, rtol=1e-4 if bad == 0.0 else 0.2)
+    assert np.all(moved != 1.0)
+
+
 def test_only_the_variable_with_the_bad_gradient_is_skipped():
     good, bad = (keras.Variable(np.ones((4, 3), "float32"), name=n) for n in "gb")
     optimizer = Shampoo(0.1)
@@ -479,6 +519,8 @@ def test_fit_raises_at_its_end_what_a_compiled_step_could_not():
         model.fit(x, y, verbose=0)
     for before, weight in zip(start, model.weights):
         np.testing.assert_array_equal(before, ops.convert_to_numpy(weight))
+    x[0, 0] = 1.0
+    model.fit(x, y, verbose=0)  # what was raised once is not raised again
 
 
 def test_a_compiled_step_skips_too():
@@ -499,6 +541,10 @@ def test_skipped_steps_are_saved_with_the_state(tmp_path):
     fresh.build([keras.Variable(np.ones((6, 5), "float32"), name="kernel")])
     fresh.load_own_variables(store)
     assert fresh.skipped_steps == {"kernel": 1}
+    raising = SketchyShampoo(0.1, rank=2, nonfinite="raise")
+    raising.build([keras.Variable(np.ones((6, 5), "float32"), name="kernel")])
+    raising.load_own_variables(store)
+    raising.finalize_variable_values([])  # steps skipped before are no news
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

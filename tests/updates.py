@@ -1,5 +1,6 @@
 """Running a preconditioner of the library on a list of gradients."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -11,30 +12,53 @@ def lengths_and_modes(index):
     return [(axis.length, axis.modes) for axis in index.axes]
 
 
-def library_updates(rule, index, steps):
+def compiled(function):
+    """The function, compiled by XLA where the backend has it."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True, autograph=False)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+def library_updates(rule, index, steps, is_compiled=False):
     """The update of every step and the slots after it, in float32.
 
     Args:
         rule: A preconditioner.
         index: A `TensorIndex`.
         steps: Sequence of arrays.
+        is_compiled: Whether by XLA, where the backend has it.
 
     Yields:
         `(update, slots)` as NumPy arrays.
     """
     slots = [ops.zeros(s, "float32") for s in rule.slot_shapes(index).values()]
+
+    def step_of(gradient, slots, step):
+        update, slots = rule(gradients.see(gradient, index), slots, step)
+        return update.times(1.0), slots
+
+    take_step = compiled(step_of) if is_compiled else step_of
     for step, gradient in enumerate(steps, start=1):
-        seen = gradients.see(ops.convert_to_tensor(gradient, "float32"), index)
-        update, slots = rule(seen, slots, ops.convert_to_tensor(step, "float32"))
+        update, slots = take_step(
+            ops.convert_to_tensor(gradient, "float32"),
+            slots,
+            ops.convert_to_tensor(step, "float32"),
+        )
         yield (
-            ops.convert_to_numpy(update.times(1.0)),
+            ops.convert_to_numpy(update),
             [ops.convert_to_numpy(slot) for slot in slots],
         )
 
 
-def last_update(rule, index, steps):
+def last_update(rule, index, steps, is_compiled=False):
     """The update after all steps."""
-    *_, (update, _) = library_updates(rule, index, steps)
+    *_, (update, _) = library_updates(rule, index, steps, is_compiled)
     return update
 
 

@@ -3,13 +3,17 @@
 The convex study of the Sketchy paper, on data that scikit-learn ships. Round t shows
 an example x with its label y = ±1, the algorithm pays log(1 + exp(−y wᵀx)) for the
 weights w it has, sees the gradient and moves w. Its regret is what it has paid less
-what the best fixed w would have. Every algorithm has one rate, the best of a grid.
+what the best fixed w would have. Every algorithm has the best rate of a grid. Ada-FD,
+FD-SON and RFD-SON also start from a regularization α and have the best pair of the
+two, so that they choose from five or six times as many settings as S-AdaGrad, AdaGrad
+and OGD, which have no such number.
 
     python -m tf_models.online_convex
     python -m tf_models.online_convex --rank=20 --seeds=5 --output_dir=out
 
 At the end: a table for each data set, online_convex.csv and a plot of the regret
-against the rounds. Ctrl-C ends the study and keeps the algorithms that are finished.
+against the rounds. The default study takes six or seven minutes on one core. Ctrl-C
+ends it and keeps the algorithms that are finished.
 
 Reference:
     [Feinberg, Chen, Sun, Anil, Hazan, 2023](https://arxiv.org/abs/2302.03764), Sketchy:
@@ -19,6 +23,7 @@ Reference:
 import csv
 import dataclasses
 import functools
+import itertools
 import pathlib
 import sys
 
@@ -38,14 +43,12 @@ from et_optimizer import frequent_directions
 from tf_models.interrupt import DeferredInterrupt
 from tf_models.output import check_directory, replacing
 
-# The paper's grid. It is never extended: a best rate at its edge is marked as such.
+# The paper's grid. It is never extended: a best rate at its edge is marked as such, and
+# so is a best α.
 RATES = np.logspace(-6, 0, 49)
-# Ada-FD and FD-SON divide by α outside their sketch and cannot do without one. With
-# α = 1 no step of FD-SON is longer than its gradient, and none of Ada-FD longer than
-# the rate times it. It is not tuned with the rate, so that every algorithm has one
-# number to tune; of the powers of ten from 0.001 to 100 it is the best for both
-# algorithms on both data sets (rank 10, seed 0).
-ALPHA = 1.0
+# Ada-FD and FD-SON divide by α outside their sketch and cannot do without one. RFD-SON
+# can, and has 0 to choose from as well.
+ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
 # The best fixed w minimises the total loss + RIDGE/2 ‖w‖²: breast cancer is separable
 # or nearly so, and without a ridge the best w would be endlessly long. The minimiser
 # is the best of all w that are no longer than itself.
@@ -170,23 +173,30 @@ def orders(data_set, setting):
 
 
 class Algorithm:
-    """What turns gradients into updates, at all rates at once.
+    """What turns gradients into updates, at all pairs of a rate and an α at once.
 
     Args:
         rates: Float64 array of shape (n,), the rates η.
+        alphas: Array of shape (n,), the α that each of them goes with: numbers of the
+            algorithms that have one, and None of the others.
         size: The length d of a gradient.
         rank: The rank ℓ of the sketch, of the algorithms that have one.
+
+    Attributes:
+        ALPHAS: The α to choose from, ascending; (None,) where there is none.
     """
 
-    def __init__(self, rates, size, rank):
+    ALPHAS = (None,)
+
+    def __init__(self, rates, alphas, size, rank):
         del size, rank
-        self.rates = rates
+        self.rates, self.alphas = rates, alphas
 
     def __call__(self, gradients, t):
         """One round.
 
         Args:
-            gradients: Float64 array of shape (n, d), the gradient g at every rate.
+            gradients: Float64 array of shape (n, d), the gradient g at every pair.
             t: The round, 1, 2, 3, …
 
         Returns:
@@ -196,7 +206,7 @@ class Algorithm:
 
     @staticmethod
     def numbers_held(size, rank):
-        """How many numbers are kept between rounds for one rate, the rate aside."""
+        """How many numbers are kept between rounds for one pair, the pair aside."""
         raise NotImplementedError
 
 
@@ -214,8 +224,8 @@ class OGD(Algorithm):
 class AdaGrad(Algorithm):
     """Diagonal AdaGrad: h ← h + g²;  η g / √h, and 0 for 0 / 0."""
 
-    def __init__(self, rates, size, rank):
-        super().__init__(rates, size, rank)
+    def __init__(self, rates, alphas, size, rank):
+        super().__init__(rates, alphas, size, rank)
         self._squares = np.zeros((len(rates), size))
 
     def __call__(self, gradients, t):
@@ -233,8 +243,8 @@ class SAdaGrad(Algorithm):
     It is what `et_optimizer.SketchyAdagrad` does, for a batch of rates.
     """
 
-    def __init__(self, rates, size, rank):
-        super().__init__(rates, size, rank)
+    def __init__(self, rates, alphas, size, rank):
+        super().__init__(rates, alphas, size, rank)
         self._sketch = frequent_directions.zeros(size, rank, batch=rates.shape)
         self._round = _compiled(_sketchy_round)
 
@@ -274,15 +284,17 @@ class AdaFD(Algorithm):
         Adaptive Online Learning via Frequent Directions.
     """
 
-    def __init__(self, rates, size, rank):
-        super().__init__(rates, size, rank)
+    ALPHAS = ALPHAS
+
+    def __init__(self, rates, alphas, size, rank):
+        super().__init__(rates, alphas, size, rank)
         self._sketch = NumpySketch(len(rates), size, rank)
 
     def __call__(self, gradients, t):
         self._sketch.take_in(gradients)
-        within = 1 / (ALPHA + np.sqrt(self._sketch.values))
-        outside = np.full(len(self.rates), 1 / ALPHA)
-        return self.rates[:, None] * self._sketch.scale(gradients, within, outside)
+        within = 1 / (self.alphas[:, None] + np.sqrt(self._sketch.values))
+        scaled = self._sketch.scale(gradients, within, 1 / self.alphas)
+        return self.rates[:, None] * scaled
 
     @staticmethod
     def numbers_held(size, rank):
@@ -294,22 +306,26 @@ class FDSON(Algorithm):
 
     Ḡ is a sketch of Σ g gᵀ / (η √t). The paper weights g gᵀ by η_t ∝ 1/√t where losses
     are no more than convex; its constant of proportion is 1/η here, so that a larger
-    rate makes longer steps, as elsewhere. Outside the sketch the step is g / α.
+    rate makes longer steps, as elsewhere and as in the public code of Sketchy's
+    authors. Outside the sketch the step is g / α.
 
     Reference:
         [Luo, Agarwal, Cesa-Bianchi, Langford, 2016](https://arxiv.org/abs/1602.02202),
-        Efficient Second Order Online Learning by Sketching.
+        Efficient Second Order Online Learning by Sketching;
+        [Sketchy's code](https://github.com/google-research/precondition),
+        precondition/oco/algorithms.py.
     """
 
-    def __init__(self, rates, size, rank):
-        super().__init__(rates, size, rank)
+    ALPHAS = ALPHAS
+
+    def __init__(self, rates, alphas, size, rank):
+        super().__init__(rates, alphas, size, rank)
         self._sketch = NumpySketch(len(rates), size, rank)
 
     def __call__(self, gradients, t):
         self._sketch.take_in(gradients / np.sqrt(self.rates * np.sqrt(t))[:, None])
-        within = 1 / (ALPHA + self._sketch.values)
-        outside = np.full(len(self.rates), 1 / ALPHA)
-        return self._sketch.scale(gradients, within, outside)
+        within = 1 / (self.alphas[:, None] + self._sketch.values)
+        return self._sketch.scale(gradients, within, 1 / self.alphas)
 
     @staticmethod
     def numbers_held(size, rank):
@@ -317,20 +333,25 @@ class FDSON(Algorithm):
 
 
 class RFDSON(Algorithm):
-    """RFD-SON with α₀ = 0: α ← α + ρ/2;  (αI + Ḡ)⁺ g, with the pseudo-inverse.
+    """RFD-SON: α ← α + ρ/2;  (αI + Ḡ)⁺ g, with the pseudo-inverse, from a given α₀.
 
-    Ḡ is a sketch of Σ g gᵀ / (η t), from which a round takes ρ. As α starts at 0, the
-    step is η times that of rate 1.
+    Ḡ is a sketch of Σ g gᵀ / (η t), from which a round takes ρ; the weights 1 / (η t)
+    are those of the public code of Sketchy's authors. With α₀ = 0 the step is η times
+    that of rate 1.
 
     Reference:
         [Luo, Chen, Zhang, Li, Zhang, 2019](https://arxiv.org/abs/1705.05067), Robust
-        Frequent Directions with Application in Online Learning.
+        Frequent Directions with Application in Online Learning;
+        [Sketchy's code](https://github.com/google-research/precondition),
+        precondition/oco/algorithms.py.
     """
 
-    def __init__(self, rates, size, rank):
-        super().__init__(rates, size, rank)
+    ALPHAS = (0.0, *ALPHAS)
+
+    def __init__(self, rates, alphas, size, rank):
+        super().__init__(rates, alphas, size, rank)
         self._sketch = NumpySketch(len(rates), size, rank)
-        self._alpha = np.zeros(len(rates))
+        self._alpha = alphas.copy()
 
     def __call__(self, gradients, t):
         shrinkage = self._sketch.take_in(gradients / np.sqrt(self.rates * t)[:, None])
@@ -432,7 +453,7 @@ def logistic_losses(margins):
 
 
 def play(algorithm, features, labels, on_round):
-    """Plays all rounds at all rates, from weights of 0.
+    """Plays all rounds at all pairs of a rate and an α, from weights of 0.
 
     Args:
         algorithm: A new `Algorithm`.
@@ -441,7 +462,7 @@ def play(algorithm, features, labels, on_round):
         on_round: Called without arguments after every round.
 
     Returns:
-        An array of shape (rounds, rates): what was paid.
+        An array of shape (rounds, pairs): what was paid.
     """
     weights = np.zeros((len(algorithm.rates), features.shape[1]))
     losses = np.empty((len(labels), len(algorithm.rates)))
@@ -486,8 +507,10 @@ class Score:
         dimension: d, the number of weights.
         rank: ℓ of the sketches in this study.
         seeds: How many orders of the examples the losses are averaged over.
-        rate: The rate whose average loss was the least.
-        grid_edge: "lowest" or "highest" where that is the grid's, and "no".
+        rate: That of the pair of a rate and an α whose average loss was the least.
+        rate_edge: "lowest" or "highest" where it is that of its grid, and "no".
+        alpha: That pair's α; None, and empty in the file, where there is none.
+        alpha_edge: As `rate_edge`; None where there is no α.
         average_loss: What was paid, a round.
         regret: What was paid in all, less what the best fixed weights pay.
         best_fixed_loss: What those pay, a round.
@@ -502,7 +525,9 @@ class Score:
     rank: int
     seeds: int
     rate: float
-    grid_edge: str
+    rate_edge: str
+    alpha: float | None
+    alpha_edge: str | None
     average_loss: float
     regret: float
     best_fixed_loss: float
@@ -519,7 +544,7 @@ class Outcome:
 
 
 def tune_and_score(data_set, name, setting, best_fixed, on_round):
-    """Plays an algorithm at all rates and scores it at the best one.
+    """Plays an algorithm at all pairs of a rate and an α and scores the best one.
 
     Args:
         data_set: A `DataSet`.
@@ -529,18 +554,22 @@ def tune_and_score(data_set, name, setting, best_fixed, on_round):
         on_round: Called without arguments after every round.
 
     Returns:
-        An `Outcome`. Losses are averages over the seeds, and the rate the best for all.
+        An `Outcome`. Losses are averages over the seeds, and the pair the best for all.
     """
+    kind = ALGORITHMS[name]
+    pairs = list(itertools.product(RATES.tolist(), kind.ALPHAS))
+    rates, alphas = map(np.array, zip(*pairs))
     size = data_set.features.shape[1]
     margins = data_set.labels * (data_set.features @ best_fixed)
     fixed_losses = logistic_losses(margins)
     paid, fixed_paid = 0.0, 0.0
     for order in orders(data_set, setting):
-        algorithm = ALGORITHMS[name](RATES, size, setting.rank)
+        algorithm = kind(rates, alphas, size, setting.rank)
         features, labels = data_set.features[order], data_set.labels[order]
         paid += play(algorithm, features, labels, on_round) / setting.seeds
         fixed_paid += fixed_losses[order] / setting.seeds
     best = int(np.argmin(paid.sum(axis=0)))
+    rate, alpha = pairs[best]
     regret = np.cumsum(paid[:, best] - fixed_paid)
     score = Score(
         data_set=data_set.name,
@@ -549,15 +578,24 @@ def tune_and_score(data_set, name, setting, best_fixed, on_round):
         dimension=size,
         rank=setting.rank,
         seeds=setting.seeds,
-        rate=float(RATES[best]),
-        grid_edge={0: "lowest", len(RATES) - 1: "highest"}.get(best, "no"),
+        rate=rate,
+        rate_edge=_edge(rate, RATES),
+        alpha=alpha,
+        alpha_edge=_edge(alpha, kind.ALPHAS),
         average_loss=float(paid[:, best].mean()),
         regret=float(regret[-1]),
         best_fixed_loss=float(fixed_paid.mean()),
         best_fixed_norm=float(np.linalg.norm(best_fixed)),
-        numbers_held=ALGORITHMS[name].numbers_held(size, setting.rank),
+        numbers_held=kind.numbers_held(size, setting.rank),
     )
     return Outcome(score, regret)
+
+
+def _edge(value, grid):
+    """Whether a value is the "lowest" or "highest" of its ascending grid, or "no"."""
+    if value is None:
+        return None
+    return {grid[0]: "lowest", grid[-1]: "highest"}.get(value, "no")
 
 
 # What the study leaves behind.
@@ -597,18 +635,23 @@ def scores_table(data_set, outcomes):
     )
     table = Table(title=title, title_justify="left")
     table.add_column("algorithm")
-    for heading in ("best rate", "average loss", "regret", "numbers held"):
+    for heading in ("best rate", "alpha", "average loss", "regret", "numbers held"):
         table.add_column(heading, justify="right")
     for score in (outcome.score for outcome in outcomes):
-        edge = "" if score.grid_edge == "no" else f" ({score.grid_edge} of the grid)"
+        alpha = score.alpha
         table.add_row(
             score.algorithm,
-            f"{score.rate:.2g}{edge}",
+            _marked(f"{score.rate:.2g}", score.rate_edge),
+            "" if alpha is None else _marked(f"{alpha:g}", score.alpha_edge),
             f"{score.average_loss:.4f}",
             f"{score.regret:.2f}",
             f"{score.numbers_held:,}",
         )
     return table
+
+
+def _marked(number, edge):
+    return number if edge == "no" else f"{number} ({edge} of the grid)"
 
 
 def _described(data_set, outcomes):
@@ -640,11 +683,12 @@ def _draw_panel(axes, data_set, outcomes):
     colors = dict(zip(ALGORITHMS, COLORS))
     for outcome in sorted(outcomes, key=lambda outcome: -outcome.score.regret):
         score = outcome.score
+        alpha = "" if score.alpha is None else f", α {score.alpha:g}"
         axes.plot(
             np.arange(1, score.rounds + 1),
             outcome.regret,
             color=colors[score.algorithm],
-            label=f"{score.algorithm}, rate {score.rate:.2g}",
+            label=f"{score.algorithm}, rate {score.rate:.2g}{alpha}",
         )
     axes.set_title(_described(data_set, outcomes), loc="left", fontsize="medium")
     axes.set_xlabel("rounds")

@@ -13,9 +13,9 @@ class FiniteOptimizer(PreconditionedOptimizer):
     """A `PreconditionedOptimizer` on dense gradients that are finite.
 
     A covariance remembers every gradient it has seen, so that a single NaN would stay
-    in it. A variable's step is therefore skipped where its gradient, or the sum of its
-    squares, is not finite: weights, slots and momentum stay as they are, and the step
-    is counted.
+    in it. A variable's step is therefore skipped where its gradient is not finite, or
+    its squares, added to what is held, are not: slots and momentum stay as they are,
+    the weights are not moved, and the step is counted.
 
     Args:
         preconditioner, learning_rate: As in `PreconditionedOptimizer`.
@@ -27,6 +27,7 @@ class FiniteOptimizer(PreconditionedOptimizer):
         checks.choice("nonfinite", nonfinite, NONFINITE)
         super().__init__(preconditioner, learning_rate, **kwargs)
         self.nonfinite = nonfinite
+        self._reported = {}
 
     @property
     def skipped_steps(self):
@@ -56,8 +57,18 @@ class FiniteOptimizer(PreconditionedOptimizer):
     def finalize_variable_values(self, var_list):
         """What Keras calls at the end of `fit`; raises there what a step could not."""
         super().finalize_variable_values(var_list)
-        if self.nonfinite == "raise" and self.skipped_steps:
-            raise ValueError(_message(self.skipped_steps))
+        if self.nonfinite != "raise":
+            return
+        skipped, before = self.skipped_steps, self._reported
+        self._reported = skipped
+        new = {path: count - before.get(path, 0) for path, count in skipped.items()}
+        if any(new.values()):
+            raise ValueError(_message({path: n for path, n in new.items() if n}))
+
+    def load_own_variables(self, store):
+        """Loads the state; see the base. Steps skipped before are no news then."""
+        super().load_own_variables(store)
+        self._reported = self.skipped_steps
 
     def get_config(self):
         """The arguments that make an equal optimizer."""
@@ -68,7 +79,7 @@ class FiniteOptimizer(PreconditionedOptimizer):
 
     def _take_step(self, held, gradient, variable, learning_rate):
         gradient = gradients.made_dense(gradient, held.index.shape)
-        is_finite = _is_finite(gradient)
+        is_finite = _is_finite(gradient, held.slots)
         super()._take_step(
             held,
             ops.where(is_finite, gradient, ops.zeros_like(gradient)),
@@ -84,8 +95,12 @@ class FiniteOptimizer(PreconditionedOptimizer):
             raise ValueError(_message({naming.path(variable): 1}))
 
 
-def _is_finite(gradient):
-    return ops.isfinite(gradients.root_mean_square(gradient))
+def _is_finite(gradient, slots=()):
+    """Whether the sum of squares, and what it makes of the slots, stay in range."""
+    total = gradients.sum_of_squares(gradient)
+    for slot in slots:
+        total = total + ops.sum(ops.abs(slot))
+    return ops.isfinite(total)
 
 
 def _is_known(tensor):

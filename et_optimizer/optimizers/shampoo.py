@@ -114,7 +114,8 @@ class SketchyShampoo(ModeCovarianceOptimizer):
             them. The paper's algorithm has 1. Defaults to 10.
         start_preconditioning_step: The first step, from 1, that takes the direction
             above. Steps before it are the grafting rule's own and only fill the
-            covariances, which say little after a few gradients. Defaults to 1.
+            covariances, which say little after a few gradients; with `graft=None` they
+            are plain gradient steps. Defaults to 1.
         graft: Whose norm the update of a variable has. `"extreme_tensoring"`, with
             this `beta_2` and the same tensor index; `"rmsprop"`, which holds a number
             an entry; `"sgd"`, the gradient's own norm; or `None`, the norm of D itself.
@@ -133,10 +134,12 @@ class SketchyShampoo(ModeCovarianceOptimizer):
             larger ones are scaled down to it. `None` turns it off. Defaults to `None`.
         momentum_dtype: `"float32"` or `"bfloat16"`. Defaults to `"float32"`.
         nonfinite: What happens where a gradient has NaN or infinity in it, or squares
-            that overflow. `"skip"`: the variable and all that is held for it stay as
-            they are, and `skipped_steps` counts it. `"raise"`: an error, before
-            anything changes; a compiled step cannot raise, and skips, and the error
-            comes at the end of `fit`. Defaults to `"skip"`.
+            that overflow, also together with what is held. `"skip"`: this variable is
+            not moved, all that is held for it stays as it is, and `skipped_steps`
+            counts it. `"raise"`: an error, before anything changes; a compiled step
+            cannot raise, and skips, and the error comes at the end of `fit`. Keras's
+            weight decay and averages go on by themselves, and `global_clipnorm` spreads
+            a NaN to all variables before the optimizer sees them. Defaults to `"skip"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name.
@@ -146,6 +149,9 @@ class SketchyShampoo(ModeCovarianceOptimizer):
             if `tensor_index` does not fit the variables or a variable is not
             floating-point; when state is loaded, if it is that of another form; and as
             `nonfinite` says.
+
+    Range: sums of squared gradients are held in float32, which covers |g| from 1e-18 to
+    about 1e19 · √((1 − β₂)/n) for a variable of n entries.
 
     Sparse gradients (`tf.IndexedSlices`) are made dense.
 

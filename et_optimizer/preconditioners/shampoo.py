@@ -165,15 +165,15 @@ class Shampoo(Preconditioner):
         return self._diagonal(DenseGradient(gradient.matrix, index), slots, step)
 
     def _with_norm_of(self, grafted, update, step):
+        is_directed = step >= self.start_preconditioning_step
         if self.graft is not None:
             norm = update.root_mean_square()
+            # Covariances that have seen only zeros have no direction to give.
+            is_directed = ops.logical_and(is_directed, norm > 0)
             ratio = grafted.root_mean_square() / ops.where(norm > 0, norm, 1.0)
             update = WrittenUpdate(update.tensor, ratio)
-        if self.start_preconditioning_step == 1:
-            return update
-        is_started = step >= self.start_preconditioning_step
         return WrittenUpdate(
-            ops.where(is_started, update.times(1.0), grafted.times(1.0))
+            ops.where(is_directed, update.times(1.0), grafted.times(1.0))
         )
 
 

@@ -22,6 +22,14 @@ from tf_models import online_convex
 REPOSITORY = pathlib.Path(tf_models.__file__).parents[1]
 SIZE, RANK, ROUNDS = 7, 3, 15
 TWO_RATES = np.array([0.02, 0.7])
+NO_ALPHAS = np.array([None, None])
+# What α two rates are tried with, for each algorithm: both orders, and 0 where it may.
+CASES = [
+    *((name, (None, None)) for name in ("OGD", "AdaGrad", "S-AdaGrad")),
+    *((name, (0.1, 10.0)) for name in ("Ada-FD", "FD-SON", "RFD-SON")),
+    *((name, (10.0, 0.1)) for name in ("Ada-FD", "FD-SON", "RFD-SON")),
+    ("RFD-SON", (0.0, 0.0)),
+]
 TOO_SMALL = 1e-11  # Of the largest eigenvalue: rounding.
 
 
@@ -39,13 +47,14 @@ def stream(directions=SIZE - 1):
     return np.concatenate([gradients, np.zeros((ROUNDS, 2, 1))], axis=-1)
 
 
-def updates_of(name, gradients):
+def updates_of(name, gradients, alphas=NO_ALPHAS):
     """What the study's algorithm makes of the gradients."""
-    algorithm = online_convex.ALGORITHMS[name](TWO_RATES, SIZE, RANK)
+    kind = online_convex.ALGORITHMS[name]
+    algorithm = kind(TWO_RATES, np.array(alphas), SIZE, RANK)
     return np.stack([algorithm(g, t) for t, g in enumerate(gradients, 1)])
 
 
-# The papers once more, for one rate, with d × d matrices and nothing left out.
+# The papers once more, for one rate and α, with d × d matrices and nothing left out.
 
 
 def spectral(matrix, function):
@@ -62,19 +71,19 @@ def shrunk(matrix):
     return rho, spectral(matrix, lambda values: np.maximum(values - rho, 0))
 
 
-def naive_ogd(rate, gradients):
+def naive_ogd(rate, alpha, gradients):
     for t, g in enumerate(gradients, 1):
         yield rate / math.sqrt(t) * g
 
 
-def naive_adagrad(rate, gradients):
+def naive_adagrad(rate, alpha, gradients):
     for t in range(1, len(gradients) + 1):
         norms = [math.sqrt(sum(g[i] ** 2 for g in gradients[:t])) for i in range(SIZE)]
         now = gradients[t - 1]
         yield np.array([rate * g / n if n else 0.0 for g, n in zip(now, norms)])
 
 
-def naive_s_adagrad(rate, gradients):
+def naive_s_adagrad(rate, alpha, gradients):
     sketch, escaped = np.zeros((SIZE, SIZE)), 0.0
     for g in gradients:
         rho, sketch = shrunk(sketch + np.outer(g, g))
@@ -82,23 +91,23 @@ def naive_s_adagrad(rate, gradients):
         yield rate * spectral(sketch + escaped * np.eye(SIZE), lambda v: v**-0.5) @ g
 
 
-def naive_ada_fd(rate, gradients):
+def naive_ada_fd(rate, alpha, gradients):
     sketch = np.zeros((SIZE, SIZE))
     for g in gradients:
         _, sketch = shrunk(sketch + np.outer(g, g))
         root = spectral(sketch, np.sqrt)
-        yield rate * np.linalg.inv(online_convex.ALPHA * np.eye(SIZE) + root) @ g
+        yield rate * np.linalg.inv(alpha * np.eye(SIZE) + root) @ g
 
 
-def naive_fd_son(rate, gradients):
+def naive_fd_son(rate, alpha, gradients):
     sketch = np.zeros((SIZE, SIZE))
     for t, g in enumerate(gradients, 1):
         _, sketch = shrunk(sketch + np.outer(g, g) / (rate * math.sqrt(t)))
-        yield np.linalg.inv(online_convex.ALPHA * np.eye(SIZE) + sketch) @ g
+        yield np.linalg.inv(alpha * np.eye(SIZE) + sketch) @ g
 
 
-def naive_rfd_son(rate, gradients):
-    sketch, alpha = np.zeros((SIZE, SIZE)), 0.0
+def naive_rfd_son(rate, alpha, gradients):
+    sketch = np.zeros((SIZE, SIZE))
     for t, g in enumerate(gradients, 1):
         rho, sketch = shrunk(sketch + np.outer(g, g) / (rate * t))
         alpha += rho / 2
@@ -117,23 +126,24 @@ NAIVE = {
 
 # Of fewer directions than the rank nothing escapes, and covariances stay singular.
 @pytest.mark.parametrize("directions", [SIZE - 1, RANK - 1])
-@pytest.mark.parametrize("name", online_convex.ALGORITHMS)
-def test_an_algorithm_does_at_every_rate_what_its_paper_says(name, directions):
+@pytest.mark.parametrize("name, alphas", CASES)
+def test_an_algorithm_does_at_every_pair_what_its_paper_says(name, alphas, directions):
     gradients = stream(directions)
-    found = updates_of(name, gradients)
+    found = updates_of(name, gradients, alphas)
     tolerance = 2e-3 if name == "S-AdaGrad" else 1e-8  # Float32, and a Gram matrix.
-    for i, rate in enumerate(TWO_RATES):
-        expected = np.stack(list(NAIVE[name](rate, gradients[:, i])))
+    for i, (rate, alpha) in enumerate(zip(TWO_RATES, alphas)):
+        expected = np.stack(list(NAIVE[name](rate, alpha, gradients[:, i])))
         scale = np.linalg.norm(expected, axis=-1, keepdims=True)
         np.testing.assert_allclose(found[:, i] / scale, expected / scale, 0, tolerance)
 
 
 @pytest.mark.parametrize(
-    "name, power", [("AdaGrad", 0), ("S-AdaGrad", 0), ("RFD-SON", -1)]
+    "name, alpha, power",
+    [("AdaGrad", None, 0), ("S-AdaGrad", None, 0), ("RFD-SON", 0.0, -1)],
 )
-def test_an_algorithm_without_a_regularizer_has_no_scale_of_its_own(name, power):
-    shorter = updates_of(name, 1e-4 * stream())
-    expected = 1e-4**power * updates_of(name, stream())
+def test_an_algorithm_without_a_regularizer_has_no_scale_of_its_own(name, alpha, power):
+    shorter = updates_of(name, 1e-4 * stream(), [alpha] * 2)
+    expected = 1e-4**power * updates_of(name, stream(), [alpha] * 2)
     largest = np.abs(expected).max()
     np.testing.assert_allclose(shorter / largest, expected / largest, atol=1e-5)
 
@@ -164,8 +174,10 @@ def count(held):
 
 @pytest.mark.parametrize("name", online_convex.ALGORITHMS)
 def test_the_formula_for_numbers_held_counts_what_is_held(name):
-    algorithm = online_convex.ALGORITHMS[name](TWO_RATES[:1], SIZE, RANK)
-    state = {k: v for k, v in vars(algorithm).items() if k not in ("rates", "_round")}
+    kind = online_convex.ALGORITHMS[name]
+    algorithm = kind(TWO_RATES[:1], np.array(kind.ALPHAS[:1]), SIZE, RANK)
+    not_state = ("rates", "alphas", "_round")
+    state = {k: v for k, v in vars(algorithm).items() if k not in not_state}
     has_t = name in ("OGD", "FD-SON", "RFD-SON")
     assert algorithm.numbers_held(SIZE, RANK) == count(list(state.values())) + has_t
 
@@ -218,7 +230,7 @@ def small(name="small", examples=25, features=4):
 
 def test_a_game_pays_for_the_weights_before_it_moves_them():
     data_set = small()
-    algorithm = online_convex.OGD(TWO_RATES, 4, RANK)
+    algorithm = online_convex.OGD(TWO_RATES, NO_ALPHAS, 4, RANK)
     rounds = []
     paid = online_convex.play(
         algorithm, data_set.features, data_set.labels, lambda: rounds.append(1)
@@ -246,13 +258,14 @@ def test_regret_is_what_the_best_rate_paid_less_what_the_best_weights_pay():
     score, paid = outcome.score, []
     for order in online_convex.orders(data_set, setting):
         assert sorted(order[:25]) == sorted(order[25:]) == list(range(25))
-        algorithm = online_convex.AdaGrad(online_convex.RATES, 4, RANK)
+        algorithm = online_convex.AdaGrad(online_convex.RATES, None, 4, RANK)
         features, labels = data_set.features[order], data_set.labels[order]
         paid.append(online_convex.play(algorithm, features, labels, lambda: None))
     totals = np.mean(paid, axis=0).sum(axis=0)
     assert score.rounds == 50 and outcome.regret.shape == (50,)
     assert score.average_loss == pytest.approx(totals.min() / 50)
     assert score.rate == online_convex.RATES[totals.argmin()]
+    assert (score.alpha, score.alpha_edge) == (None, None)
     expected = totals.min() - 2 * total_loss(best, data_set)
     assert score.regret == pytest.approx(expected) == outcome.regret[-1]
     first = [math.log(2) - total_of_first(best, data_set, setting, i) for i in (0, 1)]
@@ -265,6 +278,34 @@ def total_of_first(weights, data_set, setting, i):
     return total_loss(weights, online_convex.DataSet("", "", *shown))
 
 
+@pytest.mark.parametrize("name", ["Ada-FD", "FD-SON", "RFD-SON"])
+def test_a_rival_is_scored_at_the_best_pair_of_a_rate_and_an_alpha(name, monkeypatch):
+    monkeypatch.setattr(online_convex, "RATES", np.array([0.01, 0.1, 0.5, 1.0]))
+    data_set, kind = small(), online_convex.ALGORITHMS[name]
+    setting = online_convex.Setting(rank=RANK, seeds=2)
+    totals = {}
+    for rate in online_convex.RATES:
+        for alpha in kind.ALPHAS:
+            totals[rate, alpha] = 0
+            for order in online_convex.orders(data_set, setting):
+                alone = kind(np.array([rate]), np.array([alpha]), 4, RANK)
+                shown = data_set.features[order], data_set.labels[order]
+                paid = online_convex.play(alone, *shown, lambda: None)
+                totals[rate, alpha] += paid.sum() / 2
+    score = online_convex.tune_and_score(
+        data_set, name, setting, np.zeros(4), lambda: None
+    ).score
+    assert (score.rate, score.alpha) == min(totals, key=totals.get)
+    assert score.average_loss == pytest.approx(min(totals.values()) / 25)
+
+
+def test_only_the_rivals_that_need_an_initial_regularization_tune_one():
+    powers = (0.01, 0.1, 1, 10, 100)
+    expected = {"Ada-FD": powers, "FD-SON": powers, "RFD-SON": (0, *powers)}
+    for name, kind in online_convex.ALGORITHMS.items():
+        assert kind.ALPHAS == expected.get(name, (None,))
+
+
 @pytest.mark.parametrize(
     "rates, expected",
     [((1e-9, 1e-8), "highest"), ((1e4, 1e5), "lowest"), ((1e-9, 0.1, 1e5), "no")],
@@ -275,13 +316,34 @@ def test_a_best_rate_at_the_edge_of_the_grid_is_marked(rates, expected, monkeypa
     outcome = online_convex.tune_and_score(
         data_set, "OGD", online_convex.Setting(), np.zeros(4), lambda: None
     )
-    assert outcome.score.grid_edge == expected
-    table = online_convex.scores_table(data_set, [outcome])
-    console = Console(file=io.StringIO(), width=120)
-    console.print(table)
-    assert (f"({expected} of the grid)" in console.file.getvalue()) is (
-        expected != "no"
+    assert outcome.score.rate_edge == expected
+    marked = f"({expected} of the grid)" in table_text(data_set, outcome)
+    assert marked is (expected != "no")
+
+
+@pytest.mark.parametrize(
+    "alphas, expected",
+    [((0.001, 2.0), "highest"), ((2.0, 1e5), "lowest"), ((0.001, 2.0, 1e5), "no")],
+)
+def test_a_best_alpha_at_the_edge_of_its_grid_is_marked(alphas, expected, monkeypatch):
+    monkeypatch.setattr(online_convex, "RATES", np.array([1e-6, 0.5, 1e3]))
+    monkeypatch.setattr(online_convex.AdaFD, "ALPHAS", alphas)
+    data_set, setting = small(), online_convex.Setting(rank=RANK)
+    outcome = online_convex.tune_and_score(
+        data_set, "Ada-FD", setting, np.zeros(4), lambda: None
     )
+    score = outcome.score
+    assert (score.rate, score.rate_edge, score.alpha) == (0.5, "no", 2.0)
+    assert score.alpha_edge == expected
+    mark = "" if expected == "no" else f" ({expected} of the grid)"
+    cells = table_text(data_set, outcome).splitlines()[-2].split("│")
+    assert [cell.strip() for cell in cells[1:4]] == ["Ada-FD", "0.5", f"2{mark}"]
+
+
+def table_text(data_set, outcome):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(online_convex.scores_table(data_set, [outcome]))
+    return console.file.getvalue()
 
 
 def test_the_grid_is_the_papers():
@@ -338,6 +400,8 @@ def test_the_program_leaves_a_table_a_file_and_a_plot(tmp_path):
     for row in found:
         assert (row["rounds"], row["rank"], row["seeds"]) == ("20", "3", "1")
         assert float(row["rate"]) in online_convex.RATES
+        alphas = online_convex.ALGORITHMS[row["algorithm"]].ALPHAS
+        assert (float(row["alpha"]) if row["alpha"] else None) in alphas
         # Weights of 0 pay log 2 a round, and the least rate hardly moves them.
         assert 0 < float(row["average_loss"]) < 1.01 * math.log(2)
         difference = float(row["average_loss"]) - float(row["best_fixed_loss"])
@@ -361,6 +425,9 @@ def test_a_line_an_algorithm_is_drawn_and_labelled():
     assert len(figure.axes) == 2
     for axes, own in zip(figure.axes, (outcomes[:3], outcomes[3:])):
         lines = {line.get_label().split(",")[0]: line for line in axes.get_lines()}
+        labels = {name: line.get_label() for name, line in lines.items()}
+        assert "α" not in labels["OGD"] + labels["AdaGrad"]
+        assert labels["Ada-FD"].endswith(f", α {own[2].score.alpha:g}")
         for outcome in own:
             line = lines.pop(outcome.score.algorithm)
             np.testing.assert_array_equal(line.get_ydata(), outcome.regret)
