@@ -50,8 +50,8 @@ OPTIMIZERS = {
         clip_threshold=1.0,
     ),
     # Whole covariances of the few gradients of a test are singular: with the default
-    # ridge of 1e-6, rounding that differs between two ways to the same gradient would be
-    # seen in directions that the covariances have not.
+    # ridge of 1e-6, rounding that differs between two ways to the same gradient would
+    # be seen in directions that the covariances have not.
     "Shampoo": functools.partial(
         Shampoo, update_every=2, block_size=16, relative_epsilon=1e-3
     ),
