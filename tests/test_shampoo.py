@@ -76,7 +76,7 @@ def as_modes(tensor, index):
 
 @pytest.mark.parametrize("beta_2", [None, 0.9])
 @pytest.mark.parametrize("rank", [1, 2, 5, 13, None])
-@pytest.mark.parametrize("shape", [(13, 7), (5, 8), (3, 4, 5), (6, 1, 9), (2, 3, 2, 3)])
+@pytest.mark.parametrize("shape", [(13, 7), (3, 4, 5), (6, 1, 9), (2, 3, 2, 3)])
 def test_fifty_steps_equal_algorithm_3(shape, rank, beta_2):
     index = TensorIndex.from_shape(shape, 1)
     steps = correlated(shape, seed=0)
@@ -99,7 +99,7 @@ def test_spectra_over_seven_decades_keep_three_digits(rank):
     assert distance(found, expected) < 1e-3
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     shape=st.lists(st.integers(1, 9), min_size=2, max_size=4),
     rank=st.sampled_from([1, 2, 4, None]),
@@ -250,9 +250,11 @@ def test_steps_before_the_start_are_the_grafting_rules_own(graft):
         )
 
 
-@pytest.mark.parametrize("shape", [(11,), (1, 11), (11, 1, 1), ()])
-@pytest.mark.parametrize("graft", ["extreme_tensoring", "rmsprop", "sgd", None])
-@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("shape", [(11,), (1, 11, 1), ()])
+@pytest.mark.parametrize(
+    ("graft", "level"),
+    [("extreme_tensoring", 1), ("extreme_tensoring", 2), ("rmsprop", 2), (None, 1)],
+)
 def test_vectors_are_left_to_extreme_tensoring(shape, graft, level):
     variable = keras.Variable(np.zeros(shape, "float32"))
     other = keras.Variable(np.zeros(shape, "float32"))
@@ -435,7 +437,7 @@ SKIPPING = {
 
 
 @pytest.mark.parametrize("make", SKIPPING.values(), ids=SKIPPING)
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e25])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e25])
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(make, bad):
     optimizer = make()
     steps = steps_with(bad, at=3, count=4)

@@ -18,6 +18,13 @@ from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
 from tests.optimizers import OPTIMIZERS, TENSORED
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+# Those that use sparse gradients as they are, and those that make them dense.
+DENSE = {
+    name: make
+    for name, make in OPTIMIZERS.items()
+    if name.startswith(("Shampoo", "Sketchy"))
+}
+SPARSE = {name: make for name, make in OPTIMIZERS.items() if name not in DENSE}
 
 
 def sparse_steps(shape, rows, seed, steps=4):
@@ -56,7 +63,7 @@ def assert_sparse_equals_dense(make, shape, rows, jit_compile):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@every_optimizer
+@pytest.mark.parametrize("make", SPARSE.values(), ids=SPARSE)
 @pytest.mark.parametrize("jit_compile", [True, False])
 @pytest.mark.parametrize(
     ("shape", "rows"),
@@ -73,7 +80,17 @@ def test_sparse_gradients_give_the_dense_result(make, jit_compile, shape, rows):
     assert_sparse_equals_dense(make, shape, rows, jit_compile)
 
 
-@pytest.mark.parametrize("make", TENSORED.values(), ids=TENSORED)
+@pytest.mark.parametrize("make", DENSE.values(), ids=DENSE)
+@pytest.mark.parametrize(("shape", "rows"), [((53, 6), 40), ((11, 4, 3), 5), ((7,), 9)])
+def test_sparse_gradients_are_made_dense(make, shape, rows):
+    assert_sparse_equals_dense(make, shape, rows, jit_compile=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [make for name, make in TENSORED.items() if name in SPARSE],
+    ids=[name for name in TENSORED if name in SPARSE],
+)
 @pytest.mark.parametrize("jit_compile", [True, False])
 @pytest.mark.parametrize(
     ("shape", "rows", "sizes"),
