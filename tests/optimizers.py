@@ -59,17 +59,16 @@ OPTIMIZERS = {
     "SketchyShampoo everything on": functools.partial(
         SketchyShampoo,
         rank=2,
-        level=2,
         beta_1=0.9,
         beta_2=None,
-        block_size=3,
+        block_size=8,
         update_every=2,
         start_preconditioning_step=2,
         graft="rmsprop",
         epsilon=1e-8,
         clip_threshold=1.0,
     ),
-    "SketchyAdagrad averaging": functools.partial(SketchyAdagrad, beta_2=0.9),
+    "SketchyAdagrad averaging": functools.partial(SketchyAdagrad, rank=3, beta_2=0.9),
 }
 # Those whose tensor index can be given by hand.
 TENSORED = {
