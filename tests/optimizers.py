@@ -55,7 +55,6 @@ OPTIMIZERS = {
     "Shampoo": functools.partial(
         Shampoo, update_every=2, block_size=16, relative_epsilon=1e-3
     ),
-    "SketchyShampoo": functools.partial(SketchyShampoo, rank=3, update_every=1),
     "SketchyShampoo everything on": functools.partial(
         SketchyShampoo,
         rank=2,
