@@ -165,6 +165,8 @@ class Shampoo(Preconditioner):
         return self._diagonal(DenseGradient(gradient.matrix, index), slots, step)
 
     def _with_norm_of(self, grafted, update, step):
+        if self.graft is None and self.start_preconditioning_step == 1:
+            return update
         is_directed = step >= self.start_preconditioning_step
         if self.graft is not None:
             norm = update.root_mean_square()
@@ -197,8 +199,8 @@ class SketchyShampoo(Shampoo):
         checks.whole("rank", self.rank, 1)
 
     def rank_of(self, size):
-        """How many eigenvectors are kept of a covariance of this size."""
-        return min(self.rank, size)
+        """How many eigenvectors are kept of a covariance of this size, at most it."""
+        return self.rank
 
 
 @dataclasses.dataclass(frozen=True)
