@@ -1,12 +1,16 @@
-"""SpectrumMonitor: the spectra of Kronecker factors, and nothing disturbed."""
+"""What the callbacks measure, and that they disturb nothing."""
 
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from keras import ops
 
-from et_optimizer import SketchyShampoo
-from et_optimizer.callbacks import SpectrumMonitor
+from et_optimizer import SketchyShampoo, TensorIndex
+from et_optimizer.callbacks import PreconditionerQuality, SpectrumMonitor
+from et_optimizer.callbacks.preconditioner_quality import trace
+from tests.reference import extreme_tensoring
 
 
 def regression(units=3, **compile_arguments):
@@ -98,12 +102,20 @@ def deep():
     return model
 
 
-@pytest.mark.parametrize("frequency", ["epoch", 1, 3])
-def test_training_and_its_logs_are_the_same_bit_for_bit(frequency):
+@pytest.mark.parametrize(
+    ("callback", "frequency"),
+    [
+        (SpectrumMonitor, "epoch"),
+        (SpectrumMonitor, 1),
+        (SpectrumMonitor, 3),
+        (PreconditionerQuality, 3),
+    ],
+)
+def test_training_and_its_logs_are_the_same_bit_for_bit(callback, frequency):
     x, y = data(rows=32)
     probe = (100 * x, (y, y))
     found = []
-    for callbacks in ([SpectrumMonitor(probe, frequency=frequency)], []):
+    for callbacks in ([callback(probe, frequency=frequency)], []):
         keras.backend.clear_session()
         keras.utils.set_random_seed(3)
         model = deep()
@@ -116,7 +128,7 @@ def test_training_and_its_logs_are_the_same_bit_for_bit(frequency):
     for a, b in zip(one, other, strict=True):
         np.testing.assert_array_equal(a, b)
     assert without == {key: with_monitor[key] for key in without}
-    assert any("mode_0" in key for key in with_monitor)
+    assert any("mode_0" in key or "trace" in key for key in with_monitor)
 
 
 @pytest.mark.parametrize(("frequency", "measured"), [(1, 12), (3, 4), (5, 2), (13, 0)])
@@ -203,3 +215,110 @@ def test_data_without_a_batch_is_refused():
     model, (x, y) = regression(), data()
     with pytest.raises(ValueError, match="has no batch"):
         model.fit(x, y, verbose=0, callbacks=[SpectrumMonitor([])])
+
+
+def reference_trace(squares, index):
+    """Tr H_T of extreme tensoring, entry by entry as the paper writes it."""
+    sizes, slices = extreme_tensoring.coordinates(
+        [(axis.length, axis.modes) for axis in index.axes]
+        if any(axis.modes for axis in index.axes)
+        else [(squares.size, ())]
+    )
+    product = np.ones(squares.size)
+    for size, at in zip(sizes, slices):
+        product *= np.bincount(at, weights=squares.ravel(), minlength=size)[at]
+    return (product ** (1 / (2 * len(sizes)))).sum()
+
+
+SHAPES = [(), (1,), (7,), (64,), (6, 10), (29, 4), (1, 5, 1), (3, 3, 4, 8), (1733, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("level", [1, 2, 3, "inf"])
+def test_the_trace_is_the_papers_sum_over_all_entries(shape, level):
+    squares = np.random.default_rng(0).standard_normal(shape) ** 4
+    index = TensorIndex.from_shape(shape, level)
+    expected = reference_trace(np.asarray(squares), index)
+    assert trace(np.asarray(squares), index) == pytest.approx(expected, rel=1e-12)
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    level=st.sampled_from([1, 2, 3, "inf"]),
+    seed=st.integers(0, 99),
+    sparsity=st.sampled_from([0.0, 0.5, 0.95]),
+    scale=st.sampled_from([1e-30, 1.0, 1e30]),
+)
+def test_no_trace_is_less_than_adagrads(shape, level, seed, sparsity, scale):
+    rng = np.random.default_rng(seed)
+    squares = scale * rng.standard_normal(shape) ** 2
+    squares = np.asarray(squares * (rng.random(shape) >= sparsity))
+    found = trace(squares, TensorIndex.from_shape(shape, level))
+    assert found >= np.sqrt(squares).sum() * (1 - 1e-12)
+
+
+def test_at_level_1_a_vector_loses_nothing_and_equal_gradients_never_lose_but_size():
+    squares = np.arange(1.0, 13.0)
+    exact = np.sqrt(squares).sum()
+    assert trace(squares, TensorIndex.from_shape((12,), 1)) == pytest.approx(exact)
+    # With all entries equal every slice sum is its size times one entry's.
+    ones = np.ones((4, 9))
+    index = TensorIndex.from_shape((4, 9), 1)
+    assert trace(ones, index) == pytest.approx(36 * (9 * 4) ** 0.25)
+
+
+@pytest.mark.parametrize("beta_2", [None, 0.5])
+def test_it_logs_the_ratio_of_the_gradients_it_saw(beta_2):
+    model, batches = regression(), [data(seed=1), data(seed=2)]
+    levels = (1, 2, "inf")
+    quality = PreconditionerQuality(batches, levels=levels, beta_2=beta_2)
+    x, y = data()
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=[quality]).history
+    one, two = (gradient(model, *batch) ** 2 for batch in batches)
+    sums = [one, (1.0 if beta_2 is None else beta_2) * one + two]
+    for level in levels:
+        index = TensorIndex.from_shape((5, 3), level)
+        expected = [
+            np.sqrt(reference_trace(squares, index) / np.sqrt(squares).sum())
+            for squares in sums
+        ]
+        logged = history[f"sequential/dense/kernel/level_{level}/trace_ratio"]
+        assert logged == pytest.approx(expected, rel=1e-4)
+        # The model has this variable alone.
+        assert history[f"level_{level}/trace_ratio"] == pytest.approx(logged)
+        assert min(logged) >= 1
+
+
+def test_variables_without_a_gradient_and_gradients_that_are_not_finite_are_left_out():
+    model, (x, y) = regression(), data()
+    bad = x.copy()
+    bad[0, 0] = np.inf
+    quality = PreconditionerQuality([(0 * x, 0 * y), (x, y), (bad, y)])
+    history = model.fit(x, y, epochs=3, verbose=0, callbacks=[quality]).history
+    logged = history["level_2/trace_ratio"]
+    # Keras begins a log when it first comes.
+    assert len(logged) == 2 and logged[0] == logged[1] >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(levels=()), "levels must be a sequence"),
+        (dict(levels="inf"), "levels must be a sequence"),
+        (dict(levels=2), "levels must be a sequence"),
+        (dict(levels=(1, 0)), "level must be"),
+        (dict(beta_2=1.0), "beta_2 must be"),
+        (dict(frequency=0), "frequency must be"),
+        (dict(variables="(dense"), "regular expression"),
+    ],
+)
+def test_bad_arguments_of_preconditioner_quality_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PreconditionerQuality(data(), **arguments)
+
+
+def test_an_expression_that_matches_no_variable_is_refused():
+    model, (x, y) = regression(), data()
+    quality = PreconditionerQuality((x, y), variables="conv")
+    with pytest.raises(ValueError, match="matches none.*sequential/dense/kernel"):
+        model.fit(x, y, verbose=0, callbacks=[quality])

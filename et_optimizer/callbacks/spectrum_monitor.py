@@ -1,4 +1,4 @@
-"""Callbacks that look at what the optimizers' theories are about."""
+"""The spectra of Kronecker factors, measured while a model trains."""
 
 import re
 
@@ -6,16 +6,15 @@ import keras
 import numpy as np
 
 from et_optimizer import checks, gradients, naming
+from et_optimizer.callbacks.gradient_probe import EPOCH, GradientProbe
 from et_optimizer.tensor_index import (
     check_level,
     check_overrides,
     index_variables,
 )
 
-EPOCH = "epoch"
 
-
-class SpectrumMonitor(keras.callbacks.Callback):
+class SpectrumMonitor(GradientProbe):
     """Measures how low-rank the covariances of Shampoo and Sketchy are on a model.
 
     Sketchy keeps ℓ eigenvectors of every Kronecker factor C_i, the decayed sum of
@@ -84,80 +83,33 @@ class SpectrumMonitor(keras.callbacks.Callback):
         merge_axes=True,
         longest_mode=2048,
     ):
-        super().__init__()
-        _check_pattern(variables)
+        super().__init__(data, variables, frequency)
         checks.whole("rank", rank, 1)
-        if frequency != EPOCH:
-            checks.whole("frequency", frequency, 1, otherwise=repr(EPOCH))
         checks.decay("decay", decay)
         check_level(level)
         check_overrides(tensor_index)
         checks.boolean("merge_axes", merge_axes)
         checks.whole("longest_mode", longest_mode, 1)
-        self.data = data
-        self.variables = variables
         self.rank = rank
-        self.frequency = frequency
         self.decay = decay
         self.level = level
         self.tensor_index = tensor_index
         self.merge_axes = merge_axes
         self.longest_mode = longest_mode
-        self._batches = _endless(data)
-        self._chosen = []
         self._covariances = {}
-        self._measured = {}
-        self._seen = 0
-        self._next_batch = 0
 
-    def on_train_begin(self, logs=None):
-        """Chooses the variables."""
-        self._chosen = self._choose(self.model.trainable_variables)
+    def take_in(self, variable, index, gradient):
+        """Takes one more gradient into the covariances."""
+        tensor = gradients.DenseGradient(gradient, index).as_tensor()
+        tensor = keras.ops.convert_to_numpy(tensor).astype("float64")
+        if not np.isfinite(tensor).all():
+            return  # it would stay in the covariances
+        for mode, length in enumerate(index.modes):
+            if length > 1:
+                self._take_in_mode(f"{naming.path(variable)}/mode_{mode}", tensor, mode)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Batches are numbered anew."""
-        self._next_batch = 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Measures, where the batch is one to measure after."""
-        before = self._seen
-        # With `steps_per_execution` several batches end at once.
-        self._seen += batch + 1 - self._next_batch
-        self._next_batch = batch + 1
-        if self.frequency != EPOCH:
-            if self._seen // self.frequency > before // self.frequency:
-                self.measure()
-        if logs is not None:
-            logs.update(self._measured)
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Measures, and logs."""
-        if self.frequency == EPOCH:
-            self.measure()
-        if logs is not None:
-            logs.update(self._measured)
-
-    def measure(self):
-        """Takes one more gradient into the covariances.
-
-        Returns:
-            A dict from the names of the logs to floats.
-        """
-        variables = [variable for variable, _ in self._chosen]
-        found = _gradients(self.model, next(self._batches), variables)
-        for (variable, index), gradient in zip(self._chosen, found):
-            if gradient is None:
-                continue
-            tensor = gradients.DenseGradient(gradient, index).as_tensor()
-            tensor = keras.ops.convert_to_numpy(tensor).astype("float64")
-            if not np.isfinite(tensor).all():
-                continue  # it would stay in the covariances
-            for mode, length in enumerate(index.modes):
-                if length > 1:
-                    self._take_in(f"{naming.path(variable)}/mode_{mode}", tensor, mode)
-        return dict(self._measured)
-
-    def _choose(self, trainable):
+    def choose(self, trainable):
+        """Chooses matrices and tensors of modes that are not too long."""
         indices = index_variables(
             [(naming.path(v), tuple(v.shape)) for v in trainable],
             self.level,
@@ -185,7 +137,7 @@ class SpectrumMonitor(keras.callbacks.Callback):
         long_axes = sum(length > 1 for length in index.shape)
         return long_axes > 1 and max(index.modes) <= self.longest_mode
 
-    def _take_in(self, name, tensor, mode):
+    def _take_in_mode(self, name, tensor, mode):
         rows = np.moveaxis(tensor, mode, 0).reshape(tensor.shape[mode], -1)
         last = self._covariances.get(name, 0.0)
         covariance = self._covariances[name] = self.decay * last + rows @ rows.T
@@ -196,76 +148,3 @@ class SpectrumMonitor(keras.callbacks.Callback):
         mass, dimension = values[: self.rank].sum() / trace, trace / values[0]
         self._measured[f"{name}/top_{self.rank}_mass"] = float(mass)
         self._measured[f"{name}/intrinsic_dimension"] = float(dimension)
-
-
-def _check_pattern(variables):
-    try:
-        re.compile(variables or "")
-    except (re.error, TypeError) as error:
-        raise ValueError(
-            "variables must be None or a regular expression on variable paths; "
-            f"received variables={variables!r} ({error})."
-        ) from None
-
-
-def _endless(data):
-    """Batches without end, from one batch or an iterable of them."""
-    is_batch = isinstance(data, tuple) and len(data) in (2, 3)
-    while True:
-        yielded = False
-        for batch in [data] if is_batch else data:
-            yielded = True
-            yield keras.utils.unpack_x_y_sample_weight(batch)
-        if not yielded:
-            raise ValueError(
-                "SpectrumMonitor's data has no batch. Give a tuple (x, y), or an "
-                "iterable of such tuples that can be gone through again."
-            )
-
-
-def _gradients(model, batch, variables):
-    """The gradients of a model's loss on a batch, in inference mode.
-
-    In a `StatelessScope`, where nothing that the model assigns on the way (metrics,
-    seeds) outlasts the call.
-    """
-    found = {
-        "tensorflow": _tensorflow_gradients,
-        "jax": _jax_gradients,
-        "torch": _torch_gradients,
-    }[keras.backend.backend()]
-    return found(model, batch, variables)
-
-
-def _loss(model, batch, state=()):
-    x, y, sample_weight = batch
-    with keras.StatelessScope(state_mapping=list(state)):
-        predictions = model(x, training=False)
-        return model.compute_loss(
-            x=x, y=y, y_pred=predictions, sample_weight=sample_weight, training=False
-        )
-
-
-def _tensorflow_gradients(model, batch, variables):
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        loss = _loss(model, batch)
-    found = tape.gradient(loss, [variable.value for variable in variables])
-    return [None if g is None else tf.convert_to_tensor(g) for g in found]
-
-
-def _jax_gradients(model, batch, variables):
-    import jax
-
-    # While `fit` runs, the values are in its own state.
-    model.jax_state_sync()
-    values = [variable.value for variable in variables]
-    return jax.grad(lambda new: _loss(model, batch, zip(variables, new)))(values)
-
-
-def _torch_gradients(model, batch, variables):
-    import torch
-
-    values = [variable.value for variable in variables]
-    return torch.autograd.grad(_loss(model, batch), values, allow_unused=True)
