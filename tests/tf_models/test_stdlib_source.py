@@ -12,12 +12,13 @@ from tf_models.data.stdlib_source import (
     StdlibSource,
     StdlibSourceConfig,
     running_python_config,
-    split_of,
 )
+from tf_models.data.text_folder import SPLITS
 
-# "calendar.py" is in the validation split by the hash of its path.
+# The last two are in these splits by the hash of their paths.
 TRAIN = {"ast.py": "tree = 1\n", "json/decoder.py": "# ü\n", "os.py": "sep = '/'\n"}
 VALIDATION = {"calendar.py": "weeks = 52\n"}
+TEST = {"sched.py": "events = []\n"}
 LEFT_OUT = {
     "test/test_ast.py": "a test",
     "json/tests/test_decoder.py": "a test",
@@ -33,7 +34,7 @@ LATIN_1 = "latin_1.py"
 
 def write_source_tree(root):
     """Writes a small standard library with everything the builder must leave out."""
-    for path, text in (TRAIN | VALIDATION | LEFT_OUT).items():
+    for path, text in (TRAIN | VALIDATION | TEST | LEFT_OUT).items():
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
@@ -58,7 +59,7 @@ class StdlibSourceTest(tfds.testing.DatasetBuilderTestCase):
     """The checks TFDS documents for every builder."""
 
     DATASET_CLASS = StdlibSource
-    SPLITS = {"train": len(TRAIN), "validation": len(VALIDATION)}
+    SPLITS = {"train": len(TRAIN), "validation": len(VALIDATION), "test": len(TEST)}
 
     @classmethod
     def setUpClass(cls):
@@ -82,6 +83,7 @@ def small_builder(tmp_path):
 def test_an_example_is_a_file_with_its_path_and_its_whole_text(small_builder):
     assert texts(small_builder, "train") == TRAIN
     assert texts(small_builder, "validation") == VALIDATION
+    assert texts(small_builder, "test") == TEST
 
 
 def test_a_file_that_is_not_utf_8_is_skipped_and_named(tmp_path, caplog):
@@ -91,7 +93,7 @@ def test_a_file_that_is_not_utf_8_is_skipped_and_named(tmp_path, caplog):
     skipped = [r.getMessage() for r in caplog.records if "Skipped" in r.getMessage()]
     assert len(skipped) == 1
     assert LATIN_1 in skipped[0] and "not UTF-8" in skipped[0]
-    assert LATIN_1 not in texts(builder, "train") | texts(builder, "validation")
+    assert texts(builder, "train") == TRAIN
 
 
 def test_a_file_that_cannot_be_read_is_skipped_and_named(tmp_path, caplog):
@@ -108,17 +110,8 @@ def test_a_file_that_cannot_be_read_is_skipped_and_named(tmp_path, caplog):
 
 def test_a_directory_without_source_is_refused_with_the_remedy(tmp_path):
     (tmp_path / "source").mkdir()
-    with pytest.raises(ValueError, match="at least one .py file.*source.*Use a Python"):
+    with pytest.raises(ValueError, match="at least one file.*source.*Use a Python"):
         build(tmp_path / "source", tmp_path / "data")
-
-
-def test_the_split_of_a_file_is_fixed_by_its_path():
-    assert split_of("calendar.py") == "validation"
-    assert split_of("fnmatch.py") == "train"
-    assert all(split_of(path) == "train" for path in TRAIN)
-    paths = [f"package/module_{number}.py" for number in range(10_000)]
-    share = sum(split_of(path) == "validation" for path in paths) / len(paths)
-    assert share == pytest.approx(0.1, abs=0.01)
 
 
 def test_the_text_of_each_python_version_is_a_data_set_of_its_own():
@@ -130,10 +123,12 @@ def test_the_text_of_each_python_version_is_a_data_set_of_its_own():
 
 def test_the_real_splits_share_no_file_and_hold_the_library(prepared_data_dir):
     builder = StdlibSource(data_dir=prepared_data_dir)
-    train, validation = texts(builder, "train"), texts(builder, "validation")
-    assert not train.keys() & validation.keys()
-    for path in ("argparse.py", "json/decoder.py", "calendar.py"):
+    splits = {split: texts(builder, split) for split in SPLITS}
+    library = splits["train"] | splits["validation"] | splits["test"]
+    assert len(library) == sum(map(len, splits.values()))
+    for path in ("argparse.py", "json/decoder.py", "calendar.py", "sched.py"):
         file = pathlib.Path(sysconfig.get_path("stdlib")) / path
-        assert (train | validation)[path] == file.read_bytes().decode()
-    held_out = sum(map(len, validation.values()))
-    assert 0.03 < held_out / (held_out + sum(map(len, train.values()))) < 0.25
+        assert library[path] == file.read_bytes().decode()
+    size = sum(map(len, library.values()))
+    for split in ("validation", "test"):
+        assert 0.01 < sum(map(len, splits[split].values())) / size < 0.15

@@ -22,6 +22,20 @@ def encode(text):
     return np.frombuffer(text, dtype=np.uint8)
 
 
+def encode_texts(texts):
+    """Turns texts into one row of tokens.
+
+    Args:
+        texts: Sequence of `str` or of `bytes` in UTF-8.
+
+    Returns:
+        A NumPy array of `uint8`: each text's bytes, each followed by `END_OF_FILE`.
+    """
+    end = np.array([END_OF_FILE], np.uint8)
+    pieces = [piece for text in texts for piece in (encode(text), end)]
+    return np.concatenate(pieces) if pieces else end[:0]
+
+
 def decode(tokens):
     """Turns tokens back into a text.
 

@@ -5,13 +5,18 @@ models can be compared with no network and no download.
 """
 
 import dataclasses
-import hashlib
 import platform
 import sys
 import sysconfig
 
 import tensorflow_datasets as tfds
-from absl import logging
+
+from tf_models.data.text_folder import (
+    BadFileError,
+    TextFiles,
+    log_skipped,
+    read_text,
+)
 
 # Tests repeat themselves, installed packages differ between machines, IDLE and
 # turtledemo are applications, and the last two are tables of data in Python syntax.
@@ -31,8 +36,6 @@ EXCLUDED_DIRECTORIES = frozenset(
 )
 # Written by the build of one interpreter: it names that machine's own paths.
 EXCLUDED_PREFIX = "_sysconfigdata"
-
-VALIDATION_SHARE = 0.1
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -60,7 +63,7 @@ def running_python_config():
     )
 
 
-class StdlibSource(tfds.core.GeneratorBasedBuilder):
+class StdlibSource(TextFiles):
     """Source files of the Python standard library, one example a file.
 
     An example is `{"path": ..., "text": ...}`: the file's path relative to the
@@ -69,9 +72,8 @@ class StdlibSource(tfds.core.GeneratorBasedBuilder):
     `encodings` and `pydoc_data`, what the interpreter's own build wrote, and empty
     files. A file that cannot be read or is not UTF-8 is skipped and named in the log.
 
-    The splits are made of whole files. A file is in `validation` if the SHA-256 hash
-    of its path falls in the lowest tenth, else in `train`: the split is the same on
-    every machine, and a file that comes or goes with a Python version moves no other.
+    The splits are made of whole files, by the hash of their paths: about 90 % of them
+    are in `train`, 5 % in `validation` and 5 % in `test`.
 
     Example:
 
@@ -82,44 +84,26 @@ class StdlibSource(tfds.core.GeneratorBasedBuilder):
     ```
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {
+        "2.0.0": "Half of the validation split is now the test split.",
+        "1.0.0": "First version.",
+    }
     BUILDER_CONFIGS = [running_python_config()]
+    DESCRIPTION = "Source text of the Python standard library, by file."
+    HOMEPAGE = "https://docs.python.org/3/library/"
+    LICENSE = "https://docs.python.org/3/license.html"
 
-    def _info(self):
-        return self.dataset_info_from_configs(
-            description="Source text of the Python standard library, by file.",
-            features=tfds.features.FeaturesDict(
-                {"path": tfds.features.Text(), "text": tfds.features.Text()}
-            ),
-            homepage="https://docs.python.org/3/library/",
-            license="https://docs.python.org/3/license.html",
-        )
+    @property
+    def _remedy(self):
+        return "Use a Python whose standard library is installed as source files."
 
-    def _split_generators(self, dl_manager):
-        del dl_manager  # The text is already on this machine.
-        root = tfds.core.Path(self.builder_config.source_dir)
-        paths = [file.relative_to(root).as_posix() for file in python_files(root)]
-        splits = {"train": [], "validation": []}
-        for path in paths:
-            splits[split_of(path)].append(path)
-        for split, members in splits.items():
-            if not members:
-                raise ValueError(
-                    f"The {split} split needs at least one .py file; received "
-                    f"source_dir={str(root)!r} with {len(paths)} in all. Use a "
-                    "Python whose standard library is installed as source files."
-                )
-        return {
-            split: self._generate_examples(root, members)
-            for split, members in splits.items()
-        }
-
-    def _generate_examples(self, root, paths):
-        for path in paths:
-            text = read_source(root / path)
-            if text:
-                yield path, {"path": path, "text": text}
+    def _paths(self, root):
+        return [
+            file.relative_to(root).as_posix()
+            for file in python_files(root)
+            if holds_source(file)
+        ]
 
 
 def python_files(directory):
@@ -139,34 +123,18 @@ def python_files(directory):
             yield entry
 
 
-def split_of(path):
-    """Names the split a file is in, from its path alone.
-
-    Args:
-        path: The file's path relative to the source directory, with forward slashes.
-
-    Returns:
-        `"validation"` for about a tenth of all paths, `"train"` for the rest.
-    """
-    digest = hashlib.sha256(path.encode()).digest()
-    is_validation = int.from_bytes(digest[:8], "big") < VALIDATION_SHARE * 2**64
-    return "validation" if is_validation else "train"
-
-
-def read_source(file):
-    """Reads one source file.
+def holds_source(file):
+    """Says whether a source file has text to give.
 
     Args:
         file: A path, as `tfds.core.Path` makes it.
 
     Returns:
-        Its text, or `None`, with a warning in the log, where it has none to give:
-        the file cannot be read or is not UTF-8.
+        `False` for an empty file, which is how many a package begins, and, with a
+        warning in the log, for one that `read_text` refuses.
     """
     try:
-        return file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        logging.warning("Skipped %s: it is not UTF-8 (%s).", file, error)
-    except OSError as error:
-        logging.warning("Skipped %s: it cannot be read (%s).", file, error)
-    return None
+        return bool(read_text(file))
+    except BadFileError as error:
+        log_skipped(error)
+        return False

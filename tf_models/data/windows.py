@@ -1,8 +1,12 @@
-"""Text to batches: a stream of bytes, cut into windows, shuffled and batched.
+"""Text to batches: a stream of tokens, cut into windows, shuffled and batched.
 
 Everything here is a function of its arguments alone. The same text, sizes and seed
 give the same batches in the same order whenever and however often they are read,
 which is what makes the runs of a comparison comparable.
+
+In lm1b a text is a sentence. The paper packs sequences of at most 256 tokens to at most
+4096 tokens a batch: here that is windows of 256 tokens, each sentence followed by the
+token that ends a text, 16 windows a batch.
 """
 
 import numpy as np
@@ -23,22 +27,20 @@ def token_stream(examples):
         A NumPy array of `uint8`: each text's bytes, each followed by
         `byte_vocabulary.END_OF_FILE`.
     """
-    end = np.array([byte_vocabulary.END_OF_FILE], np.uint8)
-    pieces = []
-    for example in examples.as_numpy_iterator():
-        pieces += [byte_vocabulary.encode(example["text"]), end]
-    return np.concatenate(pieces)
+    return byte_vocabulary.encode_texts(
+        [example["text"] for example in examples.as_numpy_iterator()]
+    )
 
 
 def window_count(tokens, sequence_length):
     """Counts the windows a stream holds.
 
-    Windows stand side by side: each predicts `sequence_length` bytes and reads one
-    more before them, so that every byte but the first is predicted once an epoch.
+    Windows stand side by side: each predicts `sequence_length` tokens and reads one
+    more before them, so that every token but the first is predicted once an epoch.
 
     Args:
         tokens: One-dimensional array of tokens.
-        sequence_length: Number of bytes a window predicts.
+        sequence_length: Number of tokens a window predicts.
 
     Returns:
         The number of whole windows.
@@ -46,37 +48,45 @@ def window_count(tokens, sequence_length):
     return max(0, (len(tokens) - 1) // sequence_length)
 
 
-def shuffled_windows(tokens, sequence_length, batch_size, *, steps, seed):
+def shuffled_windows(tokens, sequence_length, batch_size, *, steps, seed, first_step=0):
     """Makes the batches of a run from a stream of tokens.
 
     Every window comes once before any comes again; each epoch has an order of its
     own. The order is computed from the seed and the window's number and not drawn
     from a generator, so no other random number, and no earlier reading of the data
-    set, can change it.
+    set, can change it. A run that was stopped after `k` steps goes on exactly with
+    `first_step=k`.
 
     Args:
-        tokens: One-dimensional array of tokens (`uint8`).
-        sequence_length: Number of bytes a window predicts.
+        tokens: One-dimensional array of unsigned integers: an array or a memory map,
+            of which no more is read than the windows of the next batches.
+        sequence_length: Number of tokens a window predicts.
         batch_size: Windows a batch.
         steps: Number of batches.
         seed: Integer that selects the order.
+        first_step: Number of batches of this order to leave out at its beginning.
 
     Returns:
         A `tf.data.Dataset` of `steps` pairs `(inputs, targets)`, both `int32` of
-        shape `(batch_size, sequence_length)`. `targets` is `inputs` one byte later.
+        shape `(batch_size, sequence_length)`. `targets` is `inputs` one token later.
 
     Raises:
-        ValueError: the stream is too short for one window.
+        ValueError: the stream is too short for one window, or `first_step` negative.
     """
     windows = window_count(tokens, sequence_length)
     if not windows:
         raise ValueError(
-            "sequence_length must be less than the number of bytes in the text; "
-            f"received sequence_length={sequence_length} for {len(tokens)} bytes. "
+            "sequence_length must be less than the number of tokens in the text; "
+            f"received sequence_length={sequence_length} for {len(tokens)} tokens. "
             f"Make it {max(1, len(tokens) - 1)} or less."
         )
-    stream = tf.constant(tokens)
-    offsets = tf.range(sequence_length + 1, dtype=tf.int64)
+    if first_step < 0:
+        raise ValueError(
+            f"first_step must be 0 or more; received first_step={first_step}. Leave "
+            "it out to begin at the beginning."
+        )
+    # A memory map's own class would make a map of every slice.
+    stream = np.asarray(tokens)
 
     def window_at(position):
         return tf.random.experimental.index_shuffle(
@@ -85,12 +95,19 @@ def shuffled_windows(tokens, sequence_length, batch_size, *, steps, seed):
             max_index=tf.constant(windows - 1, tf.int64),
         )
 
-    def inputs_and_targets(window):
-        index = window[:, tf.newaxis] * sequence_length + offsets
-        batch = tf.cast(tf.gather(stream, index), tf.int32)
+    def gather(windows):
+        starts = windows * sequence_length
+        rows = [stream[start : start + sequence_length + 1] for start in starts]
+        return np.stack(rows).astype(np.int32)
+
+    def inputs_and_targets(windows):
+        # The stream stays outside the graph, which can hold no more than 2 GB.
+        batch = tf.numpy_function(gather, [windows], tf.int32)
+        batch.set_shape((batch_size, sequence_length + 1))
         return batch[:, :-1], batch[:, 1:]
 
-    dataset = tf.data.Dataset.range(steps * batch_size).map(window_at)
+    first, last = first_step * batch_size, (first_step + steps) * batch_size
+    dataset = tf.data.Dataset.range(first, last).map(window_at)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     dataset = dataset.map(inputs_and_targets).prefetch(PREFETCHED_BATCHES)
     options = tf.data.Options()

@@ -1,0 +1,292 @@
+"""The TFDS builder of a folder of images."""
+
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tf_models.data.image_folder import (
+    BadImageError,
+    LabelledImages,
+    folder_config,
+    image_paths,
+    read_image,
+    split_of,
+)
+
+LABELS = {"green": (0, 255, 0), "red": (255, 0, 0)}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".PNG")
+IMAGES_A_LABEL = 24
+
+
+def write_images(root, *, size=(6, 4)):
+    """Writes images of one colour a label, in turn in each of the formats."""
+    for label, color in LABELS.items():
+        for number in range(IMAGES_A_LABEL):
+            suffix = SUFFIXES[number % len(SUFFIXES)]
+            folder = root / label / ("more" if number % 2 else "")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size, color).save(folder / f"{number}{suffix}")
+    # Neither is an image: the one is hidden, the other something else.
+    (root / "green" / ".hidden.png").write_bytes(b"")
+    (root / "green" / "notes.txt").write_text("not an image")
+
+
+def split_sizes(root):
+    splits = [split_of(path) for path in image_paths(tfds.core.Path(root))]
+    return {split: splits.count(split) for split in ("train", "validation", "test")}
+
+
+def build(root, data_dir, **options):
+    builder = LabelledImages(
+        data_dir=data_dir, config=folder_config(root, size=4, **options)
+    )
+    builder.download_and_prepare()
+    return builder
+
+
+def examples(builder):
+    return {
+        example["path"].decode(): (split, example["image"], int(example["label"]))
+        for split in ("train", "validation", "test")
+        for example in tfds.as_numpy(builder.as_dataset(split=split))
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_images(tmp_path / "images")
+    return tmp_path / "images"
+
+
+class LabelledImagesTest(tfds.testing.DatasetBuilderTestCase):
+    """The checks TFDS documents for every builder."""
+
+    DATASET_CLASS = LabelledImages
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        directory = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(directory.cleanup)
+        root = pathlib.Path(directory.name)
+        write_images(root)
+        # TFDS takes equal images in two splits for one example in both.
+        rng = np.random.default_rng(0)
+        for path in image_paths(tfds.core.Path(root)):
+            noise = rng.integers(0, 256, (4, 4, 3), np.uint8)
+            Image.fromarray(noise).save(root / path)
+        cls.EXAMPLE_DIR = root
+        cls.SPLITS = split_sizes(root)
+        cls.BUILDER_CONFIG_NAMES_TO_TEST = [folder_config(root, size=4)]
+
+    def _make_builder(self, config=None):
+        return super()._make_builder(config or self.BUILDER_CONFIG_NAMES_TO_TEST[0])
+
+
+def test_an_example_is_an_image_with_the_label_of_its_folder(folder, tmp_path):
+    builder = build(folder, tmp_path / "data")
+    found = examples(builder)
+    assert len(found) == 2 * IMAGES_A_LABEL
+    names = builder.info.features["label"].names
+    assert names == sorted(LABELS)
+    for path, (split, image, label) in found.items():
+        assert path.split("/")[0] == names[label]
+        assert split == split_of(path)
+        # JPEG keeps colours only nearly.
+        expected = np.full((4, 4, 3), LABELS[names[label]])
+        np.testing.assert_allclose(image, expected, atol=3)
+
+
+def test_the_split_of_a_file_is_fixed_by_its_path():
+    assert split_of("green/0.png") == "train"
+    paths = [f"label/image_{number}.png" for number in range(10_000)]
+    shares = [split_of(path) for path in paths]
+    for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
+        assert shares.count(split) / 10_000 == pytest.approx(share, abs=0.01)
+
+
+def damage(folder):
+    """Adds a file of each kind that cannot be used; returns what is said of each."""
+    whole = (folder / "red" / "0.png").read_bytes()
+    photo = Image.effect_noise((64, 64), 80)
+    photo.save(folder / "red" / "cut.jpg")
+    jpeg = (folder / "red" / "cut.jpg").read_bytes()
+    (folder / "red" / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    (folder / "red" / "cut.png").write_bytes(whole[:-30])
+    (folder / "red" / "empty.png").write_bytes(b"")
+    (folder / "red" / "text.gif").write_text("not an image")
+    (folder / "red" / "gone.bmp").symlink_to(folder / "nowhere.bmp")
+    (folder / "unlabelled.png").write_bytes(whole)
+    return {
+        "red/cut.jpg": "damaged",
+        "red/cut.png": "damaged",
+        "red/empty.png": "empty",
+        "red/text.gif": "damaged or no image",
+        "red/gone.bmp": "cannot be read",
+        "unlabelled.png": "in no label's folder",
+    }
+
+
+def test_files_that_cannot_be_used_are_skipped_named_and_on_record(
+    folder, tmp_path, caplog
+):
+    good = examples(build(folder, tmp_path / "data")).keys()
+    bad = damage(folder)
+    with caplog.at_level("WARNING", logger="absl"):
+        builder = build(folder, tmp_path / "data")
+    assert examples(builder).keys() == good
+    messages = [record.getMessage() for record in caplog.records]
+    for path, problem in bad.items():
+        assert any(
+            path in message and problem in message and message.startswith("Skipped")
+            for message in messages
+        )
+    again = LabelledImages(
+        data_dir=tmp_path / "data", config=folder_config(folder, size=4)
+    )
+    assert again.info.metadata["skipped"].keys() == bad.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("empty.png", "it is empty"), ("text.gif", "it is damaged")]
+)
+def test_refuse_refuses_them_with_the_file_the_fault_and_the_remedy(
+    folder, tmp_path, name, problem
+):
+    file = folder / "red" / name
+    file.write_text("" if name == "empty.png" else "not an image")
+    with pytest.raises(ValueError, match=f"red/{name}.*{problem}.*Repair or remove"):
+        build(folder, tmp_path / "data", on_bad_file="refuse")
+    file.unlink()
+    assert examples(build(folder, tmp_path / "data", on_bad_file="refuse"))
+
+
+def test_a_folder_is_prepared_anew_when_and_only_when_it_has_changed(folder):
+    def name():
+        return folder_config(folder).name
+
+    first = name()
+    assert name() == first
+    (folder / "green" / "notes.txt").write_text("no image, no change")
+    assert name() == first
+    Image.new("RGB", (3, 3)).save(folder / "green" / "new.png")
+    added = name()
+    assert added != first
+    os.utime(folder / "green" / "new.png", (1, 1))
+    touched = name()
+    assert touched not in (added, first)
+    (folder / "green" / "new.png").unlink()
+    assert name() == first
+    assert folder_config(folder, size=8).name != first
+    assert folder_config(folder, on_bad_file="refuse").name != first
+
+
+def test_the_longer_side_is_cut_and_nothing_is_stretched(tmp_path):
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    pixels[:, 20:40] = 200  # The middle third, which is what is kept.
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    Image.fromarray(pixels.swapaxes(0, 1)).save(tmp_path / "tall.png")
+    for name in ("wide.png", "tall.png"):
+        image = read_image(tfds.core.Path(tmp_path / name), 10)
+        # Smoothing reaches across the edges of what is kept.
+        np.testing.assert_array_equal(image[1:-1, 1:-1], np.full((8, 8, 3), 200))
+        assert image.min() > 150
+
+
+@pytest.mark.parametrize(
+    ("mode", "pixel", "suffix", "rgb"),
+    [
+        ("L", 100, ".bmp", (100, 100, 100)),
+        ("1", 1, ".png", (255, 255, 255)),
+        ("I;16", 100 * 257, ".png", (100, 100, 100)),
+        ("RGBA", (10, 20, 30, 255), ".png", (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), ".png", (255, 255, 255)),
+        ("LA", (40, 255), ".png", (40, 40, 40)),
+        ("P", 0, ".gif", (0, 0, 0)),
+        ("CMYK", (0, 0, 0, 0), ".jpg", (255, 255, 255)),
+    ],
+)
+def test_every_kind_of_pixel_becomes_rgb(tmp_path, mode, pixel, suffix, rgb):
+    file = tfds.core.Path(tmp_path / f"image{suffix}")
+    Image.new(mode, (4, 4), pixel).save(os.fspath(file))
+    image = read_image(file, 4)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, np.broadcast_to(rgb, (4, 4, 3)))
+
+
+def test_a_photo_taken_with_a_turned_camera_is_turned_back(tmp_path):
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # Orientation: upside down.
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    image = read_image(tfds.core.Path(tmp_path / "photo.png"), 8)
+    np.testing.assert_array_equal(image[..., 0], pixels[::-1])
+
+
+def test_a_file_that_is_no_image_is_a_bad_image(tmp_path):
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(BadImageError, match="damaged or no image"):
+        read_image(tfds.core.Path(tmp_path / "text.png"), 4)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], r"at least two labels.*0 images and the labels \(none\)"),
+        (["cat/a.png", "cat/b.png"], "2 images and the labels cat"),
+        (["a.png", "cat/b.png"], "2 images and the labels cat"),
+        (["cat/a.tiff", "dog/b.tiff"], r"0 images.*end in \.bmp"),
+    ],
+)
+def test_a_folder_without_two_labels_is_refused_with_what_it_holds(
+    tmp_path, files, message
+):
+    for path in files:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / path)
+    with pytest.raises(ValueError, match=message):
+        folder_config(tmp_path)
+
+
+def test_too_few_images_for_three_splits_are_refused_with_the_remedy(tmp_path):
+    for label in LABELS:
+        (tmp_path / "images" / label).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / label / "0.png")
+    with pytest.raises(ValueError, match="Every split needs an image.*Add images"):
+        build(tmp_path / "images", tmp_path / "data")
+
+
+def test_a_label_without_a_good_image_is_refused_by_name(folder, tmp_path):
+    (folder / "blue").mkdir()
+    for number in range(IMAGES_A_LABEL):
+        (folder / "blue" / f"{number}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="the train split has none of blue"):
+        build(folder, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size must be at least 1 pixel; received size=0"),
+        ({"on_bad_file": "stop"}, '"skip" or "refuse"; received .stop.'),
+    ],
+)
+def test_an_unknown_option_is_refused(folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        folder_config(folder, **options)
+
+
+def test_what_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nowhere.*is no folder. Check the path"):
+        folder_config(tmp_path / "nowhere")
+
+
+def test_a_builder_without_a_config_says_how_to_make_one(tmp_path):
+    with pytest.raises(ValueError, match=r"Write LabelledImages\(config="):
+        LabelledImages(data_dir=tmp_path)
