@@ -1,24 +1,24 @@
-"""Trains one small language model with several optimizers and compares them.
+"""Compares optimizers: a study of optimizers × learning rates × seeds.
 
-A byte-level Transformer learns the Python standard library's own source text, which
-needs no network. Every run begins with the same weights and sees the same batches;
-only the optimizer and its learning rate differ. At the end: a table, results.csv and
-a plot of validation perplexity against the memory the optimizer holds.
+Every run of a study begins with the same weights and sees the same batches; only the
+optimizer and its learning rate differ. Every optimizer tries equally many rates, on
+the first seed; the other seeds run the best. At the end: a table, results.csv, and
+plots of what was reached against the memory the optimizer holds, of the learning
+curves, and of the sensitivity to the learning rate.
 
-    python -m tf_models.compare
+    python -m tf_models.compare                     # the demo, nine optimizers
+    python -m tf_models.compare --preset=language --seeds=0,1,2
+    python -m tf_models.compare --preset=language --size=paper --data_dir=/data
     python -m tf_models.compare --optimizers=adam,et2 --steps=300 --output_dir=out
 
-Ctrl-C ends the comparison and keeps the runs that are finished.
+Ctrl-C, or a crash, loses the run under way and no other: the same command goes on
+where the study was. Finished runs are in runs.jsonl in the output directory.
 """
 
-import contextlib
 import dataclasses
-import math
-import os
 import pathlib
 import sys
 
-import tensorflow_datasets as tfds
 from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import (
@@ -30,119 +30,150 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tf_models.contenders import CONTENDERS, DEMO
-from tf_models.data.stdlib_source import StdlibSource
-from tf_models.data.windows import token_stream
-from tf_models.figure import perplexity_against_memory
+from et_optimizer.callbacks import PreconditionerQuality
+from tf_models import flag_rules, presets
+from tf_models.contenders import CONTENDERS
+from tf_models.figures import (
+    learning_curves,
+    measure_against_memory,
+    sensitivity,
+    trace_ratios,
+)
 from tf_models.interrupt import DeferredInterrupt
-from tf_models.output import check_directory
-from tf_models.results import perplexity_text, results_table, write_csv
-from tf_models.training import Setting, train_and_measure
+from tf_models.learning_rates import SCHEDULES
+from tf_models.output import replacing
+from tf_models.results import results_table, write_csv
+from tf_models.study import Finished, Journal, best_rates, summarize
+from tf_models.training import train
 
+JOURNAL_NAME = "runs.jsonl"
 CSV_NAME = "results.csv"
-PLOT_NAME = "perplexity_against_memory.png"
+MEMORY_PLOT_NAME = "memory.png"
+CURVES_PLOT_NAME = "learning_curves.png"
+RATES_PLOT_NAME = "learning_rates.png"
+QUALITY_PLOT_NAME = "trace_ratios_{}.png"
 INTERRUPTED = 130  # What a shell reports for a program that Ctrl-C ended.
-# Attention is quadratic in it, and the validation slice must hold several windows.
-LONGEST_SEQUENCE = 4096
-LARGEST_SEED = 2**32 - 1
+# Measurements of the trace ratio over a run.
+QUALITY_MEASUREMENTS = 50
+# The batches it is measured on are drawn with a seed no run has.
+QUALITY_SEED = flag_rules.LARGEST_SEED
+# Flags that take the place of a preset's own values: of the study, and of its tasks.
+STUDY_FLAGS = ("steps", "evaluations", "schedule", "searched_seeds")
+TASK_FLAGS = (
+    "text",
+    "text_dir",
+    "subwords",
+    "sequence_length",
+    "images",
+    "image_dir",
+    "batch_size",
+)
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Directory that keeps the prepared text. By default TensorFlow Datasets' own, "
-    "~/tensorflow_datasets.",
-)
-flags.DEFINE_string(
-    "output_dir",
-    "results/demo",
-    f"Directory for {CSV_NAME} and {PLOT_NAME}; made if it does not exist.",
-)
-flags.DEFINE_integer("steps", 1200, "Training steps a run, at least 1.")
-flags.DEFINE_integer("batch_size", 16, "Windows a training batch, at least 1.")
-flags.DEFINE_integer(
-    "sequence_length", 96, f"Bytes a window predicts, from 1 to {LONGEST_SEQUENCE}."
-)
-flags.DEFINE_integer(
-    "seed", 0, "Selects the initial weights and the order of the batches, 0 or more."
-)
-flags.DEFINE_float(
-    "learning_rate",
-    None,
-    "Peak learning rate of every run, above 0, to search for better ones. By default "
-    "each optimizer has its own.",
-)
-flags.DEFINE_list(
-    "optimizers",
-    list(DEMO),
-    f"Which optimizers to run and in which order: some of {', '.join(CONTENDERS)}.",
-)
 
 
-def _register_range(name, low, high=None):
-    """Has a flag refuse a number outside a range, before anything is run."""
-    rule = f"at least {low}" if high is None else f"from {low} to {high}"
+def define_flags(values=FLAGS):
+    """Defines the program's flags.
 
-    def check(value):
-        if value is None or value < low or (high is not None and value > high):
-            raise flags.ValidationError(
-                f"--{name} must be a whole number, {rule}; received {value}. Leave it "
-                f"out for the default, {FLAGS[name].default}."
-            )
-        return True
+    They are not defined on import: other programs have flags of the same names.
 
-    flags.register_validator(name, check)
-
-
-_register_range("steps", 1)
-_register_range("batch_size", 1)
-_register_range("sequence_length", 1, LONGEST_SEQUENCE)
-_register_range("seed", 0, LARGEST_SEED)
-
-
-@flags.validator("optimizers")
-def _check_optimizers(names):
-    choices = f"Choose from {','.join(CONTENDERS)}, separated by commas."
-    if not names:
-        raise flags.ValidationError(
-            f"--optimizers must name at least one optimizer; received none. {choices}"
+    Args:
+        values: An `absl.flags.FlagValues`. Defaults to the program's.
+    """
+    flags.DEFINE_enum(
+        "preset",
+        "demo",
+        list(presets.PRESETS),
+        "Which study: "
+        + "; ".join(
+            f"{name}: {_first_line(preset)}" for name, preset in presets.PRESETS.items()
         )
-    for name in names:
-        if name not in CONTENDERS:
-            raise flags.ValidationError(
-                "--optimizers must name optimizers this program knows; received "
-                f"{name!r}. {choices}"
-            )
-        if names.count(name) > 1:
-            raise flags.ValidationError(
-                "--optimizers must name each optimizer once; received "
-                f"{name!r} {names.count(name)} times. Leave out the repeats."
-            )
-    return True
+        + ".",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "size",
+        "laptop",
+        list(presets.SIZES),
+        "A size for two cores without a network, or the paper's.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Directory for what the study leaves behind; made if it does not exist. "
+        "By default results/<preset>.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "seeds",
+        ["0"],
+        "Seeds of the initial weights and of the order of the batches.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "searched_seeds",
+        None,
+        "On how many of the seeds every learning rate is tried, 1 by default; the "
+        "others run the best one.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "optimizers",
+        None,
+        "Which optimizers, in which order: the names of the preset's entries, or some "
+        f"of {', '.join(CONTENDERS)}. By default the preset's.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "learning_rates",
+        None,
+        "Peak learning rates that every optimizer tries. By default each has its own.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "restart",
+        False,
+        f"Forget the runs in {JOURNAL_NAME} and run them again.",
+        flag_values=values,
+    )
+    _define_replacements(values)
+    flag_rules.data_flags(values)
+    for name in ("steps", "evaluations", "batch_size", "searched_seeds"):
+        flag_rules.whole(name, 1, values=values)
+    flag_rules.whole("subwords", 257, 2**20, values)
+    flag_rules.whole("sequence_length", 1, flag_rules.LONGEST_SEQUENCE, values)
+    flag_rules.whole("seeds", 0, flag_rules.LARGEST_SEED, values)
+    flag_rules.positive("learning_rates", values)
+    flag_rules.directory("output_dir", values)
+    for name in ("seeds", "optimizers", "learning_rates"):
+        flag_rules.no_repeats(name, values)
 
 
-@flags.validator("learning_rate")
-def _check_learning_rate(rate):
-    if rate is not None and not 0 < rate < math.inf:
-        raise flags.ValidationError(
-            f"--learning_rate must be a positive number; received {rate}. Leave it out "
-            "for each optimizer's own."
-        )
-    return True
+def _define_replacements(values):
+    """Flags for single values of a preset, all with the preset's as default."""
+    for name, text in (
+        ("steps", "Training steps a run, at least 1."),
+        ("evaluations", "How often a run is validated, at equal distances."),
+        ("subwords", "Size of the subword vocabulary, from 257."),
+        ("sequence_length", "Tokens a window predicts, from 1 to 4096."),
+        ("batch_size", "Windows or images a training batch, at least 1."),
+    ):
+        flags.DEFINE_integer(name, None, text, flag_values=values)
+    for name, choices, text in (
+        ("schedule", list(SCHEDULES), "The course of the learning rate."),
+        ("text", ["stdlib", "lm1b", "folder"], "The text of a language study."),
+        ("images", ["digits", "cifar10", "folder"], "The images of an image study."),
+    ):
+        flags.DEFINE_enum(name, None, choices, text, flag_values=values)
 
 
-@flags.validator("data_dir")
-def _check_data_dir(path):
-    return path is None or check_directory("data_dir", path)
-
-
-@flags.validator("output_dir")
-def _check_output_dir(path):
-    return check_directory("output_dir", path)
+def _first_line(function):
+    return function.__doc__.partition("\n")[0].rstrip(".")
 
 
 def main(argv):
-    """Runs the comparison the flags describe.
+    """Runs the study the flags describe.
 
     Args:
         argv: The command line without its flags: the program's name alone.
@@ -151,7 +182,8 @@ def main(argv):
         The exit status: 0, or 130 where Ctrl-C ended it early.
 
     Raises:
-        app.UsageError: the command line names something that is no flag.
+        app.UsageError: the command line names something that is no flag, or flags
+            that do not go together.
     """
     if len(argv) > 1:
         raise app.UsageError(
@@ -159,134 +191,207 @@ def main(argv):
         )
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # `app.run` made it INFO.
-    console = Console()
-    output_dir = pathlib.Path(FLAGS.output_dir).expanduser()
-    output_dir.mkdir(parents=True, exist_ok=True)
     try:
-        train_tokens, validation_tokens = load_tokens(FLAGS.data_dir, console)
-    except KeyboardInterrupt:
-        console.print("Interrupted while the text was prepared; no run was started.")
-        return INTERRUPTED
-    return compare(
-        chosen(FLAGS.optimizers, FLAGS.learning_rate),
-        Setting(FLAGS.steps, FLAGS.batch_size, FLAGS.sequence_length, FLAGS.seed),
-        train_tokens,
-        validation_tokens,
-        output_dir,
-        console,
-    )
+        study = chosen_study(FLAGS)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from None
+    console = Console()
+    output_dir = pathlib.Path(FLAGS.output_dir or f"results/{FLAGS.preset}")
+    output_dir = output_dir.expanduser()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if FLAGS.restart:
+        (output_dir / JOURNAL_NAME).unlink(missing_ok=True)
+    loader = TaskLoader(FLAGS.data_dir, FLAGS.on_bad_file, console)
+    return compare(study, loader, output_dir, console)
 
 
-def chosen(names, learning_rate):
-    """The contenders of these names, at this rate or, for `None`, each at its own."""
-    contenders = [CONTENDERS[name] for name in names]
-    if learning_rate is None:
-        return contenders
-    return [dataclasses.replace(c, learning_rate=learning_rate) for c in contenders]
-
-
-def load_tokens(data_dir, console):
-    """Prepares the standard library's text, once, and reads it.
+def chosen_study(values):
+    """The study that flags describe.
 
     Args:
-        data_dir: Directory of prepared data sets; `None` for TFDS's default.
-        console: A `rich.console.Console` that says what is read.
+        values: The `absl.flags.FlagValues`.
 
     Returns:
-        The token streams of the training and of the validation split.
+        A `Study`.
+
+    Raises:
+        ValueError: flags that do not go together, or an optimizer no one knows.
     """
-    builder = StdlibSource(data_dir=data_dir and os.path.expanduser(data_dir))
-    tfds.disable_progress_bar()
-    with console.status(f"Reading the source text of {builder.builder_config.name}"):
-        # TFDS announces a "download", of unknown size, although there is none.
-        with contextlib.redirect_stdout(None):
-            builder.download_and_prepare()
-        train_tokens, validation_tokens = (
-            token_stream(builder.as_dataset(split=split))
-            for split in ("train", "validation")
-        )
-    console.print(
-        f"Text: the standard library of {builder.builder_config.name}, "
-        f"{len(train_tokens):,} bytes to train on and "
-        f"{len(validation_tokens):,} held out."
+    study = presets.PRESETS[values.preset](values.size)
+    entries = _chosen_entries(study, values.optimizers)
+    if values.learning_rates:
+        rates = tuple(float(rate) for rate in values.learning_rates)
+        entries = [dataclasses.replace(entry, rates=rates) for entry in entries]
+    given = {name: values[name].value for name in TASK_FLAGS}
+    given = {name: value for name, value in given.items() if value is not None}
+    entries = tuple(_with_task_flags(entry, given, values.preset) for entry in entries)
+    own = {name: values[name].value for name in STUDY_FLAGS}
+    return dataclasses.replace(
+        study,
+        entries=entries,
+        seeds=tuple(int(seed) for seed in values.seeds),
+        **{name: value for name, value in own.items() if value is not None},
     )
-    return train_tokens, validation_tokens
 
 
-def compare(contenders, setting, train_tokens, validation_tokens, output_dir, console):
-    """Runs every contender, then writes and shows what they measured.
+def _chosen_entries(study, names):
+    if names is None:
+        return study.entries
+    own = {entry.name: entry for entry in study.entries}
+    task = study.entries[0].task
+    entries = []
+    for name in names:
+        if name in own:
+            entries.append(own[name])
+        elif name in CONTENDERS:
+            entries.append(_like_the_others(study, CONTENDERS[name], task))
+        else:
+            raise ValueError(
+                "--optimizers must name optimizers this program knows; received "
+                f"{name!r}. Choose from {','.join([*own, *CONTENDERS])}, separated by "
+                "commas."
+            )
+    return entries
 
-    The CSV file is written anew after each run, so it always holds every finished
-    run whatever happens to the next.
+
+def _like_the_others(study, contender, task):
+    """A contender as an entry of a study that tries as many rates as the others."""
+    shared = study.entries[0].rates
+    around = (1.0,) if len(shared) == 1 else presets.AROUND
+    entry = presets.entry(contender, task, around)
+    if all(other.rates == shared for other in study.entries):
+        return dataclasses.replace(entry, rates=shared)
+    return entry
+
+
+def _with_task_flags(entry, given, preset):
+    fields = {field.name for field in dataclasses.fields(entry.task)}
+    for name in given:
+        if name not in fields:
+            raise ValueError(
+                f"--{name} does not go with --preset={preset}, whose task is "
+                f"{type(entry.task).__name__}. Leave it out."
+            )
+    task = dataclasses.replace(entry.task, **given)
+    flag_rules.check_folders(task)
+    return dataclasses.replace(entry, task=task)
+
+
+class TaskLoader:
+    """Loads tasks, each once.
 
     Args:
-        contenders: `Contender`s, run in this order.
-        setting: The `Setting` they share.
-        train_tokens: Token stream to train on.
-        validation_tokens: Token stream to validate on.
+        data_dir: Directory of prepared data; `None` for TFDS's default.
+        on_bad_file: `"skip"` or `"refuse"`.
+        console: A `rich.console.Console` that says what is read.
+    """
+
+    def __init__(self, data_dir, on_bad_file, console):
+        self._data_dir = data_dir
+        self._on_bad_file = on_bad_file
+        self._console = console
+        self._loaded = {}
+
+    def __call__(self, task):
+        """Returns the `LoadedTask` of a task."""
+        if task not in self._loaded:
+            loaded = task.load(self._data_dir, self._on_bad_file, self._console)
+            if loaded.data not in {other.data for other in self._loaded.values()}:
+                self._console.print(f"Data: {loaded.data}.")
+            self._loaded[task] = loaded
+        return self._loaded[task]
+
+
+def compare(study, load, output_dir, console):
+    """Makes the runs of a study that are not finished, then shows what they measured.
+
+    The journal has a run as soon as it is finished, and the CSV file is written anew
+    then, so that both always hold every finished run whatever happens to the next.
+
+    Args:
+        study: The `Study`.
+        load: Takes a task, returns it loaded.
         output_dir: A `pathlib.Path` of an existing directory.
         console: A `rich.console.Console` for progress, table and messages.
 
     Returns:
         The exit status: 0, or 130 where Ctrl-C ended it early.
     """
-    results = []
+    progress = _Progress(study, load, output_dir, console)
     status = 0
     try:
-        with (
-            DeferredInterrupt() as interrupt,
-            _Display(contenders, setting, console) as display,
-        ):
-
-            def on_step():
-                display.step()
-                interrupt.check()
-
-            for contender in contenders:
-                display.start(contender)
-                result = train_and_measure(
-                    contender, setting, train_tokens, validation_tokens, on_step
-                )
-                results.append(result)
-                write_csv(results, output_dir / CSV_NAME)
-                display.finish(result)
+        with DeferredInterrupt() as interrupt, progress:
+            searched = study.search()
+            progress.make(searched, interrupt)
+            rates = best_rates(progress.finished, study.seeds[: study.searched_seeds])
+            progress.make(study.repetitions(rates), interrupt)
     except KeyboardInterrupt:
         status = INTERRUPTED
-        console.print(_what_was_kept(results, contenders))
-    if results:
-        _report(results, setting, output_dir, console)
+        console.print(_what_was_kept(progress.finished, study))
+    if progress.finished:
+        report(study, progress.finished, output_dir, console)
     return status
 
 
-def _what_was_kept(results, contenders):
-    if not results:
-        return "Interrupted before any run was finished; nothing was written."
-    kept = ", ".join(result.label for result in results)
+def report(study, finished, output_dir, console):
+    """Writes the CSV file and the plots of a study, and shows its table."""
+    summaries = summarize(study, finished)
+    title = f"{study.title}: {study.steps} steps, seeds {_listed(study.seeds)}"
+    files = {
+        MEMORY_PLOT_NAME: measure_against_memory(summaries, title, study.memory),
+    }
+    if any(len(one.result.curve) > 1 for one in finished):
+        files[CURVES_PLOT_NAME] = learning_curves(summaries, title)
+    if any(len(entry.rates) > 1 for entry in study.entries):
+        searched = study.seeds[: study.searched_seeds]
+        tried = [one for one in finished if one.run.seed in searched]
+        files[RATES_PLOT_NAME] = sensitivity(tried, title)
+    rates = {summary.entry.name: summary.rate for summary in summaries}
+    for one in finished:
+        is_best = one.run.learning_rate == rates[one.entry.name]
+        if one.quality and is_best and one.run.seed == study.seeds[0]:
+            measured = [(step, ratios) for step, ratios in one.quality]
+            files[QUALITY_PLOT_NAME.format(one.entry.name)] = trace_ratios(
+                measured, study.quality_levels, f"{study.title}, {one.entry.label}"
+            )
+    for name, figure in files.items():
+        with replacing(output_dir / name) as temporary:
+            figure.savefig(temporary)
+    _write_csv(study, finished, output_dir)
+    console.print(results_table(summaries, title))
+    written = [CSV_NAME, *files]
+    console.print(f"Written to {output_dir}: {', '.join(written)}")
+
+
+def _write_csv(study, finished, output_dir):
+    rates = best_rates(finished, study.seeds[: study.searched_seeds])
+    write_csv(finished, rates, output_dir / CSV_NAME)
+
+
+def _listed(seeds):
+    return ", ".join(map(str, seeds))
+
+
+def _what_was_kept(finished, study):
+    if not finished:
+        return "Interrupted before any run was finished."
     return (
-        f"Interrupted: kept the {len(results)} of {len(contenders)} runs that were "
-        f"finished ({kept}); the run under way is lost."
+        f"Interrupted: kept the {len(finished)} of {study.runs_in_all} runs that were "
+        "finished; the run under way is lost. The same command goes on from here."
     )
 
 
-def _report(results, setting, output_dir, console):
-    title = (
-        f"{setting.steps} steps of {setting.batch_size} × {setting.sequence_length} "
-        f"bytes, seed {setting.seed}"
-    )
-    write_csv(results, output_dir / CSV_NAME)
-    perplexity_against_memory(results, title).savefig(output_dir / PLOT_NAME)
-    console.print(results_table(results, title))
-    console.print(f"Written: {output_dir / CSV_NAME}, {output_dir / PLOT_NAME}")
+class _Progress:
+    """Makes the runs of a study, and shows them and their steps with the time left."""
 
-
-class _Display:
-    """Shows the runs and their steps as they go, with the time left."""
-
-    def __init__(self, contenders, setting, console):
-        self._steps = setting.steps
-        self._runs = len(contenders)
-        self._finished = 0
-        self._progress = Progress(
+    def __init__(self, study, load, output_dir, console):
+        self.finished = []
+        self._study = study
+        self._load = load
+        self._output_dir = output_dir
+        self._console = console
+        self._journal = Journal(output_dir / JOURNAL_NAME)
+        self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -299,37 +404,98 @@ class _Display:
             speed_estimate_period=300,
             disable=not console.is_terminal,
         )
-        self._all_runs = self._progress.add_task(
-            f"{self._runs} runs", total=self._runs * self._steps
-        )
-        self._this_run = self._progress.add_task("", total=self._steps)
+        runs = study.runs_in_all
+        self._trained = 0
+        self._all_runs = self._bar.add_task(f"{runs} runs", total=runs * study.steps)
+        self._this_run = self._bar.add_task("", total=study.steps)
 
     def __enter__(self):
-        self._progress.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *exception):
-        self._progress.stop()
+        self._bar.stop()
 
-    def start(self, contender):
-        self._progress.reset(
-            self._this_run,
-            description=f"{contender.label} ({self._finished + 1} of {self._runs})",
+    def make(self, planned, interrupt):
+        """Makes those of these runs that the journal does not have."""
+        for entry, rate, seed in planned:
+            interrupt.check()
+            run = self._study.run(entry, rate, seed)
+            task = self._load(run.task)
+            found = self._journal.find(run, task.data)
+            is_found = found and self._is_whole(*found)
+            if not is_found:
+                found = self._train(entry, run, task, interrupt)
+            self.finished.append(Finished(entry, run, *found))
+            self._show(self.finished[-1], is_found)
+
+    def _is_whole(self, result, quality):
+        return quality or result.diverged or not self._study.quality_levels
+
+    def _train(self, entry, run, task, interrupt):
+        self._bar.reset(
+            self._this_run, description=f"{entry.label}, rate {run.learning_rate:g}"
         )
 
-    def step(self):
-        self._progress.advance(self._all_runs)
-        self._progress.advance(self._this_run)
+        def on_step():
+            self._bar.advance(self._all_runs)
+            self._bar.advance(self._this_run)
+            interrupt.check()
 
-    def finish(self, result):
-        self._finished += 1
-        # A run that diverged made fewer steps than were planned for it.
-        self._progress.update(self._all_runs, completed=self._finished * self._steps)
-        self._progress.console.print(
-            f"{result.label}: validation perplexity {perplexity_text(result)}, "
+        watching = _quality_callbacks(self._study, run, task)
+        result = train(run, task, on_step=on_step, callbacks=watching)
+        quality = watching[0].course if watching else []
+        self._trained += 1
+        self._journal.add(run, result, quality)
+        return result, quality
+
+    def _show(self, one, is_found):
+        # A run that diverged made fewer steps than were planned for it, and one from
+        # the journal made none.
+        runs, steps = self._study.runs_in_all, self._study.steps
+        found = len(self.finished) - self._trained
+        self._bar.update(
+            self._all_runs,
+            completed=self._trained * steps,
+            total=(runs - found) * steps,
+        )
+        _write_csv(self._study, self.finished, self._output_dir)
+        result = one.result
+        measured = (
+            f"diverged at step {result.steps}"
+            if result.diverged
+            else f"{result.validation:.4g} {result.measure}"
+        )
+        self._bar.console.print(
+            f"{len(self.finished)}/{runs} {one.entry.label}, rate "
+            f"{one.run.learning_rate:g}, seed {one.run.seed}: {measured}, "
             f"{result.numbers_held:,} numbers held, {result.ms_per_step:.1f} ms a step"
+            + (f" (found in {JOURNAL_NAME})" if is_found else "")
         )
+
+
+class _QualityCourse(PreconditionerQuality):
+    """Keeps all that was measured, with the steps it was measured at."""
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.course = []
+
+    def measure(self):
+        found = super().measure()
+        if found:  # Nothing, where no gradient was finite so far.
+            self.course.append((int(self.model.optimizer.iterations), found))
+        return found
+
+
+def _quality_callbacks(study, run, task):
+    if not study.quality_levels:
+        return []
+    frequency = max(1, run.steps // QUALITY_MEASUREMENTS)
+    batches = task.training_batches(steps=QUALITY_MEASUREMENTS, seed=QUALITY_SEED)
+    return [_QualityCourse(batches, levels=study.quality_levels, frequency=frequency)]
 
 
 if __name__ == "__main__":
+    define_flags()
     sys.exit(app.run(main))

@@ -1,6 +1,9 @@
-"""The plot of validation perplexity against optimizer memory."""
+"""The plots of a study."""
 
+import dataclasses
 import itertools
+import math
+import statistics
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -10,7 +13,8 @@ from matplotlib.transforms import Bbox
 # The axis is linear from 0, where SGD is, to here, and logarithmic beyond.
 LINEAR_UP_TO = 10
 POINT_SIZE = 9
-POINT_COLOR = "#1f77b4"
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+COLORS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 # Where a label may go, nearest first: distances in points, and at each distance the
 # directions (right, up) from the point.
 LABEL_DISTANCES = (10, 20, 32, 46)
@@ -26,68 +30,231 @@ LABEL_DIRECTIONS = (
 )
 
 
-def perplexity_against_memory(results, title):
-    """Draws the finished runs, one labelled point each.
+def measure_against_memory(summaries, title, memory="optimizer"):
+    """Draws what the entries of a study reach against what they hold.
 
     Args:
-        results: `RunResult`s; those that diverged are named below the plot.
+        summaries: `Summary`s, a labelled point each, with a line from the least to the
+            largest of its seeds. Those that diverged are named below the plot.
         title: What the runs have in common, in a line.
+        memory: `"optimizer"`, or `"model and optimizer"` to count the weights too.
 
     Returns:
         A `matplotlib.figure.Figure`; its `savefig` writes a file.
     """
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    finished = [result for result in results if result.status == "finished"]
-    diverged = [result.label for result in results if result.status == "diverged"]
-    axes.plot(
-        [result.numbers_held for result in finished],
-        [result.perplexity for result in finished],
+    figure, axes = _new_figure(title)
+    finished = [summary for summary in summaries if not summary.diverged]
+    diverged = [summary.entry.label for summary in summaries if summary.diverged]
+    points = [
+        Point(summary.entry.label, _memory(summary, memory), summary.mean())
+        for summary in finished
+    ]
+    below = [point.y - s.spread()[0] for point, s in zip(points, finished)]
+    above = [s.spread()[1] - point.y for point, s in zip(points, finished)]
+    axes.errorbar(
+        [point.x for point in points],
+        [point.y for point in points],
+        [below, above],
         linestyle="none",
         marker="o",
         markersize=POINT_SIZE,
-        color=POINT_COLOR,
+        color=COLORS[0],
     )
-    _dress_axes(axes, title, diverged)
-    _label_points(axes, finished)
-    return figure
-
-
-def _dress_axes(axes, title, diverged):
-    axes.set_title(title, loc="left", fontsize="medium")
     axes.set_xscale("symlog", linthresh=LINEAR_UP_TO, linscale=0.5)
     axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR_UP_TO))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.margins(x=0.12, y=0.15)
     axes.set_xlim(left=-LINEAR_UP_TO / 4)
-    below = f"\nDiverged: {', '.join(diverged)}" if diverged else ""
-    axes.set_xlabel("numbers the optimizer holds (left is better)" + below)
-    axes.set_ylabel("validation perplexity a byte (lower is better)")
+    if memory == "model and optimizer" and points:
+        # Weights are never few: a plot of both begins near the smallest.
+        axes.set_xscale("linear")
+        axes.set_xlim(left=None)
+    held = "the optimizer holds" if memory == "optimizer" else "both hold"
+    _name_axes(
+        axes,
+        f"numbers that {held} (left is better)"
+        + (f"\nDiverged: {', '.join(diverged)}" if diverged else ""),
+        _measure(summaries[0].first),
+    )
+    _label_points(axes, points)
+    return figure
+
+
+def learning_curves(summaries, title):
+    """Draws the validation measure of every entry over the steps, first seed.
+
+    Args:
+        summaries: `Summary`s, a line each.
+        title: What the runs have in common, in a line.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    figure, axes = _new_figure(title)
+    for summary, style in zip(summaries, _styles()):
+        curve = [pair for pair in summary.first.curve if math.isfinite(pair[1])]
+        axes.plot(
+            [step for step, _ in curve],
+            [value for _, value in curve],
+            label=summary.entry.label,
+            **style,
+        )
+    _make_logarithmic(axes, "y")
+    _name_axes(axes, "training steps", _measure(summaries[0].first))
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def sensitivity(finished, title):
+    """Draws the validation measure against the learning rate, a line an entry.
+
+    Args:
+        finished: `Finished` runs, of the seeds on which every rate was tried. What
+            diverged has no point.
+        title: What the runs have in common, in a line.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    figure, axes = _new_figure(title)
+    by_label = {}
+    for one in finished:
+        rates = by_label.setdefault(one.entry.label, {})
+        rates.setdefault(one.run.learning_rate, []).append(one.result.validation)
+    for (label, rates), style in zip(by_label.items(), _styles()):
+        tried = [(r, statistics.fmean(rates[r])) for r in sorted(rates)]
+        axes.plot(
+            [rate for rate, value in tried if math.isfinite(value)],
+            [value for _, value in tried if math.isfinite(value)],
+            label=label,
+            **style,
+        )
+    _make_logarithmic(axes, "x", "y")
+    _name_axes(axes, "peak learning rate", _measure(finished[0].result))
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def trace_ratios(measurements, levels, title):
+    """Draws √(Tr H / Tr Ĥ) of every variable at every level, and its course.
+
+    Args:
+        measurements: List of pairs of a step and a dict, from names as
+            `PreconditionerQuality` logs them to ratios.
+        levels: The levels.
+        title: What was measured, in a line.
+
+    Returns:
+        A `matplotlib.figure.Figure` with two plots: all variables together over the
+        steps, and each variable at the end.
+    """
+    figure = Figure(figsize=(12, 6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    course, bars = figure.subplots(1, 2, width_ratios=(1, 1.6))
+    last = measurements[-1][1]
+    suffix = "/trace_ratio"
+    paths = [
+        name.removesuffix(f"/level_{levels[0]}{suffix}")
+        for name in last
+        if name.endswith(f"/level_{levels[0]}{suffix}")
+    ]
+    for number, level in enumerate(levels):
+        color = COLORS[number % len(COLORS)]
+        name = f"level_{level}{suffix}"
+        course.plot(
+            [step for step, _ in measurements],
+            [ratios[name] for _, ratios in measurements],
+            color=color,
+            label=f"level {level}",
+        )
+        bars.plot(
+            [last[f"{path}/{name}"] for path in paths],
+            range(len(paths)),
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            color=color,
+        )
+    course.set_ylim(bottom=1)
+    course.legend(fontsize="small")
+    _name_axes(course, "training steps", "√(Tr H / Tr Ĥ), all variables (1 is AdaGrad)")
+    bars.set_yticks(range(len(paths)), paths, fontsize="xx-small")
+    bars.invert_yaxis()
+    _name_axes(bars, "√(Tr H / Tr Ĥ) at the end", "")
+    return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A point of a plot with its label."""
+
+    label: str
+    x: float
+    y: float
+
+
+def _memory(summary, memory):
+    weights = 0 if memory == "optimizer" else summary.first.model_numbers
+    return weights + summary.first.numbers_held
+
+
+def _measure(result):
+    """What the vertical axis shows."""
+    return f"validation {result.measure}, {result.unit} (lower is better)"
+
+
+def _new_figure(title):
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize="medium")
+    return figure, axes
+
+
+def _name_axes(axes, x, y):
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     axes.grid(True, color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _label_points(axes, results):
+def _make_logarithmic(axes, *directions):
+    """Makes axes logarithmic, unless there is nothing above 0 to be drawn."""
+    if not any(y > 0 for line in axes.lines for y in line.get_ydata()):
+        return
+    axes.set(**{f"{direction}scale": "log" for direction in directions})
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
+
+
+def _styles():
+    """Lines that are told apart by colour, and then by marker."""
+    for marker, color in itertools.product("os^Dv", COLORS):
+        yield {"color": color, "marker": marker, "markersize": 4}
+
+
+def _label_points(axes, points):
     """Puts each label at the first place where it covers no point and no label."""
     axes.figure.draw_without_rendering()  # Settles the layout, hence the pixels.
-    taken = [_point_box(axes, result) for result in results]
-    for result in results:
-        taken.append(_place_label(axes, result, taken))
+    taken = [_point_box(axes, point) for point in points]
+    for point in points:
+        taken.append(_place_label(axes, point, taken))
 
 
-def _point_box(axes, result):
-    x, y = axes.transData.transform((result.numbers_held, result.perplexity))
+def _point_box(axes, point):
+    x, y = axes.transData.transform((point.x, point.y))
     radius = POINT_SIZE / 2 * axes.figure.dpi / 72
     return Bbox.from_extents(x - radius, y - radius, x + radius, y + radius)
 
 
-def _place_label(axes, result, taken):
+def _place_label(axes, point, taken):
     """Places one label and returns the box it takes, in pixels."""
     label = axes.annotate(
-        result.label,
-        (result.numbers_held, result.perplexity),
+        point.label,
+        (point.x, point.y),
         xytext=(0, 0),
         textcoords="offset points",
     )

@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: the CSV file and the table."""
+"""What a study leaves behind: the CSV file and the table."""
 
 import csv
 import dataclasses
@@ -9,16 +9,28 @@ from rich.table import Table
 from tf_models.output import replacing
 from tf_models.training import RunResult
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(RunResult))
+# Learning curves and sizes of plots stay in the journal.
+_LEFT_OUT = {"curve"}
+COLUMNS = (
+    "entry",
+    "label",
+    "model",
+    "optimizer",
+    "learning_rate",
+    "is_best_rate",
+    "seed",
+    *(f.name for f in dataclasses.fields(RunResult) if f.name not in _LEFT_OUT),
+)
 
 
-def write_csv(results, path):
-    """Writes the results to a CSV file, all or nothing.
+def write_csv(finished, best_rates, path):
+    """Writes the runs of a study to a CSV file, all or nothing.
 
     Floats are written in full: two files are equal if and only if the numbers are.
 
     Args:
-        results: `RunResult`s, one a row.
+        finished: `Finished` runs, one a row.
+        best_rates: Dict from the names of entries to their best rates.
         path: A `pathlib.Path`.
     """
     with (
@@ -27,14 +39,14 @@ def write_csv(results, path):
     ):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(dataclasses.asdict(result) for result in results)
+        writer.writerows(_row(one, best_rates) for one in finished)
 
 
-def results_table(results, title):
+def results_table(summaries, title):
     """Makes the table a reader sees at the end.
 
     Args:
-        results: `RunResult`s, one a row.
+        summaries: `Summary`s, one a row.
         title: What the runs have in common, in a line.
 
     Returns:
@@ -42,23 +54,28 @@ def results_table(results, title):
     """
     table = Table(title=title, title_justify="left")
     table.add_column("optimizer")
+    measure = f"{summaries[0].first.measure}, {summaries[0].first.unit}"
     for heading in (
+        "rate",
         "numbers held",
-        "bytes",
         "× less than Adam",
-        "validation perplexity",
+        f"validation {measure}",
+        f"test {summaries[0].first.measure}",
         "ms a step",
     ):
         table.add_column(heading, justify="right")
-    for result in results:
+    for summary in summaries:
         table.add_row(
-            result.label,
-            f"{result.numbers_held:,}",
-            f"{result.bytes_held:,}",
-            times_less_text(result.times_less_than_adam),
-            perplexity_text(result),
-            f"{result.ms_per_step:.1f}",
+            summary.entry.label,
+            f"{summary.rate:g}{' *' if summary.is_at_edge else ''}",
+            f"{summary.first.numbers_held:,}",
+            times_less_text(summary.first.times_less_than_adam),
+            measure_text(summary),
+            measure_text(summary, "test"),
+            f"{summary.ms_per_step:.1f}",
         )
+    if any(summary.is_at_edge for summary in summaries):
+        table.caption = "* the best rate is the largest or smallest tried"
     return table
 
 
@@ -69,8 +86,27 @@ def times_less_text(times_less):
     return f"{times_less:,.0f}" if times_less >= 10 else f"{times_less:.1f}"
 
 
-def perplexity_text(result):
-    """Writes a result's perplexity, or when it diverged."""
-    if result.status == "diverged":
-        return f"diverged at step {result.steps}"
-    return f"{result.perplexity:.3f}"
+def measure_text(summary, split="validation"):
+    """Writes an entry's measure: its mean, and the seeds' least and largest."""
+    if summary.diverged:
+        if len(summary.results) == 1:
+            return f"diverged at step {summary.first.steps}"
+        return f"diverged in {summary.diverged} of {len(summary.results)} seeds"
+    text = f"{summary.mean(split):.4g}"
+    if len(summary.results) == 1:
+        return text
+    least, largest = summary.spread(split)
+    return f"{text} ({least:.4g} to {largest:.4g})"
+
+
+def _row(one, best_rates):
+    measured = dataclasses.asdict(one.result)
+    return {
+        "entry": one.entry.name,
+        "label": one.entry.label,
+        "model": one.run.task.model,
+        "optimizer": one.run.optimizer,
+        "learning_rate": one.run.learning_rate,
+        "is_best_rate": one.run.learning_rate == best_rates.get(one.entry.name),
+        "seed": one.run.seed,
+    } | {key: value for key, value in measured.items() if key not in _LEFT_OUT}

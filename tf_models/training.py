@@ -1,73 +1,101 @@
-"""One run of a comparison: train a model with an optimizer and measure both."""
+"""One run: train a model with an optimizer, and measure both."""
 
+import contextlib
 import dataclasses
 import math
 import statistics
-import sys
 import time
 
 import keras
 
 from et_optimizer import memory_report
-from tf_models.data import byte_vocabulary
-from tf_models.data.windows import shuffled_windows, window_count
-from tf_models.transformer import transformer_language_model
-
-# The validation windows are the same for every run, every seed and every batch size:
-# about this many bytes, drawn from all over the split.
-VALIDATION_BYTES = 128 * 1024
-VALIDATION_BATCH_BYTES = 4 * 1024
-VALIDATION_SEED = 0
-# The largest float has this logarithm; NaN is not less than it either.
-LARGEST_LOSS = math.log(sys.float_info.max)
+from tf_models import optimizers, tasks
+from tf_models.learning_rates import schedule
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What all runs of a comparison share.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that decides what a run computes.
 
     Attributes:
-        steps: Training steps a run.
-        batch_size: Windows a training batch.
-        sequence_length: Bytes a window predicts.
+        task: A task of `tf_models.tasks`.
+        optimizer: The text of an optimizer, see `tf_models.optimizers`.
+        learning_rate: The peak of its schedule.
+        schedule: One of `learning_rates.SCHEDULES`.
+        warmup_steps: Steps until the peak; `None` for a tenth of all.
+        steps: Training steps.
+        evaluations: How often it is validated, at equal distances, the last time at
+            the end. Checkpoints are written then.
         seed: Selects the initial weights and the order of the batches.
+        dtype_policy: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+        jit_compile: Whether XLA compiles the training step.
     """
 
-    steps: int
-    batch_size: int
-    sequence_length: int
-    seed: int
+    task: tasks.Language | tasks.Images | tasks.Convex
+    optimizer: str
+    learning_rate: float
+    schedule: str = "cosine"
+    warmup_steps: int | None = None
+    steps: int = 1200
+    evaluations: int = 1
+    seed: int = 0
+    dtype_policy: str = "float32"
+    jit_compile: bool = True
+
+    def identity(self):
+        """The run as plain values, for JSON: equal for equal runs and no others."""
+        values = dataclasses.asdict(self)
+        values["task"] = {"kind": tasks.kind(self.task)} | values["task"]
+        return values
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunResult:
     """What one run measured.
 
     Attributes:
-        optimizer: The contender's name.
-        label: Its name in the table and the plot.
-        learning_rate: The peak of its schedule.
         status: `"finished"`, or `"diverged"` where the loss stopped being a number.
         steps: Training steps made.
+        data: What it was trained on.
+        measure: What is measured: `"perplexity"`, `"error"` or `"excess loss"`.
+            Less is better.
+        unit: What the measure counts.
+        validation: The measure at the end, on the validation split; NaN where the run
+            diverged.
+        test: The same on the test split.
+        curve: Pairs of a step and the validation measure then.
+        model_numbers: Numbers in the model's trained variables.
         numbers_held: Numbers the optimizer holds, without step count and rate.
         bytes_held: The bytes they take.
         times_less_than_adam: Adam's numbers held over this optimizer's; infinite
             for one that holds none.
-        perplexity: Validation perplexity a byte; NaN where the run diverged.
         ms_per_step: Median time of a training step in milliseconds, without the
             first step, which compiles; NaN where there was no second.
+        examples_per_second: Tokens or images trained on in a second, at that time.
+        peak_device_bytes: The most memory the device held since it started, where it
+            counts that (a GPU does, a CPU does not); else `None`.
     """
 
-    optimizer: str
-    label: str
-    learning_rate: float
     status: str
     steps: int
+    data: str
+    measure: str
+    unit: str
+    validation: float
+    test: float
+    curve: tuple[tuple[int, float], ...]
+    model_numbers: int
     numbers_held: int
     bytes_held: int
     times_less_than_adam: float
-    perplexity: float
     ms_per_step: float
+    examples_per_second: float
+    peak_device_bytes: int | None = None
+
+    @property
+    def diverged(self):
+        """Whether the loss stopped being a number."""
+        return self.status == "diverged"
 
 
 class StepClock(keras.callbacks.Callback):
@@ -98,89 +126,146 @@ class StepClock(keras.callbacks.Callback):
         return 1e3 * statistics.median(after_compilation)
 
 
-def train_and_measure(contender, setting, train_tokens, validation_tokens, on_step):
-    """Trains a new model from the setting's weights on the setting's batches.
+def train(
+    run,
+    task,
+    *,
+    on_step=lambda: None,
+    on_restore=lambda step: None,
+    checkpoint=None,
+    callbacks=(),
+):
+    """Trains a new model from the run's weights on the run's batches.
 
     Args:
-        contender: The `Contender` whose optimizer trains it.
-        setting: The `Setting`.
-        train_tokens: Token stream to train on.
-        validation_tokens: Token stream to validate on.
+        run: The `Run`.
+        task: Its task, loaded.
         on_step: Called without arguments after each training step.
+        on_restore: Called with the step that the run goes on from.
+        checkpoint: A `Checkpoint` to go on from and to write; `None` for neither.
+        callbacks: Keras callbacks that look on.
 
     Returns:
         A `RunResult`. A run whose loss is no longer a finite number stops there and
         is `"diverged"`.
     """
     keras.backend.clear_session()
-    keras.utils.set_random_seed(setting.seed)
-    model = transformer_language_model(byte_vocabulary.SIZE, setting.sequence_length)
-    optimizer = contender.optimizer(setting.steps)
-    model.compile(
-        optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=True,
-    )
-    clock = StepClock(on_step)
-    model.fit(
-        training_batches(train_tokens, setting),
-        callbacks=[clock, keras.callbacks.TerminateOnNaN()],
-        shuffle=False,  # The batches are shuffled.
-        verbose=0,
-    )
-    # `TerminateOnNaN` stopped it: the weights are past use.
-    diverged = model.stop_training
-    perplexity = (
-        math.nan if diverged else _perplexity(model, validation_tokens, setting)
-    )
-    memory = memory_report(optimizer)
+    keras.utils.set_random_seed(run.seed)
+    with _dtype_policy(run.dtype_policy):
+        model = _compiled_model(run, task)
+        clock = StepClock(on_step)
+        curve = checkpoint.restore(model, run) if checkpoint else []
+        on_restore(curve[-1][0] if curve else 0)
+        _fit(model, run, task, curve, checkpoint, clock, callbacks)
+        diverged = not math.isfinite(curve[-1][1])
+        test = math.nan
+        if not diverged:
+            logs = model.evaluate(task.test, verbose=0, return_dict=True)
+            test = task.score(logs)
+    memory = memory_report(model.optimizer)
+    steps_per_second = 1e3 / clock.ms_per_step
     return RunResult(
-        optimizer=contender.name,
-        label=contender.label,
-        learning_rate=contender.learning_rate,
-        status="diverged" if math.isnan(perplexity) else "finished",
-        steps=len(clock.seconds),
+        status="diverged" if diverged else "finished",
+        steps=curve[-1][0],
+        data=task.data,
+        measure=task.measure,
+        unit=task.unit,
+        validation=math.nan if diverged else curve[-1][1],
+        test=test,
+        curve=tuple(curve),
+        model_numbers=memory.model_numbers,
         numbers_held=memory.slots,
         bytes_held=memory.bytes,
-        times_less_than_adam=_ratio(memory.adam_slots, memory.slots),
-        perplexity=perplexity,
+        times_less_than_adam=(
+            memory.adam_slots / memory.slots if memory.slots else math.inf
+        ),
         ms_per_step=clock.ms_per_step,
+        examples_per_second=task.examples_per_step * steps_per_second,
+        peak_device_bytes=peak_device_bytes(),
     )
 
 
-def training_batches(tokens, setting):
-    """Makes the training batches of a setting, the same for every run."""
-    return shuffled_windows(
-        tokens,
-        setting.sequence_length,
-        setting.batch_size,
-        steps=setting.steps,
-        seed=setting.seed,
+def segments(run, first_step=0):
+    """Cuts the steps of a run where it is evaluated.
+
+    Args:
+        run: The `Run`.
+        first_step: An end of a segment, to leave out all up to it.
+
+    Returns:
+        A list of pairs: the first step of a segment, and the first that is not in it.
+    """
+    count = min(run.evaluations, run.steps)
+    ends = [run.steps * number // count for number in range(count + 1)]
+    return [pair for pair in zip(ends, ends[1:]) if pair[0] >= first_step]
+
+
+def peak_device_bytes():
+    """The most memory the first GPU has held, or `None` where nothing counts it."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    if backend == "jax":
+        import jax
+
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    if backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+    return None
+
+
+def _compiled_model(run, task):
+    model = task.make_model()
+    rate = schedule(run.schedule, run.learning_rate, run.steps, run.warmup_steps)
+    model.compile(
+        optimizer=optimizers.make(run.optimizer, rate),
+        loss=tasks.loss_of_logits(),
+        metrics=list(task.metrics),
+        jit_compile=run.jit_compile,
     )
+    model.optimizer.build(model.trainable_variables)
+    return model
 
 
-def validation_batches(tokens, sequence_length):
-    """Makes the fixed validation batches for a length of window."""
-    windows = min(
-        VALIDATION_BYTES // sequence_length, window_count(tokens, sequence_length)
-    )
-    batch_size = max(1, min(windows, VALIDATION_BATCH_BYTES // sequence_length))
-    return shuffled_windows(
-        tokens,
-        sequence_length,
-        batch_size,
-        steps=windows // batch_size,
-        seed=VALIDATION_SEED,
-    )
+def _fit(model, run, task, curve, checkpoint, clock, callbacks):
+    """Trains to the end, or to where it diverges, and makes the curve longer."""
+    first_step = curve[-1][0] if curve else 0
+    for first, last in segments(run, first_step):
+        if curve and not math.isfinite(curve[-1][1]):
+            break
+        before = len(clock.seconds)
+        history = model.fit(
+            task.training_batches(last - first, run.seed, first_step=first),
+            validation_data=task.validation,
+            initial_epoch=len(curve),
+            epochs=len(curve) + 1,
+            callbacks=[clock, keras.callbacks.TerminateOnNaN(), *callbacks],
+            shuffle=False,  # The batches are shuffled.
+            verbose=0,
+        )
+        logs = {
+            name.removeprefix("val_"): values[-1]
+            for name, values in history.history.items()
+            if name.startswith("val_")
+        }
+        # Where `TerminateOnNaN` stopped it the weights are past use.
+        value = math.nan if model.stop_training else task.score(logs)
+        curve.append((first + len(clock.seconds) - before, value))
+        if checkpoint:
+            checkpoint.save(model, run, curve)
 
 
-def _perplexity(model, tokens, setting):
-    """Validation perplexity a byte; NaN where it is not a finite float."""
-    loss = model.evaluate(
-        validation_batches(tokens, setting.sequence_length), verbose=0
-    )
-    return math.exp(loss) if loss < LARGEST_LOSS else math.nan
-
-
-def _ratio(numerator, denominator):
-    return numerator / denominator if denominator else math.inf
+@contextlib.contextmanager
+def _dtype_policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

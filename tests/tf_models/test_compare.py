@@ -1,34 +1,62 @@
-"""The program, from its flags to what it leaves behind."""
+"""The program that compares, from its flags to what it leaves behind."""
 
 import csv
+import dataclasses
 import io
 import pathlib
 import signal
 import subprocess
 import sys
-import time
 
-import keras
 import matplotlib.image
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
+from absl import app, flags
 from rich.console import Console
 
 import tf_models
+from tests.tf_models.measured import entry
 from tf_models import compare
-from tf_models.contenders import CONTENDERS, DEMO, Contender
-from tf_models.training import Setting
+from tf_models.contenders import CONTENDERS, DEMO
+from tf_models.presets import PRESETS
+from tf_models.study import Study
+from tf_models.tasks import Convex, Images
+from tf_models.training import train
 
 REPOSITORY = pathlib.Path(tf_models.__file__).parents[1]
-SMALL = ["--steps=3", "--batch_size=2", "--sequence_length=8"]
-SETTING = Setting(steps=3, batch_size=2, sequence_length=8, seed=0)
-DEADLINE_SECONDS = 120
+SMALL = ["--steps=3", "--batch_size=2", "--sequence_length=64"]
+CONVEX = Convex(examples=400, features=4)
+DIGITS = Images(model="mlp", width=4, batch_size=8)
+# Two optimizers, two rates each, two seeds: six runs.
+STUDY = Study(
+    title="A small study",
+    entries=(
+        entry("adam", rates=(0.01, 0.1), task=CONVEX),
+        entry("et2", optimizer="ExtremeTensoring", rates=(0.01, 0.1), task=CONVEX),
+    ),
+    seeds=(0, 1),
+    steps=3,
+    evaluations=2,
+    schedule="constant",
+    jit_compile=False,
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """A run begins anew by itself, and Keras takes long to do it for every test."""
 
 
 def command(*arguments):
     return [sys.executable, "-m", "tf_models.compare", *arguments]
+
+
+def parsed(*arguments):
+    """The program's flags, parsed; refuses what the program refuses."""
+    values = flags.FlagValues()
+    compare.define_flags(values)
+    values(["compare", *arguments])
+    return values
 
 
 def rows(output_dir):
@@ -36,13 +64,58 @@ def rows(output_dir):
         return list(csv.DictReader(file))
 
 
-def compare_in_process(contenders, data_dir, output_dir):
-    """Runs the comparison without the program around it; returns what it printed."""
-    console = Console(file=io.StringIO(), width=120)
-    tokens = compare.load_tokens(data_dir, console)
-    status = compare.compare(contenders, SETTING, *tokens, output_dir, console)
-    assert status == 0
-    return console.file.getvalue()
+def measures(output_dir):
+    """What a comparison measured, without what depends on the clock."""
+    return {
+        (row["entry"], row["learning_rate"], row["seed"]): (
+            row["status"],
+            row["is_best_rate"],
+            row["validation"],
+            row["test"],
+        )
+        for row in rows(output_dir)
+    }
+
+
+def compare_in_process(study, output_dir, data_dir=None):
+    """Runs the comparison without the program around it.
+
+    Returns:
+        The exit status and what was printed.
+    """
+    console = Console(file=io.StringIO(), width=140)
+    load = compare.TaskLoader(data_dir, "skip", console)
+    status = compare.compare(study, load, output_dir, console)
+    return status, console.file.getvalue()
+
+
+def counted_runs(patch):
+    """A list that grows by each run that is made, until the patch is undone."""
+    runs = []
+
+    def counted(run, *arguments, **keywords):
+        runs.append(run)
+        return train(run, *arguments, **keywords)
+
+    patch.setattr(compare, "train", counted)
+    return runs
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The runs that are made while a test lasts, in their order."""
+    return counted_runs(monkeypatch)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Presses Ctrl-C, as in a program that no shell started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+# The program.
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +141,9 @@ def test_the_program_succeeds_and_writes_a_row_for_each_optimizer(finished):
     process, output_dir = finished
     assert process.returncode == 0, process.stderr
     et2, adam = rows(output_dir)
-    assert (et2["optimizer"], adam["optimizer"]) == ("et2", "adam")
+    assert (et2["entry"], adam["entry"]) == ("et2", "adam")
     assert {et2["status"], adam["status"]} == {"finished"}
-    assert 1 < float(et2["perplexity"]) < 1000
+    assert 1 < float(et2["validation"]) < 1000
     assert int(adam["numbers_held"]) > 100 * int(et2["numbers_held"])
     assert float(et2["times_less_than_adam"]) == pytest.approx(
         int(adam["numbers_held"]) / int(et2["numbers_held"])
@@ -79,135 +152,37 @@ def test_the_program_succeeds_and_writes_a_row_for_each_optimizer(finished):
 
 def test_the_program_shows_a_table_and_names_what_it_wrote(finished):
     process, output_dir = finished
-    assert "numbers" in process.stdout and "ms a step" in process.stdout
+    assert "numbers" in process.stdout and "standard library" in process.stdout
     for row in rows(output_dir):
         assert f"{int(row['numbers_held']):,}" in process.stdout
-        assert f"{float(row['perplexity']):.3f}" in process.stdout
-    assert compare.PLOT_NAME in process.stdout.replace("\n", "")
+        assert f"{float(row['validation']):.4g}" in process.stdout
+    for name in (compare.CSV_NAME, compare.MEMORY_PLOT_NAME):
+        assert name in process.stdout.replace("\n", "")
 
 
 def test_the_program_draws_a_plot(finished):
     _, output_dir = finished
-    pixels = matplotlib.image.imread(output_dir / compare.PLOT_NAME)
+    pixels = matplotlib.image.imread(output_dir / compare.MEMORY_PLOT_NAME)
     assert min(pixels.shape[:2]) >= 500
     assert len(np.unique(pixels)) > 10
-    assert sorted(path.name for path in output_dir.iterdir()) == sorted(
-        [compare.CSV_NAME, compare.PLOT_NAME]
-    )
+    # One rate each and one evaluation have no other plot.
+    assert {path.name for path in output_dir.iterdir()} == {
+        compare.CSV_NAME,
+        compare.JOURNAL_NAME,
+        compare.MEMORY_PLOT_NAME,
+    }
 
 
-def test_a_second_comparison_measures_the_same_perplexities_bit_for_bit(
+def test_a_second_comparison_measures_the_same_bit_for_bit(
     finished, prepared_data_dir, tmp_path
 ):
-    # Another process and the other order: neither may matter, as each run begins
-    # with the same weights and sees the same batches whatever ran before it.
-    contenders = [CONTENDERS["adam"], CONTENDERS["et2"]]
-    compare_in_process(contenders, prepared_data_dir, tmp_path)
-    first = {row["optimizer"]: row["perplexity"] for row in rows(finished[1])}
-    second = {row["optimizer"]: row["perplexity"] for row in rows(tmp_path)}
-    assert first == second
-
-
-def test_a_run_that_diverges_is_recorded_and_the_next_is_run(
-    prepared_data_dir, tmp_path
-):
-    wild = Contender("wild", "Wild", 1e30, keras.optimizers.SGD)
-    tame = Contender("tame", "Tame", 1e-2, keras.optimizers.SGD)
-    printed = compare_in_process([wild, tame], prepared_data_dir, tmp_path)
-    first, second = rows(tmp_path)
-    assert (first["status"], first["perplexity"]) == ("diverged", "nan")
-    assert (second["status"], second["optimizer"]) == ("finished", "tame")
-    assert "diverged at step" in printed
-    assert (tmp_path / compare.PLOT_NAME).exists()
-
-
-def test_ctrl_c_keeps_the_finished_runs_and_says_so(prepared_data_dir, tmp_path):
-    process = subprocess.Popen(
-        command(*SMALL, f"--data_dir={prepared_data_dir}", f"--output_dir={tmp_path}"),
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        text=True,
-        # A shell's background jobs ignore the signal, and so would their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    with process:
-        wait_for_file(tmp_path / compare.CSV_NAME, process)
-        process.send_signal(signal.SIGINT)
-        printed, _ = process.communicate(timeout=DEADLINE_SECONDS)
-    kept = [row["optimizer"] for row in rows(tmp_path)]
-    assert process.returncode == 130
-    assert kept == list(DEMO)[: len(kept)] != list(DEMO)
-    assert f"kept the {len(kept)} of {len(DEMO)} runs" in printed
-    assert (tmp_path / compare.PLOT_NAME).exists()
-
-
-def wait_for_file(path, process):
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not path.exists():
-        assert process.poll() is None, "the program ended before a run was finished"
-        assert time.monotonic() < deadline, "no run was finished in time"
-        time.sleep(0.05)
-
-
-def test_ctrl_c_before_any_run_is_finished_leaves_nothing(tmp_path):
-    def interrupted(learning_rate):
-        raise KeyboardInterrupt
-
-    console = Console(file=io.StringIO(), width=120)
-    contender = Contender("slow", "Slow", 1.0, interrupted)
-    tokens = np.zeros(1000, np.uint8)
-    status = compare.compare([contender], SETTING, tokens, tokens, tmp_path, console)
-    assert status == 130
-    assert "Interrupted before any run was finished" in console.file.getvalue()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_learning_rate_given_takes_the_place_of_the_contenders_own():
-    own = compare.chosen(["et2", "adam"], None)
-    assert own == [CONTENDERS["et2"], CONTENDERS["adam"]]
-    given = compare.chosen(["et2", "adam"], 0.004)
-    assert [contender.learning_rate for contender in given] == [0.004, 0.004]
-    assert [contender.make for contender in given] == [c.make for c in own]
-
-
-@pytest.mark.parametrize(
-    ("argument", "value", "rule"),
-    [
-        ("--steps=0", "0", "at least 1"),
-        ("--batch_size=-4", "-4", "at least 1"),
-        ("--sequence_length=0", "0", "from 1 to 4096"),
-        ("--sequence_length=4097", "4097", "from 1 to 4096"),
-        ("--seed=-1", "-1", "from 0"),
-        ("--learning_rate=0", "0", "a positive number"),
-        ("--learning_rate=-0.1", "-0.1", "each optimizer's own"),
-        ("--learning_rate=inf", "inf", "a positive number"),
-        ("--optimizers=adam,lion", "'lion'", "Choose from sgd,"),
-        ("--optimizers=adam,adam", "'adam' 2 times", "Leave out the repeats"),
-        ("--optimizers=", "none", "Choose from sgd,"),
-    ],
-)
-def test_a_bad_flag_is_refused_with_its_value_and_the_rule(argument, value, rule):
-    name = argument.partition("=")[0]
-    with flagsaver.flagsaver(), pytest.raises(flags.IllegalFlagValueError) as refusal:
-        compare.FLAGS(["compare", argument])
-    message = str(refusal.value)
-    assert f"{name} must" in message
-    assert f"received {value}" in message
-    assert rule in message
-
-
-@pytest.mark.parametrize("name", ["data_dir", "output_dir"])
-def test_a_directory_that_cannot_be_made_is_refused(name, tmp_path):
-    (tmp_path / "file").write_text("")
-    path = tmp_path / "file" / "below"
-    with (
-        flagsaver.flagsaver(),
-        pytest.raises(
-            flags.IllegalFlagValueError,
-            match=f"--{name} must be .*file/below.* Name another",
-        ),
-    ):
-        compare.FLAGS(["compare", f"--{name}={path}"])
+    # Another process, and the second run is the first: neither may matter, as each run
+    # begins with the same weights and sees the same batches whatever ran before it.
+    study = compare.chosen_study(parsed(*SMALL, "--optimizers=adam"))
+    status, _ = compare_in_process(study, tmp_path, prepared_data_dir)
+    assert status == 0
+    ((run, measured),) = measures(tmp_path).items()
+    assert measures(finished[1])[run] == measured
 
 
 def test_a_bad_flag_ends_the_program_before_anything_is_prepared(tmp_path):
@@ -221,3 +196,316 @@ def test_a_bad_flag_ends_the_program_before_anything_is_prepared(tmp_path):
     assert process.returncode == 1
     assert "--steps=none" in process.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# Runs, and what becomes of them.
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The small study, undisturbed: its runs, what it printed, and its directory."""
+    output_dir = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        runs = counted_runs(patch)
+        status, printed = compare_in_process(STUDY, output_dir)
+    assert status == 0
+    return runs, printed, output_dir
+
+
+def test_every_rate_is_tried_on_the_first_seed_and_the_best_on_the_others(whole):
+    runs, printed, output_dir = whole
+    tried = [(run.optimizer, run.learning_rate, run.seed) for run in runs]
+    best = {
+        row["entry"]: float(row["learning_rate"])
+        for row in rows(output_dir)
+        if row["is_best_rate"] == "True" and row["seed"] == "0"
+    }
+    assert tried == [
+        ("Adam", 0.01, 0),
+        ("Adam", 0.1, 0),
+        ("ExtremeTensoring", 0.01, 0),
+        ("ExtremeTensoring", 0.1, 0),
+        ("Adam", best["adam"], 1),
+        ("ExtremeTensoring", best["et2"], 1),
+    ]
+    assert "6/6 et2" in printed and "seeds 0, 1" in printed
+    assert {path.name for path in output_dir.iterdir()} == {
+        compare.CSV_NAME,
+        compare.JOURNAL_NAME,
+        compare.MEMORY_PLOT_NAME,
+        compare.CURVES_PLOT_NAME,
+        compare.RATES_PLOT_NAME,
+    }
+
+
+def test_ctrl_c_keeps_the_finished_runs_and_the_same_command_makes_only_the_others(
+    whole, made, ctrl_c, monkeypatch, tmp_path
+):
+    planned, _, undisturbed_dir = whole
+    counted = compare.train
+
+    def interrupted(run, task, on_step, **keywords):
+        if len(made) == 3:  # Within the fourth run's first step.
+            ctrl_c()
+        return counted(run, task, on_step=on_step, **keywords)
+
+    monkeypatch.setattr(compare, "train", interrupted)
+    status, printed = compare_in_process(STUDY, tmp_path)
+    assert status == 130
+    assert "kept the 3 of 6 runs" in printed and "goes on from here" in printed
+    assert len(rows(tmp_path)) == 3
+    assert (tmp_path / compare.MEMORY_PLOT_NAME).exists()
+
+    monkeypatch.setattr(compare, "train", counted)
+    made.clear()
+    status, printed = compare_in_process(STUDY, tmp_path)
+    assert status == 0
+    assert made == planned[3:]
+    assert printed.count("found in runs.jsonl") == 3
+    assert measures(tmp_path) == measures(undisturbed_dir)
+
+    made.clear()
+    compare_in_process(STUDY, tmp_path)
+    assert made == []
+
+
+def test_ctrl_c_before_any_run_is_finished_leaves_nothing(ctrl_c, tmp_path):
+    def load(task):
+        ctrl_c()
+        return task.load()
+
+    console = Console(file=io.StringIO(), width=120)
+    status = compare.compare(STUDY, load, tmp_path, console)
+    assert status == 130
+    assert "Interrupted before any run was finished" in console.file.getvalue()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_diverges_is_recorded_and_the_next_is_run(
+    made, prepared_data_dir, tmp_path
+):
+    study = dataclasses.replace(
+        STUDY,
+        entries=(
+            entry("wild", optimizer="SGD", rates=(1e30,), task=DIGITS),
+            entry("tame", optimizer="SGD", rates=(1e-2,), task=DIGITS),
+        ),
+        seeds=(0,),
+    )
+    status, printed = compare_in_process(study, tmp_path, prepared_data_dir)
+    first, second = rows(tmp_path)
+    assert status == 0
+    assert (first["status"], first["validation"]) == ("diverged", "nan")
+    assert (second["status"], second["entry"]) == ("finished", "tame")
+    assert "diverged at step" in printed
+    assert (tmp_path / compare.MEMORY_PLOT_NAME).exists()
+    # It is a run like any other, and not made again.
+    made.clear()
+    compare_in_process(study, tmp_path, prepared_data_dir)
+    assert made == []
+
+
+def test_the_quality_study_measures_and_draws_the_trace_ratios(
+    made, prepared_data_dir, tmp_path
+):
+    study = compare.chosen_study(parsed("--preset=quality", "--steps=3"))
+    wild = entry("wild", optimizer="SGD", rates=(1e30,), task=DIGITS)
+    small = dataclasses.replace(
+        study,
+        entries=(*(dataclasses.replace(e, task=DIGITS) for e in study.entries), wild),
+        evaluations=1,
+        jit_compile=False,
+    )
+    status, printed = compare_in_process(small, tmp_path, prepared_data_dir)
+    assert status == 0
+    journal = compare.Journal(tmp_path / compare.JOURNAL_NAME)
+    for one in study.entries:
+        name = compare.QUALITY_PLOT_NAME.format(one.name)
+        assert name in printed.replace("\n", "") and (tmp_path / name).exists()
+    _, quality = journal.find(made[0], "digits")
+    assert [step for step, _ in quality] == [1, 2, 3]
+    last = quality[-1][1]
+    ratios = [last[f"level_{level}/trace_ratio"] for level in (1, 2, 3, "inf")]
+    assert 1 <= ratios[0] <= ratios[-1]
+    # They are read from the journal as they were measured.
+    made.clear()
+    compare_in_process(small, tmp_path, prepared_data_dir)
+    assert made == []
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Calls `main` with flags; returns what it hands to `compare`, which is not run."""
+    handed = []
+    monkeypatch.setattr(compare, "compare", lambda *a: handed.append(a) or 0)
+
+    def call(*arguments, rest=()):
+        values = parsed(*arguments)
+        values["verbosity"] = flags.FLAGS["verbosity"]
+        monkeypatch.setattr(compare, "FLAGS", values)
+        status = compare.main(["compare", *rest])
+        return status, *handed[-1][:3]
+
+    return call
+
+
+def test_restart_forgets_the_finished_runs_and_nothing_else_does(program, tmp_path):
+    journal = tmp_path / compare.JOURNAL_NAME
+    journal.write_text("a run\n")
+    program(f"--output_dir={tmp_path}")
+    assert journal.read_text() == "a run\n"
+    status, study, _, output_dir = program(f"--output_dir={tmp_path}", "--restart")
+    assert (status, output_dir) == (0, tmp_path)
+    assert not journal.exists()
+    assert study == PRESETS["demo"]("laptop")
+
+
+def test_what_is_no_flag_and_flags_that_do_not_go_together_are_errors_of_usage(
+    program, tmp_path
+):
+    with pytest.raises(app.UsageError, match="takes flags only; received 'et2'"):
+        program(f"--output_dir={tmp_path}", rest=["et2"])
+    with pytest.raises(app.UsageError, match="--subwords does not go with"):
+        program("--preset=images", "--subwords=300", f"--output_dir={tmp_path}/new")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Flags.
+
+
+def test_the_help_describes_every_flag_and_every_preset():
+    values = flags.FlagValues()
+    compare.define_flags(values)
+    text = " ".join(values.get_help().split())
+    for name, preset in PRESETS.items():
+        first_line = " ".join(preset.__doc__.partition("\n")[0].rstrip(".").split())
+        assert f"{name}: {first_line}" in text
+    for name in CONTENDERS:
+        assert name in text
+    for flag in values:
+        assert values[flag].help.endswith("."), flag
+    assert "python -m tf_models.compare --preset=language --seeds=0,1,2" in (
+        compare.__doc__
+    )
+
+
+def test_without_flags_the_study_is_the_demo():
+    assert compare.chosen_study(parsed()) == PRESETS["demo"]("laptop")
+    assert [e.name for e in PRESETS["demo"]("laptop").entries] == list(DEMO)
+
+
+def test_flags_take_the_place_of_the_presets_own_values():
+    study = compare.chosen_study(
+        parsed(
+            "--preset=language",
+            "--size=paper",
+            "--steps=7",
+            "--evaluations=2",
+            "--schedule=warmup",
+            "--seeds=4,5",
+            "--searched_seeds=2",
+            "--batch_size=3",
+            "--subwords=300",
+            "--sequence_length=5",
+            "--text=stdlib",
+        )
+    )
+    assert (study.steps, study.evaluations, study.schedule) == (7, 2, "warmup")
+    assert (study.seeds, study.searched_seeds) == ((4, 5), 2)
+    for one in study.entries:
+        task = one.task
+        assert (task.text, task.batch_size) == ("stdlib", 3)
+        assert (task.subwords, task.sequence_length) == (300, 5)
+        assert task.model == "base"
+
+
+def test_learning_rates_given_take_the_place_of_every_entrys_own():
+    own = compare.chosen_study(parsed("--optimizers=et2,adam")).entries
+    assert [e.optimizer for e in own] == [
+        CONTENDERS[name].optimizer for name in ("et2", "adam")
+    ]
+    assert [e.rates for e in own] == [
+        (CONTENDERS[name].learning_rate,) for name in ("et2", "adam")
+    ]
+    given = compare.chosen_study(
+        parsed("--optimizers=et2,adam", "--learning_rates=0.004,1e-3")
+    ).entries
+    assert [e.rates for e in given] == [(0.004, 0.001)] * 2
+    assert [e.optimizer for e in given] == [e.optimizer for e in own]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_optimizer_that_is_not_the_presets_own_tries_as_many_rates(preset):
+    own = PRESETS[preset]("laptop").entries[0]
+    name = "shampoo_momentum"
+    study = compare.chosen_study(
+        parsed(f"--preset={preset}", f"--optimizers={own.name},{name}")
+    )
+    first, second = study.entries
+    assert (first, second.name) == (own, name)
+    assert len(first.rates) == len(second.rates)
+    assert second.task == own.task
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "rule"),
+    [
+        ("--steps=0", "0", "at least 1"),
+        ("--evaluations=0", "0", "at least 1"),
+        ("--batch_size=-4", "-4", "at least 1"),
+        ("--searched_seeds=0", "0", "at least 1"),
+        ("--sequence_length=0", "0", "from 1 to 4096"),
+        ("--sequence_length=4097", "4097", "from 1 to 4096"),
+        ("--subwords=256", "256", "from 257"),
+        ("--seeds=-1", "-1", "from 0"),
+        ("--seeds=0,1.5", "1.5", "a whole number"),
+        ("--seeds=3,3", "'3' 2 times", "Leave out the repeats"),
+        ("--seeds=", "none", "Leave it out for the default"),
+        ("--learning_rates=0", "0", "a positive number"),
+        ("--learning_rates=0.1,-0.1", "-0.1", "Leave it out for the default"),
+        ("--learning_rates=inf", "inf", "a positive number"),
+        ("--learning_rates=fast", "fast", "a positive number"),
+        ("--learning_rates=0.1,0.1", "'0.1' 2 times", "Leave out the repeats"),
+        ("--optimizers=adam,adam", "'adam' 2 times", "Leave out the repeats"),
+        ("--optimizers=", "none", "name at least one"),
+    ],
+)
+def test_a_bad_flag_is_refused_with_its_value_and_the_rule(argument, value, rule):
+    name = argument.partition("=")[0]
+    with pytest.raises(flags.IllegalFlagValueError) as refusal:
+        parsed(argument)
+    message = str(refusal.value)
+    assert f"{name} must" in message
+    assert f"received {value}" in message
+    assert rule in message
+
+
+@pytest.mark.parametrize("name", ["data_dir", "output_dir"])
+def test_a_directory_that_cannot_be_made_is_refused(name, tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "below"
+    with pytest.raises(
+        flags.IllegalFlagValueError,
+        match=f"--{name} must be .*file/below.* Name another",
+    ):
+        parsed(f"--{name}={path}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--optimizers=adam,lion"], "received 'lion'. Choose from sgd,"),
+        (["--preset=images", "--subwords=300"], "--subwords does not go with"),
+        (["--preset=images", "--text=stdlib"], "whose task is Images. Leave it out"),
+        (["--preset=language", "--images=digits"], "--images does not go with"),
+        (["--preset=convex", "--batch_size=3"], "--batch_size does not go with"),
+        (["--text=folder"], "--text_dir must be given with --text=folder"),
+        (["--text_dir=notes"], "received text_dir='notes' with text='stdlib'"),
+        (["--preset=images", "--images=folder"], "--image_dir must be given with"),
+        (["--preset=images", "--text_dir=notes"], "--text_dir does not go with"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(arguments, told):
+    with pytest.raises(ValueError) as refusal:
+        compare.chosen_study(parsed(*arguments))
+    assert told in str(refusal.value)

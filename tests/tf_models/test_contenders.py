@@ -3,34 +3,24 @@
 import pytest
 
 from et_optimizer import memory_report
-from tf_models.contenders import CONTENDERS, DEMO, warmup_and_decay
+from tf_models import optimizers
+from tf_models.contenders import CONTENDERS, DEMO
 from tf_models.transformer import transformer_language_model
 
 
-def test_the_rate_warms_up_over_a_tenth_of_the_steps_and_decays_to_nothing():
-    schedule = warmup_and_decay(0.5, steps=100)
-    rates = [float(schedule(step)) for step in range(101)]
-    assert rates[0] == 0
-    assert rates[5] == pytest.approx(0.25)
-    assert max(rates) == rates[10] == pytest.approx(0.5)
-    assert rates[55] == pytest.approx(0.25, abs=1e-3)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[100] == pytest.approx(0, abs=1e-6)
-
-
-def test_even_a_run_of_one_step_has_a_schedule():
-    schedule = warmup_and_decay(0.5, steps=1)
-    assert float(schedule(1)) == pytest.approx(0.5)
+@pytest.fixture(scope="module")
+def model():
+    """The demo's."""
+    return transformer_language_model(256, 96)
 
 
 def held_by(name, model):
-    optimizer = CONTENDERS[name].optimizer(steps=10)
+    optimizer = optimizers.make(CONTENDERS[name].optimizer, 0.1)
     optimizer.build(model.trainable_variables)
     return memory_report(optimizer).slots
 
 
-def test_the_demos_contenders_stand_in_the_order_of_the_memory_they_hold():
-    model = transformer_language_model(256, 96)
+def test_the_demos_contenders_stand_in_the_order_of_the_memory_they_hold(model):
     held = [held_by(name, model) for name in DEMO]
     assert list(DEMO) == [
         "sgd",
@@ -53,12 +43,27 @@ def test_the_demos_contenders_stand_in_the_order_of_the_memory_they_hold():
     assert held[4] == sum(sum(v.shape) for v in model.trainable_variables)
 
 
-def test_the_matrix_contenders_hold_more_the_more_of_the_covariances_they_keep():
-    model = transformer_language_model(256, 96)
+def test_the_matrix_contenders_hold_more_the_more_of_the_covariances_they_keep(model):
     names = ["sketchy2", "sketchy", "sketchy_momentum", "shampoo", "shampoo_momentum"]
     held = [held_by(name, model) for name in names]
     assert held == sorted(held) and len(set(held)) == len(held)
     for name in ("sketchy", "shampoo"):
         momentum = held_by(f"{name}_momentum", model) - held_by(name, model)
         assert momentum == model.count_params()
-    assert held_by("adam_99", model) == held_by("adam", model)
+
+
+def test_momentum_costs_a_number_a_weight_and_rivals_hold_one_or_two(model):
+    weights = model.count_params()
+    assert held_by("adam_99", model) == held_by("adam", model) == 2 * weights
+    for name in ("rmsprop", "adagrad", "sgd_momentum"):
+        assert held_by(name, model) == weights
+    for name in ("et1", "et2"):
+        assert held_by(f"{name}_momentum", model) - held_by(name, model) == weights
+
+
+def test_a_contender_takes_more_arguments_and_stays_what_it_is():
+    own = CONTENDERS["keras_adafactor"]
+    decayed = own.with_arguments(weight_decay=0.1)
+    assert decayed.optimizer == "keras.Adafactor(weight_decay=0.1)"
+    assert (decayed.name, decayed.label) == (own.name, own.label)
+    assert decayed.learning_rate == own.learning_rate

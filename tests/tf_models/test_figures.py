@@ -1,72 +1,174 @@
-"""The plot of perplexity against memory."""
+"""The plots of a study."""
 
 import dataclasses
 import io
 import itertools
 import math
 
-from tf_models.figure import perplexity_against_memory
-from tf_models.training import RunResult
+import pytest
+
+from tests.tf_models.measured import entry, finished, result, summary
+from tf_models.figures import (
+    LABEL_DIRECTIONS,
+    learning_curves,
+    measure_against_memory,
+    sensitivity,
+    trace_ratios,
+)
 
 
-def result(label, numbers_held, perplexity):
-    status = "diverged" if math.isnan(perplexity) else "finished"
-    return RunResult(
-        label, label, 1e-3, status, 10, numbers_held, 0, 1.0, perplexity, 1.0
-    )
+def one(label, numbers_held, perplexity):
+    return summary(label, result(perplexity, numbers_held=numbers_held))
 
 
 # Close together on purpose: every label's first place is taken by another point.
 CROWDED = [
-    result("SGD", 0, 9.0),
-    result("ET∞", 38, 8.9),
-    result("ET3", 783, 7.05),
-    result("ET2", 1_324, 7.0),
-    result("ET2 again", 1_400, 7.0),
-    result("ET1", 2_000, 7.02),
-    result("Adafactor", 507_610, 6.4),
-    result("Adam", 949_760, 6.4),
+    one("SGD", 0, 9.0),
+    one("ET∞", 38, 8.9),
+    one("ET3", 783, 7.05),
+    one("ET2", 1_324, 7.0),
+    one("ET2 again", 1_400, 7.0),
+    one("ET1", 2_000, 7.02),
+    one("Adafactor", 507_610, 6.4),
+    one("Adam", 949_760, 6.4),
 ]
+POINTS = [(s.first.numbers_held, s.first.validation) for s in CROWDED]
 
 
-def test_each_finished_run_is_a_labelled_point_at_its_memory_and_perplexity():
-    axes = perplexity_against_memory(CROWDED, "title").axes[0]
-    (points,) = axes.lines
-    drawn = list(zip(points.get_xdata(), points.get_ydata(), strict=True))
-    assert drawn == [(r.numbers_held, r.perplexity) for r in CROWDED]
-    assert [label.get_text() for label in axes.texts] == [r.label for r in CROWDED]
-    assert [label.xy for label in axes.texts] == drawn
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Nothing here draws numbers, and Keras takes long to begin anew."""
+
+
+def points(axes):
+    line = axes.lines[0]
+    return list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+
+
+def lines(axes):
+    """The legend's labels with the lines' points."""
+    return {
+        line.get_label(): list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+        for line in axes.lines
+    }
+
+
+def assert_is_drawn(figure):
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    assert file.getvalue().startswith(b"\x89PNG")
+
+
+def test_each_entry_is_a_labelled_point_at_its_memory_and_measure():
+    axes = measure_against_memory(CROWDED, "title").axes[0]
+    assert points(axes) == POINTS
+    names = [label.get_text() for label in axes.texts]
+    assert names == [one.entry.label for one in CROWDED]
+    assert [label.xy for label in axes.texts] == POINTS
+    assert "the optimizer holds" in axes.get_xlabel()
+    assert "validation perplexity, a byte" in axes.get_ylabel()
 
 
 def test_no_label_covers_a_label_or_a_point_or_leaves_the_plot():
-    figure = perplexity_against_memory(CROWDED, "title")
-    axes = figure.axes[0]
+    axes = measure_against_memory(CROWDED, "title").axes[0]
     boxes = [label.get_window_extent() for label in axes.texts]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-    pixels = axes.transData.transform([(r.numbers_held, r.perplexity) for r in CROWDED])
+    pixels = axes.transData.transform(POINTS)
     assert not any(box.contains(x, y) for box in boxes for x, y in pixels)
     frame = axes.get_window_extent()
     assert all(
         frame.contains(*corner) for box in boxes for corner in (box.min, box.max)
     )
+    assert len(set(LABEL_DIRECTIONS)) == 8
 
 
 def test_an_optimizer_that_holds_nothing_stands_at_0_left_of_all_others():
-    axes = perplexity_against_memory(CROWDED, "title").axes[0]
+    axes = measure_against_memory(CROWDED, "title").axes[0]
     (zero, _), (few, _) = axes.transData.transform([(0, 9.0), (38, 8.9)])
     assert axes.get_window_extent().x0 < zero < few
     assert min(axes.get_xticks()) == 0 or axes.get_xlim()[0] > min(axes.get_xticks())
 
 
-def test_a_run_that_diverged_is_named_and_not_drawn():
-    diverged = dataclasses.replace(CROWDED[0], status="diverged", perplexity=math.nan)
-    axes = perplexity_against_memory([diverged, *CROWDED[1:]], "title").axes[0]
-    assert len(axes.lines[0].get_xdata()) == len(CROWDED) - 1
+def test_a_point_of_several_seeds_is_their_mean_with_a_line_from_least_to_largest():
+    seeds = [result(value) for value in (6.0, 7.0, 9.5)]
+    axes = measure_against_memory([summary("ET2", *seeds)], "title").axes[0]
+    assert points(axes) == [(8, 7.5)]
+    (segments,) = [c.get_segments() for c in axes.collections]
+    assert segments[0].tolist() == [[8, 6.0], [8, 9.5]]
+
+
+def test_where_models_differ_the_plot_counts_their_weights_too():
+    shallow = summary("AdaGrad", result(7.0, model_numbers=1000, numbers_held=1000))
+    deep = summary("ET2", result(6.0, model_numbers=1900, numbers_held=10))
+    drawn = measure_against_memory([shallow, deep], "title", "model and optimizer")
+    assert points(drawn.axes[0]) == [(2000, 7.0), (1910, 6.0)]
+    assert "both hold" in drawn.axes[0].get_xlabel()
+
+
+def test_an_entry_that_diverged_is_named_and_not_drawn():
+    diverged = summary("SGD", result(math.nan), result(7.0))
+    axes = measure_against_memory([diverged, *CROWDED[1:]], "title").axes[0]
+    assert len(points(axes)) == len(CROWDED) - 1
     assert "Diverged: SGD" in axes.get_xlabel()
 
 
-def test_a_comparison_in_which_all_diverged_still_has_its_plot():
-    figure = perplexity_against_memory([result("SGD", 0, math.nan)], "title")
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    assert file.getvalue().startswith(b"\x89PNG")
+@pytest.mark.parametrize("memory", ["optimizer", "model and optimizer"])
+def test_a_study_in_which_all_diverged_still_has_its_plots(memory):
+    diverged = [one("SGD", 0, math.nan)]
+    assert_is_drawn(measure_against_memory(diverged, "title", memory))
+    assert_is_drawn(learning_curves(diverged, "title"))
+    sgd = entry("SGD")
+    tried = [finished(sgd, rate, 0, result(math.nan)) for rate in (0.1, 0.2)]
+    assert_is_drawn(sensitivity(tried, "title"))
+
+
+def test_a_learning_curve_is_drawn_up_to_where_the_run_diverged():
+    wild = result(math.nan, curve=((5, 8.0), (7, math.nan)))
+    figure = learning_curves([summary("SGD", wild), CROWDED[-1]], "title")
+    assert lines(figure.axes[0]) == {
+        "SGD": [(5, 8.0)],
+        "Adam": [(5, 12.8), (10, 6.4)],
+    }
+    assert_is_drawn(figure)
+
+
+def test_the_sensitivity_is_a_line_over_the_rates_of_the_mean_of_the_seeds():
+    adam = entry("Adam", rates=(0.2, 0.1, 0.4))
+    measured = {(0.2, 0): 6.0, (0.2, 1): 8.0, (0.1, 0): 9.0, (0.1, 1): 9.0}
+    tried = [finished(adam, *key, result(value)) for key, value in measured.items()]
+    tried.append(finished(adam, 0.4, 0, result(math.nan)))
+    tried.append(finished(adam, 0.4, 1, result(5.0)))
+    figure = sensitivity(tried, "title")
+    assert lines(figure.axes[0]) == {"Adam": [(0.1, 9.0), (0.2, 7.0)]}
+    assert_is_drawn(figure)
+
+
+def test_trace_ratios_are_drawn_over_the_steps_and_for_every_variable():
+    ratios = {
+        "dense/kernel/level_1/trace_ratio": 1.2,
+        "dense/kernel/level_inf/trace_ratio": 1.9,
+        "dense/bias/level_1/trace_ratio": 1.0,
+        "dense/bias/level_inf/trace_ratio": 1.1,
+        "level_1/trace_ratio": 1.15,
+        "level_inf/trace_ratio": 1.8,
+    }
+    early = {name: 1.0 for name in ratios}
+    figure = trace_ratios([(1, early), (2, ratios)], (1, "inf"), "title")
+    course, bars = figure.axes
+    assert lines(course) == {
+        "level 1": [(1, 1.0), (2, 1.15)],
+        "level inf": [(1, 1.0), (2, 1.8)],
+    }
+    drawn = [list(line.get_xdata()) for line in bars.lines]
+    assert drawn == [[1.2, 1.0], [1.9, 1.1]]
+    names = [label.get_text() for label in bars.get_yticklabels()]
+    assert names == ["dense/kernel", "dense/bias"]
+    assert_is_drawn(figure)
+
+
+def test_every_entry_of_the_largest_study_has_a_style_of_its_own():
+    many = [dataclasses.replace(s, entry=entry(str(i))) for i, s in enumerate(CROWDED)]
+    many += [one(f"more {i}", 10 * i, 7.0) for i in range(6)]
+    axes = learning_curves(many, "title").axes[0]
+    styles = {(line.get_color(), line.get_marker()) for line in axes.lines}
+    assert len(styles) == len(many)

@@ -7,12 +7,18 @@ import math
 import pytest
 from rich.console import Console
 
+from tests.tf_models.measured import entry, finished, result, summary
 from tf_models.results import results_table, write_csv
-from tf_models.training import RunResult
 
-ADAM = RunResult("adam", "Adam", 3e-3, "finished", 10, 1000, 4000, 1.0, math.pi, 12.345)
-ET2 = RunResult("et2", "ET2", 3e-3, "finished", 10, 8, 32, 125.0, 4.2, 13.0)
-SGD = RunResult("sgd", "SGD", 1e9, "diverged", 7, 0, 0, math.inf, math.nan, 11.0)
+ADAM = result(math.pi, numbers_held=1000, bytes_held=4000, times_less_than_adam=1.0)
+ET2 = result(4.2, ms_per_step=13.0)
+SGD = result(
+    math.nan,
+    steps=7,
+    numbers_held=0,
+    times_less_than_adam=math.inf,
+    ms_per_step=11.0,
+)
 
 
 def rows(path):
@@ -20,39 +26,74 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+def table(*summaries):
+    """The table's lines, and each row's cells by its first."""
+    console = Console(file=io.StringIO(), width=140)
+    console.print(results_table(summaries, "10 steps"))
+    text = console.file.getvalue()
+    cells = (
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("│")
+    )
+    return text, {row[0]: row[1:] for row in cells}
+
+
 def test_the_file_holds_every_number_in_full(tmp_path):
-    write_csv([ADAM, ET2], tmp_path / "results.csv")
-    adam, et2 = rows(tmp_path / "results.csv")
-    assert adam["optimizer"] == "adam"
-    assert float(adam["perplexity"]) == math.pi
-    assert int(et2["numbers_held"]) == 8
-    assert float(et2["times_less_than_adam"]) == 125
+    adam, et2 = entry("adam", rates=(0.1, 0.3)), entry("et2", optimizer="SM3")
+    runs = [
+        finished(adam, 0.1, 0, ADAM),
+        finished(adam, 0.3, 0, SGD),
+        finished(et2, 1 / 3, 5, ET2),
+    ]
+    write_csv(runs, {"adam": 0.1, "et2": 1 / 3}, tmp_path / "results.csv")
+    first, second, third = rows(tmp_path / "results.csv")
+    assert (first["entry"], third["entry"]) == ("adam", "et2")
+    assert (first["model"], third["optimizer"]) == ("logistic", "SM3")
+    assert float(first["validation"]) == math.pi
+    assert float(third["learning_rate"]) == 1 / 3
+    assert (third["seed"], third["numbers_held"]) == ("5", "8")
+    assert float(third["times_less_than_adam"]) == 125
+    assert (second["status"], second["validation"]) == ("diverged", "nan")
+    best = [row["is_best_rate"] for row in (first, second, third)]
+    assert best == ["True", "False", "True"]
+    assert "curve" not in first
 
 
 def test_a_write_that_is_stopped_leaves_the_earlier_file_and_nothing_else(tmp_path):
     path = tmp_path / "results.csv"
-    write_csv([ADAM], path)
+    adam = entry()
+    write_csv([finished(adam, 0.1, 0, ADAM)], {}, path)
 
     def interrupted():
-        yield ET2
+        yield finished(adam, 0.1, 1, ET2)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_csv(interrupted(), path)
-    assert [row["optimizer"] for row in rows(path)] == ["adam"]
+        write_csv(interrupted(), {}, path)
+    assert [row["seed"] for row in rows(path)] == ["0"]
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_table_shows_memory_perplexity_and_time_of_each_run():
-    console = Console(file=io.StringIO(), width=100)
-    console.print(results_table([SGD, ET2, ADAM], "10 steps"))
-    text = console.file.getvalue()
-    lines = {
-        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:-1]]
-        for line in text.splitlines()
-        if line.startswith("│")
-    }
-    assert lines["Adam"] == ["1,000", "4,000", "1.0", "3.142", "12.3"]
-    assert lines["ET2"] == ["8", "32", "125", "4.200", "13.0"]
-    assert lines["SGD"] == ["0", "0", "∞", "diverged at step 7", "11.0"]
-    assert "10 steps" in text
+def test_the_table_shows_rate_memory_measures_and_time_of_each_entry():
+    text, cells = table(
+        summary("SGD", SGD, rate=1.0), summary("ET2", ET2), summary("Adam", ADAM)
+    )
+    assert cells["Adam"] == ["0.001", "1,000", "1.0", "3.142", "3.642", "12.3"]
+    assert cells["ET2"] == ["0.001", "8", "125", "4.2", "4.7", "13.0"]
+    assert cells["SGD"] == ["1", "0", "∞", *["diverged at step 7"] * 2, "11.0"]
+    assert "10 steps" in text and "validation perplexity, a byte" in text
+    assert "smallest tried" not in text
+
+
+def test_the_table_shows_the_mean_the_least_and_the_largest_of_several_seeds():
+    seeds = [result(value, ms_per_step=value) for value in (6.0, 7.0, 9.5)]
+    _, cells = table(summary("ET2", *seeds), summary("SGD", SGD, *seeds))
+    assert cells["ET2"][3:] == ["7.5 (6 to 9.5)", "8 (6.5 to 10)", "7.0"]
+    assert cells["SGD"][3] == "diverged in 1 of 4 seeds"
+
+
+def test_the_table_marks_a_best_rate_beyond_which_a_better_one_may_lie():
+    text, cells = table(summary("ET2", ET2, is_at_edge=True), summary("Adam", ADAM))
+    assert cells["ET2"][0] == "0.001 *" and cells["Adam"][0] == "0.001"
+    assert "* the best rate is the largest or smallest tried" in text

@@ -1,0 +1,140 @@
+"""Optimizers by name: from the text of a flag to the optimizer."""
+
+import json
+
+import keras
+import pytest
+
+import et_optimizer
+from tf_models import optimizers
+from tf_models.contenders import CONTENDERS
+
+JSON = '{"class_name": "Adam", "config": {"beta_1": 0.5, "learning_rate": 7.0}}'
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Nothing here draws numbers, and Keras takes long to begin anew."""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_class", "expected"),
+    [
+        ("ExtremeTensoring", et_optimizer.ExtremeTensoring, {}),
+        ("Adam", keras.optimizers.Adam, {}),
+        ("Adafactor", et_optimizer.Adafactor, {}),
+        ("keras.Adafactor", keras.optimizers.Adafactor, {}),
+        (" Adam(beta_2=0.99) ", keras.optimizers.Adam, {"beta_2": 0.99}),
+        (
+            "ExtremeTensoring(level='inf', tensor_index={'kernel': (2, 3)})",
+            et_optimizer.ExtremeTensoring,
+            {"level": "inf", "tensor_index": {"kernel": (2, 3)}},
+        ),
+        (JSON, keras.optimizers.Adam, {"beta_1": 0.5}),
+        ('{"class_name": "SM3"}', et_optimizer.SM3, {}),
+    ],
+)
+def test_a_text_names_a_class_and_its_arguments(text, expected_class, expected):
+    assert optimizers.parse(text) == (expected_class, expected)
+    made = optimizers.make(text, 0.25)
+    assert type(made) is expected_class
+    assert float(made.learning_rate) == 0.25
+
+
+@pytest.mark.parametrize(
+    "text", ["keras.Adafactor", "Adafactor", "Adam(beta_2=0.9)", "SketchyShampoo"]
+)
+def test_what_keras_writes_of_an_optimizer_makes_the_same_one(text):
+    made = optimizers.make(text, 0.25)
+    written = json.dumps(keras.optimizers.serialize(made))
+    again = optimizers.make(written, 0.25)
+    assert type(again) is type(made)
+    same = [{**one.get_config(), "name": None} for one in (made, again)]
+    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "must be a name, or a name with arguments"),
+        ("Adam(", r"received 'Adam\('"),
+        ("Adam(0.1)", "arguments need their names"),
+        ("Adam(**{})", "arguments need their names"),
+        ("Adam(beta_1=x)", "Python's literals"),
+        ("Adam(beta_1={[]: 1})", "Python's literals"),
+        ("adam", "no optimizer 'adam' .* Choose from .*ExtremeTensoring.*Adam"),
+        ("keras.ExtremeTensoring", "no optimizer 'keras.ExtremeTensoring'"),
+        ("os.system", "no optimizer 'os.system'"),
+        ("Optimizer", "no optimizer 'Optimizer'"),
+        ("LossScaleOptimizer", "no optimizer 'LossScaleOptimizer'"),
+        ("Adam(beta_3=1)", "Adam has no argument 'beta_3'.* It has .*beta_2"),
+        ("Adam(level=2)", "Adam has no argument 'level'"),
+        ("Adam(learning_rate=1)", "given beside the optimizer; .* Use the flag"),
+        ("ExtremeTensoring(level=0)", "level"),
+        ("{", "in JSON must be an object with 'class_name' and 'config'"),
+        ('{"config": {}}', "in JSON must be .*KeyError"),
+        ('{"class_name": 5}', "in JSON must be"),
+        ('{"class_name": "Adam", "config": [1]}', "in JSON must be"),
+        ('{"class_name": "Adam", "config": {"level": 1}}', "no argument 'level'"),
+    ],
+)
+def test_a_text_that_makes_no_optimizer_is_refused_with_the_rule(text, told):
+    with pytest.raises(ValueError, match=told):
+        optimizers.make(text, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "expected"),
+    [
+        ("SM3", {}, "SM3"),
+        (JSON, {}, JSON),
+        ("SM3", {"momentum": 0.9}, "SM3(momentum=0.9)"),
+        ("Adam(beta_1=0.5)", {"beta_1": 0.9}, "Adam(beta_1=0.9)"),
+        (JSON, {"clipnorm": 1.0}, "Adam(beta_1=0.5, clipnorm=1.0)"),
+        (
+            "ExtremeTensoring(tensor_index={'kernel': (2, 3)})",
+            {"level": "inf"},
+            "ExtremeTensoring(tensor_index={'kernel': (2, 3)}, level='inf')",
+        ),
+        (
+            "keras.Adafactor",
+            {"weight_decay": 0.1},
+            "keras.Adafactor(weight_decay=0.1)",
+        ),
+        ("Adafactor", {"weight_decay": 0.1}, "Adafactor(weight_decay=0.1)"),
+        ("keras.Adam", {"beta_1": 0.5}, "Adam(beta_1=0.5)"),
+    ],
+)
+def test_a_text_takes_more_arguments_and_stays_a_text(text, arguments, expected):
+    written = optimizers.with_arguments(text, arguments)
+    assert written == expected
+    optimizer_class, own = optimizers.parse(text)
+    assert optimizers.parse(written) == (optimizer_class, own | arguments)
+
+
+@pytest.mark.parametrize("name", optimizers.names())
+def test_every_name_makes_an_optimizer_with_a_default_rate(name):
+    rate = optimizers.default_learning_rate(name)
+    assert 0 < rate < 1
+    made = optimizers.make(name, rate)
+    assert type(made).__name__ == name
+    # The same one as that which the class makes of nothing.
+    theirs = type(made)()
+    assert made.get_config() | {"name": None} == theirs.get_config() | {"name": None}
+
+
+def test_the_names_are_ours_and_then_those_of_keras_each_once():
+    names = optimizers.names()
+    assert len(set(names)) == len(names)
+    ours = [name for name in names if hasattr(et_optimizer, name)]
+    assert names[: len(ours)] == ours
+    assert {"Adam", "SGD", "RMSprop", "Adagrad"} <= set(names)
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_every_contender_makes_its_optimizer(name):
+    contender = CONTENDERS[name]
+    made = optimizers.make(contender.optimizer, contender.learning_rate)
+    rate = float(made.learning_rate)
+    assert rate == pytest.approx(contender.learning_rate, rel=1e-6)
+    assert contender.name == name

@@ -1,0 +1,152 @@
+"""The studies by name."""
+
+import itertools
+
+import pytest
+
+from et_optimizer import memory_report
+from tf_models import optimizers
+from tf_models.classifiers import logistic_regression
+from tf_models.learning_rates import SCHEDULES
+from tf_models.presets import PRESETS, SIZES
+from tf_models.tasks import Convex, Images, Language
+from tf_models.transformer import SIZES as MODELS
+from tf_models.transformer import transformer_language_model
+
+SUBWORDS = 32_768
+ALL = list(itertools.product(PRESETS, SIZES))
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Nothing here draws numbers, and Keras takes long to begin anew."""
+
+
+def held(entry, model):
+    """How many numbers an entry's optimizer holds for a model."""
+    optimizer = optimizers.make(entry.optimizer, 0.1)
+    optimizer.build(model.trainable_variables)
+    return memory_report(optimizer).slots
+
+
+def named(study):
+    return {entry.name: entry for entry in study.entries}
+
+
+def model_of(task):
+    return transformer_language_model(
+        task.subwords, task.sequence_length, **MODELS[task.model]
+    )
+
+
+@pytest.mark.parametrize(("name", "size"), ALL)
+def test_every_preset_is_a_study_whose_optimizers_exist(name, size):
+    study = PRESETS[name](size)
+    assert study.title and study.steps >= study.evaluations >= 1
+    assert study.schedule in SCHEDULES
+    assert isinstance(study.entries[0].task, (Language, Images, Convex))
+    for entry in study.entries:
+        for rate in entry.rates:
+            assert rate > 0
+            optimizers.make(entry.optimizer, rate)
+
+
+@pytest.mark.parametrize(("name", "size"), ALL)
+def test_every_entry_of_a_preset_tries_as_many_rates_as_the_others(name, size):
+    entries = PRESETS[name](size).entries
+    assert len({len(entry.rates) for entry in entries}) == 1
+    for entry in entries:
+        assert len(set(entry.rates)) == len(entry.rates)
+
+
+@pytest.mark.parametrize(("name", "size"), ALL)
+def test_the_entries_of_a_preset_have_names_and_labels_of_their_own(name, size):
+    entries = PRESETS[name](size).entries
+    assert len({entry.name for entry in entries}) == len(entries)
+    assert len({entry.label for entry in entries}) == len(entries)
+
+
+@pytest.mark.parametrize(("name", "size"), ALL)
+def test_the_entries_of_a_preset_train_on_the_same_data(name, size):
+    tasks = [entry.task for entry in PRESETS[name](size).entries]
+    models = {task.model for task in tasks}
+    assert len(models) == (2 if name == "depth" else 1)
+    assert len(set(tasks)) == len(models)
+
+
+def test_the_paper_sizes_are_the_papers():
+    study = PRESETS["language"]("paper")
+    task = study.entries[0].task
+    assert (task.text, task.model, task.subwords) == ("lm1b", "base", SUBWORDS)
+    assert task.batch_size * task.sequence_length == 4096
+    assert (study.steps, study.warmup_steps) == (500_000, 10_000)
+    assert study.schedule == "inverse_square_root"
+    images = PRESETS["images"]("paper").entries[0].task
+    assert (images.images, images.width) == ("cifar10", 64)
+    convex = PRESETS["convex"]("paper").entries[0].task
+    assert (convex.examples, convex.features, convex.classes) == (10_000, 512, 10)
+    assert convex.condition_number == 1e4
+
+
+def test_no_laptop_preset_needs_a_network():
+    for preset in PRESETS.values():
+        for entry in preset("laptop").entries:
+            assert getattr(entry.task, "text", "stdlib") == "stdlib"
+            assert getattr(entry.task, "images", "digits") == "digits"
+
+
+def test_at_the_papers_size_level_2_holds_a_thousandth_of_adams_and_rmsprops_numbers():
+    study = PRESETS["language"]("paper")
+    entries = named(study)
+    model = model_of(study.entries[0].task)
+    assert model.count_params() > 50_000_000
+    ours, rmsprop, adam = (
+        held(entries[name], model) for name in ("et2", "rmsprop", "adam_99")
+    )
+    assert 1000 * ours <= rmsprop == model.count_params()
+    assert adam == 2 * rmsprop
+
+
+def test_at_the_laptops_size_level_2_holds_a_number_for_500_weights_or_more():
+    study = PRESETS["language"]("laptop")
+    model = model_of(study.entries[0].task)
+    assert 500 * held(named(study)["et2"], model) <= model.count_params()
+
+
+def test_twice_the_depth_with_et2_takes_less_than_the_shallow_model_with_adagrad():
+    entries = named(PRESETS["depth"]("laptop"))
+    deep, shallow = entries["et2_deep"], entries["adagrad"]
+    layers = [MODELS[one.task.model]["layers"] for one in (deep, shallow)]
+    assert layers[0] == 2 * layers[1]
+    totals = []
+    for one in (deep, shallow):
+        model = model_of(one.task)
+        totals.append(model.count_params() + held(one, model))
+    assert totals[0] < totals[1]
+
+
+def test_the_papers_depth_study_is_of_6_and_12_layers():
+    tasks = [entry.task for entry in PRESETS["depth"]("paper").entries]
+    assert {MODELS[task.model]["layers"] for task in tasks} == {6, 12}
+
+
+def test_the_quality_study_is_the_language_study_at_one_rate_each():
+    language, quality = (PRESETS[name]("laptop") for name in ("language", "quality"))
+    assert quality.quality_levels == (1, 2, 3, "inf")
+    assert language.quality_levels == ()
+    for entry in quality.entries:
+        other = named(language)[entry.name]
+        assert entry.optimizer == other.optimizer and entry.task == other.task
+        assert len(entry.rates) == 1 and entry.rates[0] in other.rates
+
+
+def test_the_convex_levels_hold_ever_fewer_numbers():
+    entries = named(PRESETS["convex"]("laptop"))
+    task = entries["et1"].task
+    model = logistic_regression(task.features, task.classes)
+    names = ("sgd", "et_inf", "et3", "et2", "et1", "adagrad")
+    numbers = [held(entries[name], model) for name in names]
+    assert numbers == sorted(numbers) and len(set(numbers)) == len(numbers)
+    assert numbers[0] == 0
+    assert numbers[2:5] == [8 + 8 + 8 + 10, 16 + 32 + 10, 512 + 10]
+    assert numbers[-1] == model.count_params() == 5120

@@ -1,0 +1,365 @@
+"""The program that trains one model, from its flags to its line of JSON."""
+
+import functools
+import io
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from absl import app, flags
+from rich.console import Console
+
+import tf_models
+from tf_models import train
+from tf_models.study import result_from_json
+from tf_models.tasks import Convex, Images, Language
+from tf_models.training import train as make_run
+
+REPOSITORY = pathlib.Path(tf_models.__file__).parents[1]
+SMALL = ["--steps=6", "--evaluations=3", "--batch_size=8", "--nojit"]
+DIGITS = ["--task=images", "--model=mlp", "--width=4", *SMALL]
+CONVEX = ["--task=convex", "--steps=2", "--evaluations=1", "--nojit"]
+MOMENTUM = ["--optimizer=ExtremeTensoring", "--level=2", "--beta_1=0.9"]
+# The program, killed when it has the weights of its second checkpoint and not yet the
+# progress that goes with them.
+KILLED = """
+import os, pathlib, runpy, signal, sys
+
+write_text = pathlib.Path.write_text
+
+def write_or_die(path, text, **options):
+    checkpoints = list(path.parent.glob("step_*"))
+    if path.name.endswith("progress.json") and len(checkpoints) > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write_text(path, text, **options)
+
+pathlib.Path.write_text = write_or_die
+runpy.run_module("tf_models.train", run_name="__main__")
+"""
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """A run begins anew by itself, and Keras takes long to do it for every test."""
+
+
+def parsed(*arguments):
+    """The program's flags, parsed; refuses what the program refuses."""
+    values = flags.FlagValues()
+    train.define_flags(values)
+    values(["train", *arguments])
+    return values
+
+
+def chosen(*arguments):
+    return train.chosen_run(parsed(*arguments))
+
+
+@pytest.fixture
+def trained(capsys, prepared_data_dir):
+    """Makes the run of some flags in this process.
+
+    Returns:
+        The exit status, the line of JSON as read, or `None`, and the messages.
+    """
+
+    def call(*arguments):
+        values = parsed(*arguments, f"--data_dir={prepared_data_dir}")
+        console = Console(file=io.StringIO(), width=120)
+        status = train.make(train.chosen_run(values), values, console)
+        printed = capsys.readouterr().out.splitlines()
+        assert len(printed) == (status == 0)
+        line = json.loads(printed[0]) if printed else None
+        return status, line, console.file.getvalue()
+
+    return call
+
+
+def measures(line):
+    """What a run measured, without what depends on the clock."""
+    result = line["result"]
+    names = ("status", "steps", "curve", "validation", "test", "numbers_held")
+    return {name: result[name] for name in names} | {"run": line["run"]}
+
+
+@pytest.fixture(scope="module")
+def killed(prepared_data_dir, tmp_path_factory):
+    """The program, killed in the middle, and the directory of its checkpoint."""
+    directory = tmp_path_factory.mktemp("killed")
+    process = subprocess.run(
+        [
+            *(sys.executable, "-c", KILLED, *DIGITS, *MOMENTUM),
+            f"--checkpoint_dir={directory}",
+            f"--data_dir={prepared_data_dir}",
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return process, directory
+
+
+# The line.
+
+
+def test_the_program_prints_one_line_of_json_and_nothing_else(prepared_data_dir):
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "tf_models.train", "--optimizer=SM3", *DIGITS),
+            f"--data_dir={prepared_data_dir}",
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    (line,) = process.stdout.splitlines()
+    values = json.loads(line)
+    assert values["run"]["optimizer"] == "SM3"
+    assert values["run"]["learning_rate"] == 0.1  # SM3's own.
+    result = result_from_json(values["result"])
+    assert (result.status, result.steps) == ("finished", 6)
+    assert 0 <= result.validation <= 100
+    assert "digits" in process.stderr and "Optimizer: SM3." in process.stderr
+
+
+def test_a_run_on_images_measures_its_error(trained):
+    status, line, messages = trained(
+        *DIGITS, "--optimizer=Adam", "--learning_rate=0.01"
+    )
+    assert status == 0
+    assert (line["result"]["measure"], line["result"]["unit"]) == (
+        "error",
+        "% of images",
+    )
+    assert 0 <= line["result"]["validation"] <= 100
+    assert [step for step, _ in line["result"]["curve"]] == [2, 4, 6]
+    assert "Optimizer: Adam." in messages
+
+
+def test_a_convex_run_measures_what_it_lacks_of_the_minimum(trained, monkeypatch):
+    small = functools.partial(Convex, examples=400, features=4)
+    monkeypatch.setattr(train.tasks, "Convex", small)
+    status, line, _ = trained(*CONVEX, "--optimizer=SGD", "--seed=3")
+    assert status == 0
+    assert line["result"]["measure"] == "excess loss"
+    assert line["run"]["task"]["data_seed"] == 3
+
+
+def test_a_run_in_mixed_precision_says_so_and_is_another(trained):
+    _, half, _ = trained(*DIGITS, "--dtype_policy=mixed_bfloat16")
+    _, whole, _ = trained(*DIGITS)
+    assert half["run"]["dtype_policy"] == "mixed_bfloat16"
+    assert half["result"]["status"] == "finished"
+    assert half["result"]["validation"] <= 100
+    assert half["run"] | {"dtype_policy": "float32"} == whole["run"]
+
+
+def test_a_run_that_diverges_is_a_line_like_any_other(trained):
+    status, line, _ = trained(*DIGITS, "--optimizer=SGD", "--learning_rate=1e30")
+    assert status == 0
+    assert line["result"]["status"] == "diverged"
+    assert line["result"]["validation"] == "nan"
+
+
+def test_results_are_appended_to_a_file_and_tensorboard_has_its_logs(trained, tmp_path):
+    results = tmp_path / "made" / "results.jsonl"
+    logs = tmp_path / "logs"
+    lines = []
+    for seed in (0, 1):
+        _, line, _ = trained(
+            *DIGITS,
+            f"--seed={seed}",
+            f"--results={results}",
+            f"--tensorboard_dir={logs}",
+        )
+        lines.append(line)
+    assert list(map(json.loads, results.read_text().splitlines())) == lines
+    assert list(logs.rglob("events.out.tfevents.*"))
+
+
+# Checkpoints.
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
+    trained, killed, tmp_path
+):
+    process, left = killed
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert process.stdout == ""
+    directory = shutil.copytree(left, tmp_path / "copy")
+    progress = json.loads((directory / "progress.json").read_text())
+    assert [step for step, _ in progress["curve"]] == [2]
+
+    _, undisturbed, _ = trained(*DIGITS, *MOMENTUM)
+    status, line, _ = trained(*DIGITS, *MOMENTUM, f"--checkpoint_dir={directory}")
+    assert status == 0
+    assert measures(line) == measures(undisturbed)
+    # And once more, from the end.
+    _, again, _ = trained(*DIGITS, *MOMENTUM, f"--checkpoint_dir={directory}")
+    assert measures(again) == measures(undisturbed)
+    weights = [path.name for path in directory.glob("*.h5")]
+    assert weights == ["step_6.weights.h5"]
+
+
+def test_the_checkpoint_of_another_command_is_refused_and_kept(
+    trained, killed, tmp_path
+):
+    directory = shutil.copytree(killed[1], tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    with pytest.raises(ValueError, match="of another run: its seed is 0, not 5"):
+        trained(*DIGITS, *MOMENTUM, "--seed=5", f"--checkpoint_dir={directory}")
+    assert {p.name: p.read_bytes() for p in directory.iterdir()} == before
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_ctrl_c_ends_a_run_which_says_what_is_left(
+    trained, monkeypatch, tmp_path, keeps
+):
+    checkpoint = [f"--checkpoint_dir={tmp_path}"] if keeps else []
+
+    def interrupted(run, task, *, on_step, **keywords):
+        steps = iter(range(1, 7))
+
+        def on_step_or_ctrl_c():
+            if next(steps) == 3:
+                signal.raise_signal(signal.SIGINT)
+            on_step()
+
+        return make_run(run, task, on_step=on_step_or_ctrl_c, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train", interrupted)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            status, line, messages = trained(*DIGITS, *checkpoint)
+        finally:
+            signal.signal(signal.SIGINT, before)
+    assert (status, line) == (130, None)
+    assert ("its last checkpoint is kept" if keeps else "it is lost") in messages
+    assert (tmp_path / "step_2.weights.h5").exists() == keeps
+
+
+# Flags.
+
+
+def test_the_help_describes_every_flag():
+    values = flags.FlagValues()
+    train.define_flags(values)
+    text = " ".join(values.get_help().split())
+    for flag in values:
+        assert values[flag].help.endswith("."), flag
+    assert "ExtremeTensoring, SM3" in text and "RMSprop" in text
+    assert "cosine: Linear from 0 to the peak" in text
+
+
+def test_without_flags_a_run_is_the_demos_with_the_optimizers_own_rate():
+    run = chosen()
+    assert run.task == Language()
+    assert (run.optimizer, run.learning_rate) == ("ExtremeTensoring", 2e-3)
+    assert (run.steps, run.seed, run.schedule) == (1200, 0, "cosine")
+
+
+def test_flags_make_the_task():
+    assert chosen("--text=folder", "--text_dir=notes", "--model=small").task == (
+        Language(text="folder", text_dir="notes", model="small")
+    )
+    assert chosen("--task=images", "--image_size=32", "--noaugment").task == (
+        Images(size=32, augment=False)
+    )
+    assert chosen("--task=convex", "--seed=4").task == Convex(data_seed=4)
+
+
+def test_flags_of_the_optimizer_join_its_text():
+    assert chosen(*MOMENTUM).optimizer == "ExtremeTensoring(beta_1=0.9, level=2)"
+    infinite = chosen("--level=inf", "--weight_decay=0.1")
+    assert infinite.optimizer == "ExtremeTensoring(weight_decay=0.1, level='inf')"
+    adam = chosen("--optimizer=Adam(beta_2=0.99)", "--clipnorm=1", "--beta_2=0.9")
+    assert adam.optimizer == "Adam(beta_2=0.9, clipnorm=1.0)"
+    assert chosen("--optimizer=keras.Adafactor").optimizer == "keras.Adafactor"
+
+
+@pytest.mark.parametrize(
+    ("argument", "rule"),
+    [
+        ("--steps=0", "--steps must be a whole number, at least 1; received 0"),
+        ("--evaluations=0", "--evaluations must be"),
+        ("--batch_size=0", "--batch_size must be a whole number, at least 1"),
+        ("--sequence_length=4097", "from 1 to 4096; received 4097"),
+        ("--subwords=3", "from 257 to 1048576; received 3"),
+        ("--image_size=7", "from 8 to 1024; received 7"),
+        ("--width=0", "from 1 to 4096; received 0"),
+        ("--seed=-1", "from 0 to 4294967295; received -1"),
+        ("--warmup_steps=0", "at least 1; received 0. Leave it out"),
+        ("--learning_rate=0", "--learning_rate must be a positive number; received 0"),
+        ("--learning_rate=nan", "a positive number; received nan"),
+        ("--optimizer=Lino", "--optimizer: There is no optimizer 'Lino'.* Choose from"),
+        ("--optimizer=Adam(level=2)", "Adam has no argument 'level'"),
+        ("--optimizer=ExtremeTensoring(level=0)", "level must be"),
+        ("--optimizer=LossScaleOptimizer", "no optimizer 'LossScaleOptimizer'"),
+    ],
+)
+def test_a_bad_flag_is_refused_with_the_rule(argument, rule):
+    with pytest.raises(flags.IllegalFlagValueError, match=rule):
+        parsed(argument)
+
+
+@pytest.mark.parametrize(
+    "name", ["data_dir", "checkpoint_dir", "tensorboard_dir", "results"]
+)
+def test_what_cannot_be_written_to_is_refused_before_anything_is_trained(
+    name, tmp_path
+):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "below" / "it"
+    with pytest.raises(
+        flags.IllegalFlagValueError, match=f"--{name} must be .*Name another"
+    ):
+        parsed(f"--{name}={path}")
+
+
+def test_results_cannot_be_a_directory(tmp_path):
+    with pytest.raises(flags.IllegalFlagValueError, match="--results must be a file"):
+        parsed(f"--results={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--optimizer=Adam", "--level=2"], "Adam has no argument 'level'"),
+        (["--level=0"], "level must be"),
+        (["--level=high"], "level must be"),
+        (["--beta_1=1.5"], "beta_1 must be"),
+        (["--text=folder"], "--text_dir must be given with --text=folder"),
+        (["--text_dir=notes"], "received text_dir='notes' with text='stdlib'"),
+        (["--task=images", "--images=folder"], "--image_dir must be given"),
+        (["--task=images", "--model=tiny"], "--model must be one of resnet18, mlp"),
+        (["--model=mlp"], "--model must be one of tiny, .* for --task=language"),
+        (["--task=images", "--subwords=300"], "--subwords does not go with"),
+        (["--task=convex", "--batch_size=3"], "--batch_size does not go with"),
+        (["--task=convex", "--model=tiny"], "--model does not go with"),
+        (["--width=3"], "--width does not go with --task=language"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(arguments, told):
+    with pytest.raises(ValueError, match=told):
+        chosen(*arguments)
+
+
+def test_the_program_makes_errors_of_usage_of_them(monkeypatch):
+    def call(*arguments, rest=()):
+        values = parsed(*arguments)
+        values["verbosity"] = flags.FLAGS["verbosity"]
+        monkeypatch.setattr(train, "FLAGS", values)
+        return train.main(["train", *rest])
+
+    with pytest.raises(app.UsageError, match="takes flags only; received 'Adam'"):
+        call(rest=["Adam"])
+    with pytest.raises(app.UsageError, match="no argument .level."):
+        call("--optimizer=SGD", "--level=2")

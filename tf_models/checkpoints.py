@@ -1,0 +1,115 @@
+"""Checkpoints of a run, from which it goes on as if nothing had stopped it."""
+
+import json
+import math
+import pathlib
+
+from tf_models.output import replacing
+
+PROGRESS_NAME = "progress.json"
+WEIGHTS_SUFFIX = ".weights.h5"
+
+
+class Checkpoint:
+    """What a run needs to go on: weights, optimizer state, and how far it came.
+
+    A run that was killed and started again ends with the weights, bit for bit, of one
+    that was not: its batches are a function of the seed and the step. There is one
+    checkpoint at a time, and whatever moment a run is killed at, a whole one.
+
+    Args:
+        directory: A path; made when there is something to write.
+    """
+
+    def __init__(self, directory):
+        self._directory = pathlib.Path(directory).expanduser()
+
+    def restore(self, model, run):
+        """Gives a model the state of the checkpoint, if there is one.
+
+        Args:
+            model: The run's model, compiled, its optimizer built.
+            run: The `Run`.
+
+        Returns:
+            The run's validation curve up to there; empty where there is none.
+
+        Raises:
+            ValueError: the checkpoint is another run's, or is not one.
+        """
+        progress = self._read()
+        if progress is None:
+            return []
+        other = _differences(progress["run"], run.identity())
+        if other:
+            raise ValueError(
+                f"The checkpoint in {str(self._directory)!r} is of another run: "
+                f"{other}. Name another directory, or give the flags of that run."
+            )
+        self._load_weights(model, self._directory / progress["weights"])
+        # JSON has no NaN: a run that diverged wrote null.
+        return [
+            (step, math.nan if value is None else value)
+            for step, value in progress["curve"]
+        ]
+
+    def save(self, model, run, curve):
+        """Writes a checkpoint, then removes the one before.
+
+        Args:
+            model: The run's model.
+            run: The `Run`.
+            curve: Its validation curve up to here.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._directory / f"step_{curve[-1][0]}{WEIGHTS_SUFFIX}"
+        with replacing(path) as temporary:
+            model.save_weights(temporary, overwrite=True)
+        progress = {
+            "run": run.identity(),
+            "weights": path.name,
+            "curve": [
+                (step, value if math.isfinite(value) else None) for step, value in curve
+            ],
+        }
+        with replacing(self._directory / PROGRESS_NAME) as temporary:
+            pathlib.Path(temporary).write_text(json.dumps(progress), encoding="utf-8")
+        for other in self._directory.glob(f"*{WEIGHTS_SUFFIX}"):
+            if other != path:
+                other.unlink()
+
+    def _load_weights(self, model, path):
+        try:
+            model.load_weights(path)
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{str(path)!r} is not the weights of a run ({error}). Remove "
+                f"{str(path.parent / PROGRESS_NAME)!r} to begin anew."
+            ) from None
+
+    def _read(self):
+        path = self._directory / PROGRESS_NAME
+        if not path.exists():
+            return None
+        try:
+            progress = json.loads(path.read_text(encoding="utf-8"))
+            if {"run", "weights", "curve"} <= progress.keys():
+                return progress
+            raise ValueError("it lacks a key")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{str(path)!r} is not the progress of a run ({error}). Remove it to "
+                "begin anew."
+            ) from None
+
+
+def _differences(theirs, ours, prefix=""):
+    """What two runs differ in, in words; empty where they are the same."""
+    found = []
+    for key in sorted(theirs.keys() | ours.keys()):
+        one, other = theirs.get(key), ours.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found.append(_differences(one, other, f"{prefix}{key}."))
+        elif one != other:
+            found.append(f"its {prefix}{key} is {one!r}, not {other!r}")
+    return "; ".join(filter(None, found))

@@ -1,0 +1,164 @@
+"""What the programs' flags must satisfy: refused at the door, with the remedy."""
+
+import functools
+import math
+import pathlib
+
+from absl import flags
+
+from tf_models import optimizers
+from tf_models.output import check_directory
+
+# Attention is quadratic in it, and the validation slice must hold several windows.
+LONGEST_SEQUENCE = 4096
+LARGEST_SEED = 2**32 - 1
+
+
+def whole(name, low, high=None, values=flags.FLAGS):
+    """Has a flag refuse a number outside a range; `None` stays what it is."""
+    rule = f"at least {low}" if high is None else f"from {low} to {high}"
+
+    def check(value):
+        numbers = value if isinstance(value, list) else [value]
+        for number in numbers:
+            if number is not None and not _is_whole(number, low, high):
+                raise flags.ValidationError(
+                    f"--{name} must be a whole number, {rule}; received {number}. "
+                    f"Leave it out for the default, {_default(values[name].default)}."
+                )
+        return True
+
+    flags.register_validator(name, check, flag_values=values)
+
+
+def positive(name, values=flags.FLAGS):
+    """Has a flag refuse what is no positive number; `None` stays what it is."""
+
+    def check(value):
+        listed = value if isinstance(value, list) else [value]
+        for number in listed:
+            if number is not None and not _is_positive(number):
+                raise flags.ValidationError(
+                    f"--{name} must be a positive number; received {number}. Leave it "
+                    "out for the default."
+                )
+        return True
+
+    flags.register_validator(name, check, flag_values=values)
+
+
+def directory(name, values=flags.FLAGS):
+    """Has a flag refuse a directory that cannot be written to or made."""
+
+    def check(path):
+        return path is None or check_directory(name, path)
+
+    flags.register_validator(name, check, flag_values=values)
+
+
+def file(name, values=flags.FLAGS):
+    """Has a flag refuse a file whose directory cannot be written to or made."""
+
+    def check(path):
+        if path is None:
+            return True
+        if not path or pathlib.Path(path).expanduser().is_dir():
+            raise flags.ValidationError(
+                f"--{name} must be a file; received {path!r}. Name another."
+            )
+        return check_directory(name, str(pathlib.Path(path).parent))
+
+    flags.register_validator(name, check, flag_values=values)
+
+
+def optimizer(name, values=flags.FLAGS):
+    """Has a flag refuse the text of an optimizer that there is not."""
+
+    def check(text):
+        try:
+            optimizers.make(text, 0.1)
+        except (ValueError, TypeError) as error:
+            raise flags.ValidationError(f"--{name}: {error}") from None
+        return True
+
+    flags.register_validator(name, check, flag_values=values)
+
+
+def no_repeats(name, values=flags.FLAGS):
+    """Has a list refuse to be empty, or to name something twice; `None` may stand."""
+
+    def check(listed):
+        if listed is None:
+            return True
+        if not listed:
+            raise flags.ValidationError(
+                f"--{name} must name at least one; received none. Leave it out for "
+                "the default."
+            )
+        for item in listed:
+            if listed.count(item) > 1:
+                raise flags.ValidationError(
+                    f"--{name} must name each once; received {item!r} "
+                    f"{listed.count(item)} times. Leave out the repeats."
+                )
+        return True
+
+    flags.register_validator(name, check, flag_values=values)
+
+
+def data_flags(values=flags.FLAGS):
+    """Defines the flags that say where data are, for every program that trains."""
+    define = functools.partial(flags.DEFINE_string, flag_values=values)
+    define(
+        "data_dir",
+        None,
+        "Directory that keeps the prepared data. By default TensorFlow Datasets' own, "
+        "~/tensorflow_datasets.",
+    )
+    define("text_dir", None, "Folder of text files to train on, for --text=folder.")
+    define(
+        "image_dir",
+        None,
+        "Folder of images to train on, one folder a class, for --images=folder.",
+    )
+    flags.DEFINE_enum(
+        "on_bad_file",
+        "skip",
+        ["skip", "refuse"],
+        "What to do with a file of such a folder that is empty or corrupt: name it "
+        "and go on, or end.",
+        flag_values=values,
+    )
+    directory("data_dir", values)
+
+
+def check_folders(task):
+    """Raises `ValueError` unless a task names a folder exactly where it reads one."""
+    for source, folder in (("text", "text_dir"), ("images", "image_dir")):
+        if not hasattr(task, source):
+            continue
+        name, path = getattr(task, source), getattr(task, folder)
+        if (name == "folder") != (path is not None):
+            raise ValueError(
+                f"--{folder} must be given with --{source}=folder, and with nothing "
+                f"else; received {folder}={path!r} with {source}={name!r}."
+            )
+
+
+def _is_whole(number, low, high):
+    try:
+        number = int(number)
+    except ValueError:
+        return False
+    return number >= low and (high is None or number <= high)
+
+
+def _is_positive(number):
+    try:
+        return 0 < float(number) < math.inf
+    except ValueError:
+        return False
+
+
+def _default(value):
+    return "the preset's own" if value is None else value

@@ -1,0 +1,164 @@
+"""Optimizers by name: the text of a flag, a preset or a result, made an optimizer.
+
+A text is one of
+
+- a class of `et_optimizer` or, where that has none of the name, `keras.optimizers`:
+  `ExtremeTensoring`, `Adam`, `keras.Adafactor`;
+- a class with arguments, literals of Python: `ExtremeTensoring(level=2, beta_1=0.9)`;
+- a Keras configuration in JSON: `{"class_name": "Adam", "config": {"beta_1": 0.5}}`.
+
+The learning rate is not part of it: programs set it, and the schedule, by themselves.
+"""
+
+import ast
+import inspect
+import json
+
+import keras
+
+import et_optimizer
+
+KERAS = "keras."
+# Classes around other optimizers, and the one that all are made of.
+NO_RULES = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer"}
+EXAMPLE = "Write for example 'ExtremeTensoring(level=2)', 'Adam' or 'keras.Adafactor'."
+
+
+def parse(text):
+    """Reads the text of an optimizer.
+
+    Args:
+        text: See the module.
+
+    Returns:
+        `(optimizer_class, arguments)`.
+
+    Raises:
+        ValueError: the text is none of the three, there is no such class, or it has
+            no such argument.
+    """
+    name, arguments = (
+        _from_json(text) if text.lstrip().startswith("{") else _from_call(text)
+    )
+    optimizer_class = _class_of(name)
+    _check_arguments(text, optimizer_class, arguments)
+    return optimizer_class, arguments
+
+
+def make(text, learning_rate):
+    """Makes the optimizer of a text.
+
+    Args:
+        text: See the module.
+        learning_rate: A float or a Keras schedule.
+
+    Returns:
+        A new `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: as `parse`, or from the optimizer, of a value out of range.
+    """
+    optimizer_class, arguments = parse(text)
+    return optimizer_class(learning_rate=learning_rate, **arguments)
+
+
+def with_arguments(text, arguments):
+    """The text of the same optimizer with more arguments, or other values of them."""
+    if not arguments:
+        return text
+    optimizer_class, own = parse(text)
+    listed = ", ".join(f"{key}={value!r}" for key, value in (own | arguments).items())
+    ours = getattr(et_optimizer, optimizer_class.__name__, None) is optimizer_class
+    prefix = "" if ours or not _is_ours(optimizer_class.__name__) else KERAS
+    return f"{prefix}{optimizer_class.__name__}({listed})"
+
+
+def default_learning_rate(text):
+    """The rate that the optimizer has when none is given."""
+    optimizer_class, _ = parse(text)
+    return inspect.signature(optimizer_class).parameters["learning_rate"].default
+
+
+def _from_call(text):
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("arguments need their names")
+        name = ast.unparse(call.func)
+        return name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(
+            "An optimizer must be a name, or a name with arguments in Python's "
+            f"literals; received {text!r} ({error}). {EXAMPLE}"
+        ) from None
+
+
+def _from_json(text):
+    try:
+        configuration = json.loads(text)
+        name, arguments = configuration["class_name"], configuration.get("config", {})
+        arguments = dict(arguments)
+        package, _, name = name.rpartition(">")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "An optimizer in JSON must be an object with 'class_name' and 'config'; "
+            f"received {text!r} ({type(error).__name__}: {error}). {EXAMPLE}"
+        ) from None
+    # What Keras writes into every configuration, and what the programs set.
+    for key in ("learning_rate", "name"):
+        arguments.pop(key, None)
+    # Keras names itself where a class of ours may have the same name.
+    is_keras = not package and configuration.get("module") == "keras.optimizers"
+    return (KERAS if is_keras else "") + name, arguments
+
+
+def _class_of(name):
+    found = None
+    if not name.startswith(KERAS):
+        found = getattr(et_optimizer, name, None)
+    if found is None:
+        found = getattr(keras.optimizers, name.removeprefix(KERAS), None)
+    is_rule = inspect.isclass(found) and issubclass(found, keras.optimizers.Optimizer)
+    if not is_rule or found.__name__ in NO_RULES:
+        raise ValueError(
+            f"There is no optimizer {name!r} in et_optimizer or keras.optimizers. "
+            f"Choose from {', '.join(names())}."
+        )
+    return found
+
+
+def names():
+    """The names of all optimizers there are, ours first."""
+    ours = [name for name in dir(et_optimizer) if _is_ours(name)]
+    theirs = [
+        name
+        for name, value in vars(keras.optimizers).items()
+        if inspect.isclass(value)
+        and issubclass(value, keras.optimizers.Optimizer)
+        and name not in NO_RULES.union(ours)
+    ]
+    return [*ours, *sorted(theirs)]
+
+
+def _is_ours(name):
+    value = getattr(et_optimizer, name, None)
+    return inspect.isclass(value) and issubclass(value, keras.optimizers.Optimizer)
+
+
+def _check_arguments(text, optimizer_class, arguments):
+    if "learning_rate" in arguments:
+        raise ValueError(
+            f"The learning rate must be given beside the optimizer; received {text!r}. "
+            "Use the flag for learning rates."
+        )
+    known = set(inspect.signature(optimizer_class.__init__).parameters)
+    for base in inspect.getmro(keras.optimizers.Optimizer):
+        known |= set(inspect.signature(base.__init__).parameters)
+    known -= {"self", "args", "kwargs", "learning_rate"}
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(
+                f"{optimizer_class.__name__} has no argument {argument!r}; received "
+                f"{text!r}. It has {', '.join(sorted(known))}."
+            )
