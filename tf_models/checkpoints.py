@@ -10,6 +10,10 @@ PROGRESS_NAME = "progress.json"
 WEIGHTS_SUFFIX = ".weights.h5"
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that a run cannot go on from: its message says why."""
+
+
 class Checkpoint:
     """What a run needs to go on: weights, optimizer state, and how far it came.
 
@@ -19,10 +23,13 @@ class Checkpoint:
 
     Args:
         directory: A path; made when there is something to write.
+        data: What the run's data are, as `LoadedTask.data` says it: with other data it
+            is another run, whatever its flags. Defaults to `None`.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory, data=None):
         self._directory = pathlib.Path(directory).expanduser()
+        self._data = data
 
     def restore(self, model, run):
         """Gives a model the state of the checkpoint, if there is one.
@@ -35,14 +42,14 @@ class Checkpoint:
             The run's validation curve up to there; empty where there is none.
 
         Raises:
-            ValueError: the checkpoint is another run's, or is not one.
+            CheckpointError: the checkpoint is another run's, or is not one.
         """
         progress = self._read()
         if progress is None:
             return []
-        other = _differences(progress["run"], run.identity())
+        other = _differences(progress["run"], self._identity(run))
         if other:
-            raise ValueError(
+            raise CheckpointError(
                 f"The checkpoint in {str(self._directory)!r} is of another run: "
                 f"{other}. Name another directory, or give the flags of that run."
             )
@@ -66,7 +73,7 @@ class Checkpoint:
         with replacing(path) as temporary:
             model.save_weights(temporary, overwrite=True)
         progress = {
-            "run": run.identity(),
+            "run": self._identity(run),
             "weights": path.name,
             "curve": [
                 (step, value if math.isfinite(value) else None) for step, value in curve
@@ -78,11 +85,14 @@ class Checkpoint:
             if other != path:
                 other.unlink()
 
+    def _identity(self, run):
+        return run.identity() | {"data": self._data}
+
     def _load_weights(self, model, path):
         try:
             model.load_weights(path)
         except (OSError, KeyError, ValueError) as error:
-            raise ValueError(
+            raise CheckpointError(
                 f"{str(path)!r} is not the weights of a run ({error}). Remove "
                 f"{str(path.parent / PROGRESS_NAME)!r} to begin anew."
             ) from None
@@ -97,7 +107,7 @@ class Checkpoint:
                 return progress
             raise ValueError("it lacks a key")
         except (ValueError, AttributeError) as error:
-            raise ValueError(
+            raise CheckpointError(
                 f"{str(path)!r} is not the progress of a run ({error}). Remove it to "
                 "begin anew."
             ) from None

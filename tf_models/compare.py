@@ -220,7 +220,7 @@ def chosen_study(values):
     study = presets.PRESETS[values.preset](values.size)
     entries = _chosen_entries(study, values.optimizers)
     if values.learning_rates:
-        rates = tuple(float(rate) for rate in values.learning_rates)
+        rates = tuple(dict.fromkeys(float(rate) for rate in values.learning_rates))
         entries = [dataclasses.replace(entry, rates=rates) for entry in entries]
     given = {name: values[name].value for name in TASK_FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -229,7 +229,7 @@ def chosen_study(values):
     return dataclasses.replace(
         study,
         entries=entries,
-        seeds=tuple(int(seed) for seed in values.seeds),
+        seeds=tuple(dict.fromkeys(int(seed) for seed in values.seeds)),
         **{name: value for name, value in own.items() if value is not None},
     )
 

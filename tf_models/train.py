@@ -31,7 +31,7 @@ from rich.progress import (
 )
 
 from tf_models import flag_rules, optimizers, tasks
-from tf_models.checkpoints import Checkpoint
+from tf_models.checkpoints import Checkpoint, CheckpointError
 from tf_models.interrupt import DeferredInterrupt
 from tf_models.learning_rates import SCHEDULES
 from tf_models.study import result_to_json
@@ -39,6 +39,7 @@ from tf_models.training import Run, train
 from tf_models.transformer import SIZES
 
 INTERRUPTED = 130  # What a shell reports for a program that Ctrl-C ended.
+REFUSED = 1
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 # Arguments of optimizers that have a flag of their own.
 OPTIMIZER_FLAGS = ("beta_1", "beta_2", "momentum", "weight_decay", "clipnorm")
@@ -324,11 +325,14 @@ def make(run, values, console):
         console: A `rich.console.Console` for progress and messages.
 
     Returns:
-        The exit status: 0, or 130 where Ctrl-C ended it early.
+        The exit status: 0, 1 where the checkpoint is not this run's, or 130 where
+        Ctrl-C ended it early.
     """
     task = run.task.load(values.data_dir, values.on_bad_file, console)
     console.print(f"Data: {task.data}. Optimizer: {run.optimizer}.")
-    checkpoint = values.checkpoint_dir and Checkpoint(values.checkpoint_dir)
+    checkpoint = None
+    if values.checkpoint_dir:
+        checkpoint = Checkpoint(values.checkpoint_dir, task.data)
     callbacks = []
     if values.tensorboard_dir:
         directory = pathlib.Path(values.tensorboard_dir).expanduser()
@@ -349,6 +353,9 @@ def make(run, values, console):
                 checkpoint=checkpoint,
                 callbacks=callbacks,
             )
+    except CheckpointError as error:
+        console.print(str(error))
+        return REFUSED
     except KeyboardInterrupt:
         kept = "its last checkpoint is kept" if checkpoint else "it is lost"
         console.print(f"Interrupted before the run was finished; {kept}.")

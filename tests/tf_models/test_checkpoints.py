@@ -159,6 +159,12 @@ def test_a_checkpoint_of_another_run_is_refused_and_left_as_it_was(
     assert contents(stopped) == before
 
 
+def test_a_checkpoint_made_with_other_data_is_refused(stopped):
+    other = Checkpoint(stopped, data="other digits")
+    with pytest.raises(ValueError, match="its data is None, not 'other digits'"):
+        other.restore(None, RUN)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run": {}}', "5"])
 def test_progress_that_is_none_is_refused_with_the_remedy(tmp_path, text):
     (tmp_path / PROGRESS_NAME).write_text(text)
