@@ -19,19 +19,11 @@ import dataclasses
 import pathlib
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from et_optimizer.callbacks import PreconditionerQuality
-from tf_models import flag_rules, presets
+from tf_models import flag_rules, presets, program
 from tf_models.contenders import CONTENDERS
 from tf_models.figures import (
     learning_curves,
@@ -52,7 +44,6 @@ MEMORY_PLOT_NAME = "memory.png"
 CURVES_PLOT_NAME = "learning_curves.png"
 RATES_PLOT_NAME = "learning_rates.png"
 QUALITY_PLOT_NAME = "trace_ratios_{}.png"
-INTERRUPTED = 130  # What a shell reports for a program that Ctrl-C ended.
 # Measurements of the trace ratio over a run.
 QUALITY_MEASUREMENTS = 50
 # The batches it is measured on are drawn with a seed no run has.
@@ -185,12 +176,7 @@ def main(argv):
         app.UsageError: the command line names something that is no flag, or flags
             that do not go together.
     """
-    if len(argv) > 1:
-        raise app.UsageError(
-            f"compare takes flags only; received {argv[1]!r}. Write --name=value."
-        )
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # `app.run` made it INFO.
+    program.begin(argv, "compare")
     try:
         study = chosen_study(FLAGS)
     except ValueError as error:
@@ -295,7 +281,9 @@ class TaskLoader:
     def __call__(self, task):
         """Returns the `LoadedTask` of a task."""
         if task not in self._loaded:
-            loaded = task.load(self._data_dir, self._on_bad_file, self._console)
+            loaded = program.load(
+                task, self._data_dir, self._on_bad_file, self._console
+            )
             if loaded.data not in {other.data for other in self._loaded.values()}:
                 self._console.print(f"Data: {loaded.data}.")
             self._loaded[task] = loaded
@@ -326,7 +314,7 @@ def compare(study, load, output_dir, console):
             rates = best_rates(progress.finished, study.seeds[: study.searched_seeds])
             progress.make(study.repetitions(rates), interrupt)
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        status = program.INTERRUPTED
         console.print(_what_was_kept(progress.finished, study))
     if progress.finished:
         report(study, progress.finished, output_dir, console)
@@ -391,20 +379,8 @@ class _Progress:
         self._output_dir = output_dir
         self._console = console
         self._journal = Journal(output_dir / JOURNAL_NAME)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("elapsed"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            # Long enough to see the compilation of several runs.
-            speed_estimate_period=300,
-            disable=not console.is_terminal,
-        )
         runs = study.runs_in_all
+        self._bar = program.progress_bar(console)
         self._trained = 0
         self._all_runs = self._bar.add_task(f"{runs} runs", total=runs * study.steps)
         self._this_run = self._bar.add_task("", total=study.steps)

@@ -7,11 +7,19 @@ import statistics
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
+from matplotlib.ticker import (
+    AutoLocator,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    SymmetricalLogLocator,
+)
 from matplotlib.transforms import Bbox
 
 # The axis is linear from 0, where SGD is, to here, and logarithmic beyond.
 LINEAR_UP_TO = 10
+# Measures that differ by more than this factor are drawn on a logarithmic axis.
+LARGE_RATIO = 10
 POINT_SIZE = 9
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLORS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
@@ -60,15 +68,17 @@ def measure_against_memory(summaries, title, memory="optimizer"):
         markersize=POINT_SIZE,
         color=COLORS[0],
     )
-    axes.set_xscale("symlog", linthresh=LINEAR_UP_TO, linscale=0.5)
-    axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR_UP_TO))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.margins(x=0.12, y=0.15)
-    axes.set_xlim(left=-LINEAR_UP_TO / 4)
-    if memory == "model and optimizer" and points:
-        # Weights are never few: a plot of both begins near the smallest.
-        axes.set_xscale("linear")
-        axes.set_xlim(left=None)
+    if memory == "optimizer":
+        axes.set_xscale("symlog", linthresh=LINEAR_UP_TO, linscale=0.5)
+        axes.xaxis.set_major_locator(
+            SymmetricalLogLocator(base=10, linthresh=LINEAR_UP_TO)
+        )
+        axes.set_xlim(left=-LINEAR_UP_TO / 4)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    values = [point.y for point in points]
+    if values and 0 < LARGE_RATIO * min(values) < max(values):
+        _make_logarithmic(axes, "y")
     held = "the optimizer holds" if memory == "optimizer" else "both hold"
     _name_axes(
         axes,
@@ -225,9 +235,14 @@ def _make_logarithmic(axes, *directions):
     if not any(y > 0 for line in axes.lines for y in line.get_ydata()):
         return
     axes.set(**{f"{direction}scale": "log" for direction in directions})
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_formatter(plain)
+    low, high = axes.get_ylim()
+    decades = math.log10(high / low)
+    if decades < 1:
+        axes.yaxis.set_major_locator(AutoLocator())
+    elif decades < 3:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _styles():

@@ -29,7 +29,7 @@ import sys
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from keras import ops
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -40,6 +40,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
 from et_optimizer import frequent_directions
+from tf_models import program
 from tf_models.interrupt import DeferredInterrupt
 from tf_models.output import check_directory, replacing
 
@@ -58,7 +59,6 @@ NOISE = 1e-24
 
 CSV_NAME = "online_convex.csv"
 PLOT_NAME = "online_convex.png"
-INTERRUPTED = 130  # What a shell reports for a program that Ctrl-C ended.
 # A sketch of rank ℓ is one only of columns longer than ℓ, and breast cancer's have 31.
 LARGEST_RANK = 30
 LARGEST_SEED = 2**32 - 1
@@ -729,7 +729,7 @@ def study(data_sets, setting, output_dir, console):
             outcomes.append(outcome)
             write_csv(outcomes, output_dir / CSV_NAME)
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        status = program.INTERRUPTED
         total = len(data_sets) * len(ALGORITHMS)
         console.print(f"Interrupted: kept the {len(outcomes)} of {total} finished.")
     if outcomes:
@@ -778,12 +778,7 @@ def main(argv):
     Raises:
         app.UsageError: the command line names something that is no flag.
     """
-    if len(argv) > 1:
-        raise app.UsageError(
-            f"online_convex takes flags only; received {argv[1]!r}. Write --name=value."
-        )
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # `app.run` made it INFO.
+    program.begin(argv, "online_convex")
     output_dir = pathlib.Path(FLAGS.output_dir).expanduser()
     output_dir.mkdir(parents=True, exist_ok=True)
     setting = Setting(FLAGS.rank, FLAGS.passes, FLAGS.seed, FLAGS.seeds)

@@ -19,18 +19,10 @@ import pathlib
 import sys
 
 import keras
-from absl import app, flags, logging
+from absl import app, flags
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from tf_models import flag_rules, optimizers, tasks
+from tf_models import flag_rules, optimizers, program, tasks
 from tf_models.checkpoints import Checkpoint, CheckpointError
 from tf_models.interrupt import DeferredInterrupt
 from tf_models.learning_rates import SCHEDULES
@@ -38,7 +30,6 @@ from tf_models.study import result_to_json
 from tf_models.training import Run, train
 from tf_models.transformer import SIZES
 
-INTERRUPTED = 130  # What a shell reports for a program that Ctrl-C ended.
 REFUSED = 1
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 # Arguments of optimizers that have a flag of their own.
@@ -214,12 +205,7 @@ def main(argv):
         app.UsageError: the command line names something that is no flag, or flags
             that do not go together.
     """
-    if len(argv) > 1:
-        raise app.UsageError(
-            f"train takes flags only; received {argv[1]!r}. Write --name=value."
-        )
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # `app.run` made it INFO.
+    program.begin(argv, "train")
     try:
         run = chosen_run(FLAGS)
     except ValueError as error:
@@ -328,7 +314,7 @@ def make(run, values, console):
         The exit status: 0, 1 where the checkpoint is not this run's, or 130 where
         Ctrl-C ended it early.
     """
-    task = run.task.load(values.data_dir, values.on_bad_file, console)
+    task = program.load(run.task, values.data_dir, values.on_bad_file, console)
     console.print(f"Data: {task.data}. Optimizer: {run.optimizer}.")
     checkpoint = None
     if values.checkpoint_dir:
@@ -338,7 +324,7 @@ def make(run, values, console):
         directory = pathlib.Path(values.tensorboard_dir).expanduser()
         callbacks.append(keras.callbacks.TensorBoard(directory))
     try:
-        with DeferredInterrupt() as interrupt, _bar(console) as bar:
+        with DeferredInterrupt() as interrupt, program.progress_bar(console) as bar:
             shown = bar.add_task("training", total=run.steps)
 
             def on_step():
@@ -359,7 +345,7 @@ def make(run, values, console):
     except KeyboardInterrupt:
         kept = "its last checkpoint is kept" if checkpoint else "it is lost"
         console.print(f"Interrupted before the run was finished; {kept}.")
-        return INTERRUPTED
+        return program.INTERRUPTED
     line = json.dumps({"run": run.identity(), "result": result_to_json(result)})
     print(line)
     if values.results:
@@ -368,20 +354,6 @@ def make(run, values, console):
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
     return 0
-
-
-def _bar(console):
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("elapsed"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
 
 
 if __name__ == "__main__":

@@ -42,11 +42,6 @@ STUDY = Study(
 )
 
 
-@pytest.fixture(autouse=True)
-def fresh_keras():
-    """A run begins anew by itself, and Keras takes long to do it for every test."""
-
-
 def command(*arguments):
     return [sys.executable, "-m", "tf_models.compare", *arguments]
 

@@ -35,11 +35,6 @@ CROWDED = [
 POINTS = [(s.first.numbers_held, s.first.validation) for s in CROWDED]
 
 
-@pytest.fixture(autouse=True)
-def fresh_keras():
-    """Nothing here draws numbers, and Keras takes long to begin anew."""
-
-
 def points(axes):
     line = axes.lines[0]
     return list(zip(line.get_xdata(), line.get_ydata(), strict=True))

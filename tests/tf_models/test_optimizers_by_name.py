@@ -12,11 +12,6 @@ from tf_models.contenders import CONTENDERS
 JSON = '{"class_name": "Adam", "config": {"beta_1": 0.5, "learning_rate": 7.0}}'
 
 
-@pytest.fixture(autouse=True)
-def fresh_keras():
-    """Nothing here draws numbers, and Keras takes long to begin anew."""
-
-
 @pytest.mark.parametrize(
     ("text", "expected_class", "expected"),
     [

@@ -17,11 +17,6 @@ SUBWORDS = 32_768
 ALL = list(itertools.product(PRESETS, SIZES))
 
 
-@pytest.fixture(autouse=True)
-def fresh_keras():
-    """Nothing here draws numbers, and Keras takes long to begin anew."""
-
-
 def held(entry, model):
     """How many numbers an entry's optimizer holds for a model."""
     optimizer = optimizers.make(entry.optimizer, 0.1)

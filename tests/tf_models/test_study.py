@@ -14,11 +14,6 @@ RUN = study(ADAM).run(ADAM, 0.1, 0)
 DATA = "some text"
 
 
-@pytest.fixture(autouse=True)
-def fresh_keras():
-    """Nothing here draws numbers, and Keras takes long to begin anew."""
-
-
 def measured(one, values, seed=0):
     """Finished runs, a rate and its measure each."""
     return [
