@@ -322,3 +322,22 @@ def test_an_expression_that_matches_no_variable_is_refused():
     quality = PreconditionerQuality((x, y), variables="conv")
     with pytest.raises(ValueError, match="matches none.*sequential/dense/kernel"):
         model.fit(x, y, verbose=0, callbacks=[quality])
+
+
+def test_the_sums_of_one_model_are_not_those_of_the_next():
+    quality = PreconditionerQuality([data()], levels=iter((1,)))
+    assert quality.levels == (1,)
+    x, y = data()
+    model = regression()
+    fitted = [model.fit(x, y, verbose=0, callbacks=[quality]) for _ in range(2)]
+    keras.backend.clear_session()
+    other = regression()
+    other.set_weights([w + 1.0 for w in model.get_weights()])
+    anew = other.fit(x, y, verbose=0, callbacks=[quality]).history
+    alone = PreconditionerQuality([data()], levels=(1,))
+    expected = other.fit(x, y, verbose=0, callbacks=[alone]).history
+    # The same model, at rate 0, sees the same gradient twice: the ratio stays.
+    first, second = (history.history["level_1/trace_ratio"] for history in fitted)
+    assert first == pytest.approx(second)
+    assert anew["level_1/trace_ratio"] == pytest.approx(expected["level_1/trace_ratio"])
+    assert anew["level_1/trace_ratio"] != pytest.approx(first)

@@ -7,7 +7,7 @@ import pathlib
 from tf_models.output import replacing
 
 PROGRESS_NAME = "progress.json"
-WEIGHTS_SUFFIX = ".weights.h5"
+WEIGHTS_NAME = "checkpoint_step_{}.weights.h5"
 
 
 class CheckpointError(ValueError):
@@ -69,7 +69,7 @@ class Checkpoint:
             curve: Its validation curve up to here.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._directory / f"step_{curve[-1][0]}{WEIGHTS_SUFFIX}"
+        path = self._directory / WEIGHTS_NAME.format(curve[-1][0])
         with replacing(path) as temporary:
             model.save_weights(temporary, overwrite=True)
         progress = {
@@ -81,7 +81,8 @@ class Checkpoint:
         }
         with replacing(self._directory / PROGRESS_NAME) as temporary:
             pathlib.Path(temporary).write_text(json.dumps(progress), encoding="utf-8")
-        for other in self._directory.glob(f"*{WEIGHTS_SUFFIX}"):
+        # Ours alone: the directory may hold other weights.
+        for other in self._directory.glob(WEIGHTS_NAME.format("*")):
             if other != path:
                 other.unlink()
 

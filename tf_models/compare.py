@@ -1,10 +1,10 @@
 """Compares optimizers: a study of optimizers × learning rates × seeds.
 
-Every run of a study begins with the same weights and sees the same batches; only the
-optimizer and its learning rate differ. Every optimizer tries equally many rates, on
-the first seed; the other seeds run the best. At the end: a table, results.csv, and
-plots of what was reached against the memory the optimizer holds, of the learning
-curves, and of the sensitivity to the learning rate.
+All runs of a seed that train the same model begin with the same weights and see the
+same batches; only the optimizer and its learning rate differ. Every optimizer tries
+equally many rates, on the first seed; the other seeds run the best. At the end: a
+table, results.csv, and plots of what was reached against the memory the optimizer
+holds, of the learning curves, and of the sensitivity to the learning rate.
 
     python -m tf_models.compare                     # the demo, nine optimizers
     python -m tf_models.compare --preset=language --seeds=0,1,2
@@ -47,9 +47,9 @@ QUALITY_PLOT_NAME = "trace_ratios_{}.png"
 # Measurements of the trace ratio over a run.
 QUALITY_MEASUREMENTS = 50
 # The batches it is measured on are drawn with a seed no run has.
-QUALITY_SEED = flag_rules.LARGEST_SEED
+QUALITY_SEED = flag_rules.LARGEST_SEED + 1
 # Flags that take the place of a preset's own values: of the study, and of its tasks.
-STUDY_FLAGS = ("steps", "evaluations", "schedule", "searched_seeds")
+STUDY_FLAGS = ("steps", "evaluations", "schedule", "warmup_steps", "searched_seeds")
 TASK_FLAGS = (
     "text",
     "text_dir",
@@ -130,7 +130,14 @@ def define_flags(values=FLAGS):
     )
     _define_replacements(values)
     flag_rules.data_flags(values)
-    for name in ("steps", "evaluations", "batch_size", "searched_seeds"):
+    flags.adopt_module_key_flags(flag_rules, values)  # For --help.
+    for name in (
+        "steps",
+        "evaluations",
+        "warmup_steps",
+        "batch_size",
+        "searched_seeds",
+    ):
         flag_rules.whole(name, 1, values=values)
     flag_rules.whole("subwords", 257, 2**20, values)
     flag_rules.whole("sequence_length", 1, flag_rules.LONGEST_SEQUENCE, values)
@@ -146,6 +153,7 @@ def _define_replacements(values):
     for name, text in (
         ("steps", "Training steps a run, at least 1."),
         ("evaluations", "How often a run is validated, at equal distances."),
+        ("warmup_steps", "Steps until the peak of the learning rate."),
         ("subwords", "Size of the subword vocabulary, from 257."),
         ("sequence_length", "Tokens a window predicts, from 1 to 4096."),
         ("batch_size", "Windows or images a training batch, at least 1."),
@@ -212,11 +220,15 @@ def chosen_study(values):
     given = {name: value for name, value in given.items() if value is not None}
     entries = tuple(_with_task_flags(entry, given, values.preset) for entry in entries)
     own = {name: values[name].value for name in STUDY_FLAGS}
+    own = {name: value for name, value in own.items() if value is not None}
+    if "steps" in own:
+        # A preset's warm-up is for its own steps: with others it is a tenth of them.
+        own.setdefault("warmup_steps", None)
     return dataclasses.replace(
         study,
         entries=entries,
         seeds=tuple(dict.fromkeys(int(seed) for seed in values.seeds)),
-        **{name: value for name, value in own.items() if value is not None},
+        **own,
     )
 
 
@@ -224,13 +236,12 @@ def _chosen_entries(study, names):
     if names is None:
         return study.entries
     own = {entry.name: entry for entry in study.entries}
-    task = study.entries[0].task
     entries = []
     for name in names:
         if name in own:
             entries.append(own[name])
         elif name in CONTENDERS:
-            entries.append(_like_the_others(study, CONTENDERS[name], task))
+            entries.append(study.entry_of(CONTENDERS[name]))
         else:
             raise ValueError(
                 "--optimizers must name optimizers this program knows; received "
@@ -238,16 +249,6 @@ def _chosen_entries(study, names):
                 "commas."
             )
     return entries
-
-
-def _like_the_others(study, contender, task):
-    """A contender as an entry of a study that tries as many rates as the others."""
-    shared = study.entries[0].rates
-    around = (1.0,) if len(shared) == 1 else presets.AROUND
-    entry = presets.entry(contender, task, around)
-    if all(other.rates == shared for other in study.entries):
-        return dataclasses.replace(entry, rates=shared)
-    return entry
 
 
 def _with_task_flags(entry, given, preset):
@@ -325,6 +326,8 @@ def report(study, finished, output_dir, console):
     """Writes the CSV file and the plots of a study, and shows its table."""
     summaries = summarize(study, finished)
     title = f"{study.title}: {study.steps} steps, seeds {_listed(study.seeds)}"
+    if len(finished) < study.runs_in_all:
+        title += f" ({len(finished)} of {study.runs_in_all} runs)"
     files = {
         MEMORY_PLOT_NAME: measure_against_memory(summaries, title, study.memory),
     }

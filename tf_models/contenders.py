@@ -1,10 +1,11 @@
 """The optimizers that studies compare, each with a learning rate to search around.
 
 The rates of `DEMO` are the best of a short search, three or four rates a factor of 1.5
-to 3 apart, on the demo with one seed; those of the others of three, 1.5e-3, 3e-3 and
-6e-3 (RESULTS.md of the benchmarks says which runs were made). Rounding alone can move
-a perplexity by 2%, so this is enough to be fair, and not to rank optimizers whose
-perplexities are close. Studies search anew, around these rates.
+to 3 apart, on the demo with one seed; those of the matrix preconditioners of three,
+1.5e-3, 3e-3 and 6e-3 (RESULTS.md of the benchmarks says which runs were made). The
+others are a beginning, from neighbours of theirs. Rounding alone can move a perplexity
+by 2%, so none of this ranks optimizers whose perplexities are close. Studies search
+anew, around these rates or their own.
 """
 
 import dataclasses

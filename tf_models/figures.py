@@ -57,8 +57,9 @@ def measure_against_memory(summaries, title, memory="optimizer"):
         Point(summary.entry.label, _memory(summary, memory), summary.mean())
         for summary in finished
     ]
-    below = [point.y - s.spread()[0] for point, s in zip(points, finished)]
-    above = [s.spread()[1] - point.y for point, s in zip(points, finished)]
+    # Rounding can bring the mean of equal numbers a little beside them.
+    below = [max(0.0, p.y - s.spread()[0]) for p, s in zip(points, finished)]
+    above = [max(0.0, s.spread()[1] - p.y) for p, s in zip(points, finished)]
     axes.errorbar(
         [point.x for point in points],
         [point.y for point in points],

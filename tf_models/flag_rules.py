@@ -24,7 +24,7 @@ def whole(name, low, high=None, values=flags.FLAGS):
             if number is not None and not _is_whole(number, low, high):
                 raise flags.ValidationError(
                     f"--{name} must be a whole number, {rule}; received {number}. "
-                    f"Leave it out for the default, {_default(values[name].default)}."
+                    f"Leave it out for the default{_default(values[name].default)}."
                 )
         return True
 
@@ -161,4 +161,4 @@ def _is_positive(number):
 
 
 def _default(value):
-    return "the preset's own" if value is None else value
+    return "" if value is None else f", {value}"

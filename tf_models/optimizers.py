@@ -8,6 +8,7 @@ A text is one of
 - a Keras configuration in JSON: `{"class_name": "Adam", "config": {"beta_1": 0.5}}`.
 
 The learning rate is not part of it: programs set it, and the schedule, by themselves.
+A number in a Keras configuration is what they take where they are given no other.
 """
 
 import ast
@@ -74,9 +75,28 @@ def with_arguments(text, arguments):
 
 
 def default_learning_rate(text):
-    """The rate that the optimizer has when none is given."""
+    """The rate that the optimizer has when none is given.
+
+    Args:
+        text: See the module.
+
+    Returns:
+        The rate in a Keras configuration, or else the class's own.
+
+    Raises:
+        ValueError: as `parse`; or the configuration has a schedule, not a number.
+    """
     optimizer_class, _ = parse(text)
-    return inspect.signature(optimizer_class).parameters["learning_rate"].default
+    own = inspect.signature(optimizer_class).parameters["learning_rate"].default
+    if not text.lstrip().startswith("{"):
+        return own
+    rate = json.loads(text).get("config", {}).get("learning_rate", own)
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
+        raise ValueError(
+            "The learning rate of a configuration must be a number; received "
+            f"{rate!r}. Give the flags for the learning rate and its schedule."
+        )
+    return rate
 
 
 def _from_call(text):
@@ -105,7 +125,7 @@ def _from_json(text):
             "An optimizer in JSON must be an object with 'class_name' and 'config'; "
             f"received {text!r} ({type(error).__name__}: {error}). {EXAMPLE}"
         ) from None
-    # What Keras writes into every configuration, and what the programs set.
+    # `default_learning_rate` reads the one; the other Keras writes everywhere.
     for key in ("learning_rate", "name"):
         arguments.pop(key, None)
     # Keras names itself where a class of ours may have the same name.
@@ -151,6 +171,12 @@ def _check_arguments(text, optimizer_class, arguments):
         raise ValueError(
             f"The learning rate must be given beside the optimizer; received {text!r}. "
             "Use the flag for learning rates."
+        )
+    if arguments.get("use_ema"):
+        raise ValueError(
+            "These programs validate between calls of fit, each of which would put the "
+            f"average into the weights; received {text!r}. Leave out use_ema, and use "
+            "it with keras.callbacks.SwapEMAWeights in a program of your own."
         )
     known = set(inspect.signature(optimizer_class.__init__).parameters)
     for base in inspect.getmro(keras.optimizers.Optimizer):

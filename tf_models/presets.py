@@ -14,8 +14,7 @@ from tf_models.tasks import Convex, Images, Language
 SIZES = ("laptop", "paper")
 # Every contender of a study tries its own rate, half of it and twice it.
 AROUND = (0.5, 1.0, 2.0)
-# The middle of each search. A subword vocabulary has rare tokens, and is best at about
-# twice the rates of bytes.
+# The middle of each search; other contenders have their own rate there.
 LANGUAGE_RATES = {
     "sgd": 1.0,
     "et_inf": 3e-3,
@@ -61,67 +60,77 @@ def demo(size):
     """Nine optimizers on bytes, each at the best rate of an earlier search."""
     del size  # It is small on purpose.
     task = Language(sequence_length=96, batch_size=16)
+
+    def entry_of(contender):
+        return _entry(contender, task, around=(1.0,))
+
     return Study(
         title="A small Transformer on the standard library's bytes",
-        entries=tuple(entry(CONTENDERS[name], task, (1.0,)) for name in DEMO),
+        entries=_entries(entry_of, DEMO),
+        entry_of=entry_of,
         steps=1200,
     )
 
 
 def language(size):
     """Study (a): validation perplexity against the memory of the optimizer."""
-    task = LAPTOP_TEXT if size == "laptop" else PAPER_TEXT
+    entry_of = _language_entry(size)
     return Study(
         title="Memory and performance of a Transformer language model",
-        entries=tuple(entry(_for_language(name), task) for name in LANGUAGE_RATES),
-        **(LAPTOP_STEPS if size == "laptop" else PAPER_STEPS),
+        entries=_entries(entry_of, LANGUAGE_RATES),
+        entry_of=entry_of,
+        **_language_length(size),
     )
 
 
 def depth(size):
     """Study (b): the memory saved, spent on a model twice as deep."""
-    task = LAPTOP_TEXT if size == "laptop" else PAPER_TEXT
-    deep = "tiny_4" if size == "laptop" else "base_12"
-    shallow = [entry(_for_language(name), task) for name in ("adagrad", "adam_99")]
+    entry_of = _language_entry(size)
+    model = "tiny_4" if size == "laptop" else "base_12"
     deeper = [
-        entry(
-            dataclasses.replace(
-                _for_language(name),
-                name=f"{name}_deep",
-                label=f"{CONTENDERS[name].label}, twice as deep",
-            ),
-            dataclasses.replace(task, model=deep),
+        dataclasses.replace(
+            one,
+            name=f"{one.name}_deep",
+            label=f"{one.label}, twice as deep",
+            task=dataclasses.replace(one.task, model=model),
         )
-        for name in ("et3", "et2", "et1", "adagrad")
+        for one in _entries(entry_of, ("et3", "et2", "et1", "adagrad"))
     ]
     return Study(
         title="Twice the depth in the memory that AdaGrad takes for less",
-        entries=(*shallow, *deeper),
+        entries=(*_entries(entry_of, ("adagrad", "adam_99")), *deeper),
+        entry_of=entry_of,
         memory="model and optimizer",
-        **(LAPTOP_STEPS if size == "laptop" else PAPER_STEPS),
+        **_language_length(size),
     )
 
 
 def convex(size):
     """Study (c): how far each level brings an ill-conditioned convex objective."""
     del size  # The paper's is a laptop's.
-    task = Convex()
     accumulating = "ExtremeTensoring(beta_2=None, {})".format
-    indices = {
+    own = {
+        "sgd": "SGD",
+        "et_inf": accumulating("level='inf'"),
         "et3": accumulating("tensor_index={'kernel': (8, 8, 8, 10)}"),
         "et2": accumulating("tensor_index={'kernel': (16, 32, 10)}"),
         "et1": accumulating("level=1"),
-        "et_inf": accumulating("level='inf'"),
-        "sgd": "SGD",
         "adagrad": CONTENDERS["adagrad"].optimizer,
     }
-    names = ("sgd", "et_inf", "et3", "et2", "et1", "adagrad")
+
+    def entry_of(contender):
+        return Entry(
+            contender.name,
+            contender.label,
+            own.get(contender.name, contender.optimizer),
+            CONVEX_RATES,
+            Convex(),
+        )
+
     return Study(
         title="Expressivity: logistic regression, condition number 10⁴",
-        entries=tuple(
-            Entry(name, CONTENDERS[name].label, indices[name], CONVEX_RATES, task)
-            for name in names
-        ),
+        entries=_entries(entry_of, own),
+        entry_of=entry_of,
         steps=500,
         evaluations=10,
         schedule="constant",
@@ -130,39 +139,39 @@ def convex(size):
 
 def images(size):
     """Study (d): ResNet-18 on images."""
-    laptop = size == "laptop"
-    task = Images(size=32, width=8) if laptop else Images(images="cifar10", width=64)
-    length = {"steps": 100, "evaluations": 4}
-    if not laptop:
-        length = {"steps": 70_400, "evaluations": 100}  # 200 epochs of 45 000 images.
+    task = Images(images="cifar10", width=64)
+    length = {"steps": 70_400, "evaluations": 100}  # 200 epochs of 45 000 images.
+    if size == "laptop":
+        task = Images(size=32, width=8)
+        length = {"steps": 100, "evaluations": 4}
+
+    def entry_of(contender):
+        rate = IMAGE_RATES.get(contender.name, contender.learning_rate)
+        contender = contender.with_arguments(weight_decay=WEIGHT_DECAY)
+        return _entry(dataclasses.replace(contender, learning_rate=rate), task)
+
     return Study(
         title="ResNet-18 on images",
-        entries=tuple(
-            entry(
-                dataclasses.replace(
-                    CONTENDERS[name], learning_rate=IMAGE_RATES[name]
-                ).with_arguments(weight_decay=WEIGHT_DECAY),
-                task,
-            )
-            for name in IMAGE_RATES
-        ),
+        entries=_entries(entry_of, IMAGE_RATES),
+        entry_of=entry_of,
         **length,
     )
 
 
 def quality(size):
     """Study (e): the trace ratio of every level, measured in training."""
-    study = language(size)
-    names = ("et2", "adam_99")
-    return dataclasses.replace(
-        study,
+    search = _language_entry(size)
+
+    def entry_of(contender):
+        one = search(contender)
+        return dataclasses.replace(one, rates=one.rates[1:2])  # The middle one.
+
+    return Study(
         title="The factor that levels lose to AdaGrad: √(Tr H / Tr Ĥ)",
-        entries=tuple(
-            dataclasses.replace(one, rates=(LANGUAGE_RATES[one.name],))
-            for one in study.entries
-            if one.name in names
-        ),
+        entries=_entries(entry_of, ("et2", "adam_99")),
+        entry_of=entry_of,
         quality_levels=(1, 2, 3, "inf"),
+        **_language_length(size),
     )
 
 
@@ -172,27 +181,31 @@ PRESETS = {
 }
 
 
-def _for_language(name):
-    contender = dataclasses.replace(
-        CONTENDERS[name], learning_rate=LANGUAGE_RATES[name]
-    )
-    if name.startswith("et"):
-        # Rare subwords give single large updates; the results say what this is worth.
-        return contender.with_arguments(clip_threshold=1.0)
-    return contender
+def _entries(entry_of, names):
+    return tuple(entry_of(CONTENDERS[name]) for name in names)
 
 
-def entry(contender, task, around=AROUND):
-    """A contender on a task, with the rates around its own.
+def _language_length(size):
+    return LAPTOP_STEPS if size == "laptop" else PAPER_STEPS
 
-    Args:
-        contender: A `Contender`.
-        task: A task of `tf_models.tasks`.
-        around: What its learning rate is multiplied with.
 
-    Returns:
-        An `Entry`.
-    """
+def _language_entry(size):
+    """What makes an entry of a contender in the language studies."""
+    task = LAPTOP_TEXT if size == "laptop" else PAPER_TEXT
+
+    def entry_of(contender):
+        rate = LANGUAGE_RATES.get(contender.name, contender.learning_rate)
+        contender = dataclasses.replace(contender, learning_rate=rate)
+        if contender.name.startswith("et"):
+            # Rare subwords give single large updates; the results say what it is worth.
+            contender = contender.with_arguments(clip_threshold=1.0)
+        return _entry(contender, task)
+
+    return entry_of
+
+
+def _entry(contender, task, around=AROUND):
+    """A contender on a task, with the rates around its own."""
     # Rounded, so that 3e-3 · 0.5 is written 0.0015 wherever it is.
     rates = tuple(float(f"{contender.learning_rate * factor:.6g}") for factor in around)
     return Entry(contender.name, contender.label, contender.optimizer, rates, task)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import statistics
+from collections.abc import Callable
 
 from tf_models.training import Run, RunResult
 
@@ -45,6 +46,8 @@ class Study:
         searched_seeds: On how many of them, from the first, every rate is tried.
         steps, evaluations, schedule, warmup_steps, dtype_policy, jit_compile: As in
             `Run`.
+        entry_of: Makes an `Entry` of a `Contender` that the study does not have: with
+            as many rates as the others, and on their terms.
         memory: What the plot's memory is: `"optimizer"`, or `"model and optimizer"`
             where the models differ.
         quality_levels: Levels of a tensor index whose trace ratios are measured along
@@ -62,6 +65,7 @@ class Study:
     warmup_steps: int | None = None
     dtype_policy: str = "float32"
     jit_compile: bool = True
+    entry_of: Callable | None = dataclasses.field(default=None, compare=False)
     memory: str = "optimizer"
     quality_levels: tuple = ()
 

@@ -73,6 +73,7 @@ def define_flags(values=FLAGS):
     _define_optimizer(values)
     _define_run(values)
     flag_rules.data_flags(values)
+    flags.adopt_module_key_flags(flag_rules, values)  # For --help.
 
 
 def _define_task(values):
@@ -228,8 +229,13 @@ def chosen_run(values):
     text = _optimizer_text(values)
     rate = values.learning_rate
     if rate is None:
-        rate = optimizers.default_learning_rate(text)
+        rate = optimizers.default_learning_rate(values.optimizer)
     optimizers.make(text, rate)  # Refuses what is out of range.
+    if values.warmup_steps is not None and values.schedule == "constant":
+        raise ValueError(
+            "--warmup_steps does not go with --schedule=constant, which has none; "
+            f"received {values.warmup_steps}. Leave it out, or use --schedule=warmup."
+        )
     return Run(
         task=_task(values),
         optimizer=text,

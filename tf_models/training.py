@@ -46,7 +46,7 @@ class Run:
         """The run as plain values, for JSON: equal for equal runs and no others."""
         values = dataclasses.asdict(self)
         values["task"] = {"kind": tasks.kind(self.task)} | values["task"]
-        return values
+        return values | {"backend": keras.backend.backend()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,9 @@ class RunResult:
         ms_per_step: Median time of a training step in milliseconds, without the
             first step, which compiles; NaN where there was no second.
         examples_per_second: Tokens or images trained on in a second, at that time.
-        peak_device_bytes: The most memory the device held since it started, where it
-            counts that (a GPU does, a CPU does not); else `None`.
+        peak_device_bytes: The most memory the first GPU held in this run; `None`
+            without a GPU, and under JAX, which only counts for the whole process,
+            where an earlier run held as much.
     """
 
     status: str
@@ -151,6 +152,7 @@ def train(
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(run.seed)
+    device_memory = DeviceMemory()
     with _dtype_policy(run.dtype_policy):
         model = _compiled_model(run, task)
         clock = StepClock(on_step)
@@ -181,7 +183,7 @@ def train(
         ),
         ms_per_step=clock.ms_per_step,
         examples_per_second=task.examples_per_step * steps_per_second,
-        peak_device_bytes=peak_device_bytes(),
+        peak_device_bytes=device_memory.peak_bytes(),
     )
 
 
@@ -200,24 +202,44 @@ def segments(run, first_step=0):
     return [pair for pair in zip(ends, ends[1:]) if pair[0] >= first_step]
 
 
-def peak_device_bytes():
-    """The most memory the first GPU has held, or `None` where nothing counts it."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
+class DeviceMemory:
+    """The most memory the first GPU holds from now on.
 
-        if tf.config.list_physical_devices("GPU"):
-            return tf.config.experimental.get_memory_info("GPU:0")["peak"]
-    if backend == "jax":
-        import jax
+    TensorFlow and PyTorch are told to count anew. JAX cannot be: what it counts is this
+    run's only if it rises.
+    """
 
-        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    if backend == "torch":
-        import torch
+    def __init__(self):
+        self._before = self._counted(begin=True)
 
-        if torch.cuda.is_available():
-            return torch.cuda.max_memory_allocated()
-    return None
+    def peak_bytes(self):
+        """The most so far, or `None` where nothing counts it."""
+        now = self._counted()
+        is_jax = keras.backend.backend() == "jax"
+        return None if is_jax and now == self._before else now
+
+    def _counted(self, begin=False):
+        backend = keras.backend.backend()
+        if backend == "tensorflow":
+            import tensorflow as tf
+
+            if tf.config.list_physical_devices("GPU"):
+                if begin:
+                    tf.config.experimental.reset_memory_stats("GPU:0")
+                return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+        if backend == "jax":
+            import jax
+
+            counted = jax.local_devices()[0].memory_stats() or {}
+            return counted.get("peak_bytes_in_use")
+        if backend == "torch":
+            import torch
+
+            if torch.cuda.is_available():
+                if begin:
+                    torch.cuda.reset_peak_memory_stats()
+                return torch.cuda.max_memory_allocated()
+        return None
 
 
 def _compiled_model(run, task):

@@ -23,8 +23,8 @@ class PreconditionerQuality(GradientProbe):
 
     The closer to 1, the less a level gives up. This callback measures the factor for
     every variable and level, whatever optimizer trains the model, under
-    `logs["<path>/level_<level>/trace_ratio"]`, and that of all variables together (their
-    traces added up) under `logs["level_<level>/trace_ratio"]`. They go into `History`,
+    `logs["<path>/level_<level>/trace_ratio"]`, and for all variables together, their
+    traces added up, under `logs["level_<level>/trace_ratio"]`. They go into `History`,
     and into the `logs` of callbacks that come after this one: put
     `keras.callbacks.TensorBoard` or `CSVLogger` behind it in the list.
 
@@ -32,8 +32,9 @@ class PreconditionerQuality(GradientProbe):
     float64 a weight of the chosen variables, 8·Σ d bytes, in the host's memory,
     whatever the number of levels. Each measurement computes the gradient of the loss on
     one batch of `data`, in inference mode, uncompiled: a few training steps' time; and
-    reads the accumulator once a level. Training itself is not touched: the weights end
-    up the same, bit for bit.
+    reads the accumulator once for every axis and level. Training itself is not touched:
+    the weights end up the same, bit for bit. A second `fit` of the same model goes on
+    with the sums of the first.
 
     Args:
         data: What gradients are measured on: a batch `(x, y)` or `(x, y,
@@ -79,14 +80,16 @@ class PreconditionerQuality(GradientProbe):
         beta_2=None,
     ):
         super().__init__(data, variables, frequency)
-        _check_levels(levels)
         checks.decay("beta_2", beta_2, or_none=True)
-        self.levels = tuple(levels)
+        self.levels = _checked_levels(levels)
         self.beta_2 = beta_2
         self._sums = {}
+        self._model_of_sums = None
 
     def choose(self, trainable):
-        """Chooses the variables whose paths match."""
+        """Chooses the variables whose paths match; begins anew for another model."""
+        if self._model_of_sums is not self.model:
+            self._sums, self._model_of_sums = {}, self.model
         chosen = [
             (variable, index)
             for index, variable in enumerate(trainable)
@@ -137,8 +140,8 @@ class PreconditionerQuality(GradientProbe):
 def trace(sums, index):
     """The trace of extreme tensoring's preconditioner.
 
-    The modes refine the axes, so an entry's Π_i S_i^(1/2p) is a product of one number an
-    axis, and the sum over all entries is the product of the axes' sums: only vectors
+    The modes refine the axes, so an entry's Π_i S_i^(1/2p) is a product of one number
+    an axis, and the sum over all entries is the product of the axes' sums: only vectors
     are made, and the padding is left out of each.
 
     Args:
@@ -174,11 +177,16 @@ def _positions(grid, power):
     return product.ravel()
 
 
-def _check_levels(levels):
-    if isinstance(levels, str) or not hasattr(levels, "__iter__") or not levels:
+def _checked_levels(levels):
+    if isinstance(levels, str) or not hasattr(levels, "__iter__"):
+        found = ()
+    else:
+        found = tuple(levels)
+    if not found:
         raise ValueError(
             "levels must be a sequence of levels, at least one; received "
             f"levels={levels!r}. Use for example (1, 2, 3, 'inf')."
         )
-    for level in levels:
+    for level in found:
         check_level(level)
+    return found

@@ -68,7 +68,7 @@ def contents(directory):
 
 
 def test_a_checkpoint_is_two_files_and_there_is_one_at_a_time(stopped):
-    assert contents(stopped).keys() == {PROGRESS_NAME, "step_4.weights.h5"}
+    assert contents(stopped).keys() == {PROGRESS_NAME, "checkpoint_step_4.weights.h5"}
     progress = json.loads((stopped / PROGRESS_NAME).read_text())
     assert [step for step, _ in progress["curve"]] == [2, 4]
 
@@ -101,7 +101,7 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
     assert len(whole.numbers) == len(resumed.numbers)
     for one, other in zip(whole.numbers, resumed.numbers):
         np.testing.assert_array_equal(one, other)
-    assert contents(tmp_path).keys() == {PROGRESS_NAME, "step_6.weights.h5"}
+    assert contents(tmp_path).keys() == {PROGRESS_NAME, "checkpoint_step_6.weights.h5"}
 
 
 def test_a_finished_run_makes_no_step_again_and_measures_the_same(digits, stopped):
@@ -177,7 +177,7 @@ def test_progress_that_is_none_is_refused_with_the_remedy(tmp_path, text):
 def test_weights_that_cannot_be_read_are_refused_with_the_remedy(
     digits, stopped, damage
 ):
-    weights = stopped / "step_4.weights.h5"
+    weights = stopped / "checkpoint_step_4.weights.h5"
     if damage == "missing":
         weights.unlink()
     else:
@@ -204,4 +204,10 @@ def test_a_directory_is_made_when_there_is_something_to_write(tmp_path):
     task = Convex(examples=400, features=4)
     run = dataclasses.replace(RUN, task=task, steps=1)
     train(run, task.load(), checkpoint=Checkpoint(directory))
-    assert contents(directory).keys() == {PROGRESS_NAME, "step_1.weights.h5"}
+    assert contents(directory).keys() == {PROGRESS_NAME, "checkpoint_step_1.weights.h5"}
+
+
+def test_weights_of_the_users_in_the_same_directory_are_left_alone(digits, tmp_path):
+    (tmp_path / "my_best.weights.h5").write_bytes(b"mine")
+    train(RUN, digits, checkpoint=Checkpoint(tmp_path))
+    assert (tmp_path / "my_best.weights.h5").read_bytes() == b"mine"

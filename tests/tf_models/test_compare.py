@@ -317,6 +317,8 @@ def test_the_quality_study_measures_and_draws_the_trace_ratios(
     for one in study.entries:
         name = compare.QUALITY_PLOT_NAME.format(one.name)
         assert name in printed.replace("\n", "") and (tmp_path / name).exists()
+    diverged, _ = journal.find(made[-1], "digits")
+    assert diverged.diverged
     _, quality = journal.find(made[0], "digits")
     assert [step for step, _ in quality] == [1, 2, 3]
     last = quality[-1][1]
@@ -440,6 +442,34 @@ def test_an_optimizer_that_is_not_the_presets_own_tries_as_many_rates(preset):
     assert (first, second.name) == (own, name)
     assert len(first.rates) == len(second.rates)
     assert second.task == own.task
+
+
+def test_such_an_optimizer_is_tried_on_the_presets_terms():
+    def entries(preset, names):
+        return compare.chosen_study(
+            parsed(f"--preset={preset}", f"--optimizers={names}")
+        ).entries
+
+    # At rates of its own, where the preset's have each their own too.
+    (sgd,) = entries("quality", "sgd")
+    assert sgd.rates == (1.0,)
+    (et1,) = entries("quality", "et1")
+    assert et1.optimizer == PRESETS["language"]("laptop").entries[4].optimizer
+    assert "clip_threshold=1.0" in et1.optimizer
+    # With the decay that all have, and at the rates that all try.
+    (rmsprop,) = entries("images", "rmsprop")
+    assert rmsprop.optimizer == "RMSprop(rho=0.99, weight_decay=0.0005)"
+    (adam,) = entries("convex", "adam")
+    assert adam.rates == PRESETS["convex"]("laptop").entries[0].rates
+
+
+def test_a_study_cut_short_warms_up_over_a_tenth_of_its_own_steps():
+    flags_of = ["--preset=language", "--size=paper"]
+    assert compare.chosen_study(parsed(*flags_of)).warmup_steps == 10_000
+    short = compare.chosen_study(parsed(*flags_of, "--steps=300"))
+    assert short.warmup_steps is None
+    own = compare.chosen_study(parsed(*flags_of, "--steps=300", "--warmup_steps=7"))
+    assert own.warmup_steps == 7
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """The TFDS builder of a folder of images."""
 
+import hashlib
 import os
 import pathlib
+import re
+import shutil
 import tempfile
 
 import numpy as np
@@ -9,17 +12,17 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from tf_models.data.folder_files import BadFileError, files_under
 from tf_models.data.image_folder import (
-    BadImageError,
+    SUFFIXES,
     LabelledImages,
     folder_config,
-    image_paths,
     read_image,
     split_of,
 )
 
 LABELS = {"green": (0, 255, 0), "red": (255, 0, 0)}
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".PNG")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".PNG")
 IMAGES_A_LABEL = 24
 
 
@@ -27,7 +30,7 @@ def write_images(root, *, size=(6, 4)):
     """Writes images of one colour a label, in turn in each of the formats."""
     for label, color in LABELS.items():
         for number in range(IMAGES_A_LABEL):
-            suffix = SUFFIXES[number % len(SUFFIXES)]
+            suffix = ENDINGS[number % len(ENDINGS)]
             folder = root / label / ("more" if number % 2 else "")
             folder.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", size, color).save(folder / f"{number}{suffix}")
@@ -36,8 +39,14 @@ def write_images(root, *, size=(6, 4)):
     (root / "green" / "notes.txt").write_text("not an image")
 
 
+def image_paths(root):
+    paths, unlisted = files_under(tfds.core.Path(root), SUFFIXES)
+    assert not unlisted
+    return paths
+
+
 def split_sizes(root):
-    splits = [split_of(path) for path in image_paths(tfds.core.Path(root))]
+    splits = [split_of(path) for path in image_paths(root)]
     return {split: splits.count(split) for split in ("train", "validation", "test")}
 
 
@@ -77,7 +86,7 @@ class LabelledImagesTest(tfds.testing.DatasetBuilderTestCase):
         write_images(root)
         # TFDS takes equal images in two splits for one example in both.
         rng = np.random.default_rng(0)
-        for path in image_paths(tfds.core.Path(root)):
+        for path in image_paths(root):
             noise = rng.integers(0, 256, (4, 4, 3), np.uint8)
             Image.fromarray(noise).save(root / path)
         cls.EXAMPLE_DIR = root
@@ -108,6 +117,9 @@ def test_the_split_of_a_file_is_fixed_by_its_path():
     shares = [split_of(path) for path in paths]
     for split, share in (("train", 0.8), ("validation", 0.1), ("test", 0.1)):
         assert shares.count(split) / 10_000 == pytest.approx(share, abs=0.01)
+    # As they were when results were first published with them.
+    digest = hashlib.sha256(" ".join(shares).encode()).hexdigest()
+    assert digest.startswith("d92ea57afe5065f6")
 
 
 def damage(folder):
@@ -121,6 +133,7 @@ def damage(folder):
     (folder / "red" / "empty.png").write_bytes(b"")
     (folder / "red" / "text.gif").write_text("not an image")
     (folder / "red" / "gone.bmp").symlink_to(folder / "nowhere.bmp")
+    os.mkfifo(folder / "red" / "pipe.png")
     (folder / "unlabelled.png").write_bytes(whole)
     return {
         "red/cut.jpg": "damaged",
@@ -128,6 +141,7 @@ def damage(folder):
         "red/empty.png": "empty",
         "red/text.gif": "damaged or no image",
         "red/gone.bmp": "cannot be read",
+        "red/pipe.png": "no regular file",
         "unlabelled.png": "in no label's folder",
     }
 
@@ -166,6 +180,104 @@ def test_refuse_refuses_them_with_the_file_the_fault_and_the_remedy(
     assert examples(build(folder, tmp_path / "data", on_bad_file="refuse"))
 
 
+@pytest.mark.parametrize("target", [".", "red", "green/more"])
+def test_a_link_to_a_folder_puts_no_image_in_twice(folder, tmp_path, target):
+    before = folder_config(folder)
+    (folder / "green" / "link").symlink_to(folder / target, target_is_directory=True)
+    (folder / "another label").symlink_to(folder / "red", target_is_directory=True)
+    assert folder_config(folder) == before
+    assert len(examples(build(folder, tmp_path / "data"))) == 2 * IMAGES_A_LABEL
+
+
+def test_where_labels_are_links_the_refusal_says_that_links_are_not_read(
+    folder, tmp_path
+):
+    (tmp_path / "links").mkdir()
+    for label in LABELS:
+        (tmp_path / "links" / label).symlink_to(folder / label)
+    with pytest.raises(ValueError, match="folders that are links are not read"):
+        folder_config(tmp_path / "links")
+
+
+@pytest.fixture
+def unlistable(monkeypatch):
+    """Has the listing of folders of a name fail."""
+    listed = os.listdir
+
+    def make_unlistable(name):
+        def listdir(path):
+            if os.path.basename(path) == name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return listed(path)
+
+        monkeypatch.setattr(os, "listdir", listdir)
+
+    return make_unlistable
+
+
+@pytest.mark.parametrize("on_bad_file", ["skip", "refuse"])
+def test_a_folder_in_it_that_cannot_be_listed_is_skipped_and_named_or_refused(
+    folder, tmp_path, caplog, unlistable, on_bad_file
+):
+    (folder / "red" / "closed").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "red" / "closed" / "0.png")
+    unlistable("closed")
+    fault = r"red/closed: it cannot be read \(.*Permission denied"
+    if on_bad_file == "refuse":
+        with pytest.raises(BadFileError, match=fault):
+            build(folder, tmp_path / "data", on_bad_file=on_bad_file)
+        return
+    with caplog.at_level("WARNING", logger="absl"):
+        builder = build(folder, tmp_path / "data", on_bad_file=on_bad_file)
+    assert len(examples(builder)) == 2 * IMAGES_A_LABEL
+    assert re.search(f"Skipped {fault}", caplog.text)
+    assert builder.info.metadata["skipped"].keys() == {"red/closed"}
+
+
+def test_a_folder_that_can_no_longer_be_listed_is_other_data(folder, unlistable):
+    (folder / "red" / "closed").mkdir()
+    name = folder_config(folder).name
+    unlistable("closed")
+    assert folder_config(folder).name != name
+
+
+def test_a_label_that_cannot_be_listed_is_named_where_one_is_missing(
+    folder, unlistable
+):
+    unlistable("red")
+    with pytest.raises(ValueError, match="labels green.*In it, red: it cannot be read"):
+        folder_config(folder)
+
+
+@pytest.mark.parametrize("on_bad_file", ["skip", "refuse"])
+def test_a_name_that_is_not_utf_8_is_skipped_and_named_or_refused(
+    folder, tmp_path, caplog, on_bad_file
+):
+    odd = os.fsdecode(b"caf\xe9")
+    try:
+        (folder / odd).mkdir()
+    except OSError:
+        pytest.skip("This file system has no such names.")
+    shutil.copy(folder / "red" / "0.png", folder / odd / "0.png")
+    shutil.copy(folder / "red" / "0.png", folder / "red" / f"{odd}.png")
+    if on_bad_file == "refuse":
+        with pytest.raises(BadFileError, match=r"caf\\udce9.*name is not UTF-8"):
+            build(folder, tmp_path / "data", on_bad_file=on_bad_file)
+        return
+    with caplog.at_level("WARNING", logger="absl"):
+        builder = build(folder, tmp_path / "data", on_bad_file=on_bad_file)
+    assert len(examples(builder)) == 2 * IMAGES_A_LABEL
+    assert builder.info.features["label"].names == sorted(LABELS)
+    skipped = {r"caf\udce9/0.png", r"red/caf\udce9.png"}
+    assert builder.info.metadata["skipped"].keys() == skipped
+    assert all(f"Skipped {path}: its name is not" in caplog.text for path in skipped)
+
+
+def test_a_copied_folder_is_the_same_data(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert folder_config(tmp_path / "copy").name == folder_config(folder).name
+
+
 def test_a_folder_is_prepared_anew_when_and_only_when_it_has_changed(folder):
     def name():
         return folder_config(folder).name
@@ -177,10 +289,15 @@ def test_a_folder_is_prepared_anew_when_and_only_when_it_has_changed(folder):
     Image.new("RGB", (3, 3)).save(folder / "green" / "new.png")
     added = name()
     assert added != first
-    os.utime(folder / "green" / "new.png", (1, 1))
-    touched = name()
-    assert touched not in (added, first)
-    (folder / "green" / "new.png").unlink()
+    file = folder / "green" / "new.png"
+    os.utime(file, (1, 1))
+    assert name() == added
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"?")
+    os.utime(file, (1, 1))
+    edited = name()  # Neither size nor time says so.
+    assert edited not in (added, first)
+    file.unlink()
     assert name() == first
     assert folder_config(folder, size=8).name != first
     assert folder_config(folder, on_bad_file="refuse").name != first
@@ -231,7 +348,7 @@ def test_a_photo_taken_with_a_turned_camera_is_turned_back(tmp_path):
 
 def test_a_file_that_is_no_image_is_a_bad_image(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
-    with pytest.raises(BadImageError, match="damaged or no image"):
+    with pytest.raises(BadFileError, match="damaged or no image"):
         read_image(tfds.core.Path(tmp_path / "text.png"), 4)
 
 
@@ -274,7 +391,7 @@ def test_a_label_without_a_good_image_is_refused_by_name(folder, tmp_path):
     ("options", "message"),
     [
         ({"size": 0}, "size must be at least 1 pixel; received size=0"),
-        ({"on_bad_file": "stop"}, '"skip" or "refuse"; received .stop.'),
+        ({"on_bad_file": "stop"}, "one of skip, refuse; received on_bad_file='stop'"),
     ],
 )
 def test_an_unknown_option_is_refused(folder, options, message):

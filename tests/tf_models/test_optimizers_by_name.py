@@ -133,3 +133,19 @@ def test_every_contender_makes_its_optimizer(name):
     rate = float(made.learning_rate)
     assert rate == pytest.approx(contender.learning_rate, rel=1e-6)
     assert contender.name == name
+
+
+def test_the_rate_of_a_configuration_is_its_default_and_a_schedule_is_refused():
+    text = '{"class_name": "SGD", "config": {"learning_rate": 0.5, "momentum": 0.9}}'
+    assert optimizers.default_learning_rate(text) == 0.5
+    assert optimizers.default_learning_rate('{"class_name": "SGD"}') == 0.01
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    configured = keras.optimizers.serialize(keras.optimizers.SGD(schedule))
+    with pytest.raises(ValueError, match="configuration must be a number"):
+        optimizers.default_learning_rate(json.dumps(configured))
+
+
+def test_averages_that_fit_would_put_into_the_weights_are_refused():
+    with pytest.raises(ValueError, match="Leave out use_ema"):
+        optimizers.parse("Adam(use_ema=True)")
+    assert optimizers.make("Adam(use_ema=False)", 0.1).use_ema is False

@@ -93,6 +93,7 @@ def test_a_file_that_is_not_utf_8_is_skipped_and_named(tmp_path, caplog):
     skipped = [r.getMessage() for r in caplog.records if "Skipped" in r.getMessage()]
     assert len(skipped) == 1
     assert LATIN_1 in skipped[0] and "not UTF-8" in skipped[0]
+    assert builder.info.metadata["skipped"].keys() == {LATIN_1}
     assert texts(builder, "train") == TRAIN
 
 

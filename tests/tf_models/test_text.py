@@ -311,6 +311,37 @@ def test_a_bad_file_is_refused_through_load_text_too(folder, load_folder):
         load_folder(on_bad_file="refuse")
 
 
+@pytest.mark.parametrize("is_prepared", [True, False])
+def test_a_file_that_was_skipped_is_named_every_time_the_text_is_read(
+    folder, load_folder, tmp_path, caplog, is_prepared
+):
+    (folder / "empty.txt").touch()
+    load_folder()
+    if not is_prepared:  # The tokens alone are left.
+        shutil.rmtree(tmp_path / "data" / "text_folder")
+    for arguments in ({}, {"subwords": SUBWORDS}, {"subwords": SUBWORDS}):
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="absl"):
+            load_folder(**arguments)
+        assert "skipped 1 of its files: empty.txt: it is empty." in caplog.text
+
+
+def test_where_nothing_was_skipped_nothing_is_said_of_it(load_folder, caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        load_folder()
+    assert "of its files" not in caplog.text
+
+
+def test_lm1b_encoded_before_skipped_files_were_on_record_is_read(small_lm1b, tmp_path):
+    made = load_text("lm1b", data_dir=tmp_path / "data")
+    (directory,) = token_directories(tmp_path / "data")
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary.pop("skipped") == {}
+    (directory / "summary.json").write_text(json.dumps(summary))
+    read = load_text("lm1b", data_dir=tmp_path / "data")
+    np.testing.assert_array_equal(read.train, made.train)
+
+
 def test_a_token_file_has_the_form_numpy_writes(tmp_path):
     batches = [[b"ab", b""], [b"c"]]
     count = text._write_tokens(

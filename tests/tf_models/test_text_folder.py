@@ -1,5 +1,6 @@
 """The TFDS builder of a folder of text."""
 
+import hashlib
 import os
 import pathlib
 import tempfile
@@ -7,9 +8,10 @@ import tempfile
 import pytest
 import tensorflow_datasets as tfds
 
+from tf_models.data import text_folder
+from tf_models.data.folder_files import BadFileError
 from tf_models.data.text_folder import (
     SPLITS,
-    BadFileError,
     TextFolder,
     split_of,
     text_folder_config,
@@ -104,6 +106,9 @@ def test_a_twentieth_of_all_files_is_in_each_of_validation_and_test():
     splits = [split_of(f"package/module_{number}.py") for number in range(10_000)]
     for split in ("validation", "test"):
         assert splits.count(split) / len(splits) == pytest.approx(0.05, abs=0.007)
+    # As they were when results were first published with them.
+    digest = hashlib.sha256(" ".join(splits).encode()).hexdigest()
+    assert digest.startswith("66124dc810c90383")
 
 
 def test_bad_files_are_skipped_and_each_is_named_with_its_fault(folder, caplog):
@@ -119,6 +124,19 @@ def test_bad_files_are_skipped_and_each_is_named_with_its_fault(folder, caplog):
     assert len(warnings(caplog)) == len(faults)
     for path, fault in faults.items():
         assert any(path in line and fault in line for line in warnings(caplog))
+    again = TextFolder(
+        data_dir=folder.parent / "data", config=text_folder_config(folder)
+    )
+    skipped = again.info.metadata["skipped"]
+    assert skipped.keys() == faults.keys()
+    assert all(fault in skipped[path] for path, fault in faults.items())
+
+
+def test_a_file_that_is_damaged_while_it_is_prepared_is_named(folder, monkeypatch):
+    write(folder / "late.txt", b"\xff")
+    monkeypatch.setattr(text_folder, "check_holds_text", lambda root, path: None)
+    with pytest.raises(BadFileError, match="late.txt.*changed: it is not UTF-8.*again"):
+        build(folder)
 
 
 @pytest.mark.parametrize("path", BAD_FILES)
@@ -227,6 +245,20 @@ def test_what_is_no_folder_is_refused(tmp_path):
     for path in (tmp_path / "nowhere", tmp_path / "file.txt"):
         with pytest.raises(ValueError, match="must be a folder that exists; received"):
             text_folder_config(path)
+
+
+def test_a_folder_that_can_no_longer_be_listed_is_other_data(folder, monkeypatch):
+    (folder / "closed").mkdir()
+    name = text_folder_config(folder).name
+    listed = os.listdir
+
+    def listdir(path):
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert text_folder_config(folder).name != name
 
 
 def test_an_unknown_way_with_bad_files_is_refused(folder):

@@ -8,24 +8,28 @@ The label of an image is the name of the folder it is in:
 """
 
 import dataclasses
-import hashlib
 import io
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from PIL import Image, ImageOps
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif"})
-ON_BAD_FILE = ("skip", "refuse")
+from tf_models.data.folder_files import (
+    BadFileError,
+    check_on_bad_file,
+    content_digest,
+    files_under,
+    is_utf8,
+    read_bytes,
+    skip_or_refuse,
+    split_by_path,
+)
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 DEFAULT_SIZE = 32
 # Of all hashes of a path; the rest, 80%, is the training split's.
 TEST_SHARE = 0.1
 VALIDATION_SHARE = 0.1
-
-
-class BadImageError(ValueError):
-    """A file is no image that can be read; the message says in what way."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -49,14 +53,15 @@ class LabelledImagesConfig(tfds.core.BuilderConfig):
 def folder_config(image_dir, *, size=DEFAULT_SIZE, on_bad_file="skip"):
     """Makes the config of a folder as it is now.
 
-    Its name holds a digest of all images' paths, sizes in bytes and times of change, so
-    that a folder is prepared once, and anew when it has changed.
+    Its name holds a digest of all images' paths and contents, so that a folder is
+    prepared once, and anew when it has changed, and a copy of it is the same data set.
 
     Args:
         image_dir: A folder with one folder a label.
         size: Height and width that all images are brought to.
-        on_bad_file: What is done with a file that is empty, damaged, unreadable or in
-            no label's folder: `"skip"` leaves it out and names it in a warning,
+        on_bad_file: What is done with a file that is empty, damaged, unreadable, in
+            no label's folder or of a name that is not UTF-8, and with a folder that
+            cannot be listed: `"skip"` leaves it out and names it in a warning,
             `"refuse"` raises a `ValueError` that names it.
 
     Returns:
@@ -68,27 +73,30 @@ def folder_config(image_dir, *, size=DEFAULT_SIZE, on_bad_file="skip"):
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel; received size={size}.")
-    if on_bad_file not in ON_BAD_FILE:
-        raise ValueError(
-            f'on_bad_file must be "skip" or "refuse"; received {on_bad_file!r}.'
-        )
+    check_on_bad_file(on_bad_file)
     root = tfds.core.Path(image_dir).expanduser()
     if not root.is_dir():
         raise ValueError(
             "image_dir must be a folder with one folder of images a label; received "
             f"{str(image_dir)!r}, which is no folder. Check the path."
         )
-    paths = image_paths(root)
-    labels = tuple(sorted({label_of(path) for path in paths} - {None}))
+    paths, unlisted = files_under(root, SUFFIXES)
+    # TFDS can hold no other; the images in them are dealt with as bad files.
+    labels = tuple(sorted(filter(is_utf8, {label_of(path) for path in paths} - {None})))
     if len(labels) < 2:
         raise ValueError(
             "image_dir must hold images of at least two labels, each in the folder of "
             f"its label (label/name.png); received {str(image_dir)!r} with "
             f"{len(paths)} images and the labels {', '.join(labels) or '(none)'}. "
-            f"Images are files that end in {', '.join(sorted(SUFFIXES))}."
+            f"Images are files that end in {', '.join(SUFFIXES)}; "
+            "folders that are links are not read."
+            + "".join(f" In it, {path}: {bad}." for path, bad in unlisted.items())
         )
+    digest = content_digest(
+        root, [*paths, *sorted(unlisted)], settings=(size, on_bad_file)
+    )
     return LabelledImagesConfig(
-        name=f"{_digest(root, paths)}-{size}-{on_bad_file}",
+        name=f"{digest}-{size}-{on_bad_file}",
         description=f"Images of {len(labels)} labels, {size} × {size}.",
         image_dir=str(root),
         labels=labels,
@@ -103,7 +111,8 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
     An example is `{"image": ..., "label": ..., "path": ...}`: a `uint8` RGB image of
     shape (size, size, 3), see `read_image`; its class; and its path relative to the
     folder, with forward slashes. Images are the files named `.png`, `.jpg`, `.jpeg`,
-    `.bmp` and `.gif`, at any depth; hidden files and all other files are left alone.
+    `.bmp` and `.gif`, at any depth; hidden files, all other files and folders that are
+    links are left alone.
 
     A file is in `test` if the SHA-256 hash of its path falls in the lowest tenth, in
     `validation` if in the next, else in `train`: the split is the same on every
@@ -146,8 +155,11 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager  # The images are already on this machine.
+        paths, unlisted = files_under(self._root, SUFFIXES)
+        for path, error in unlisted.items():
+            self._bad_file(path, error)
         splits = {"train": [], "validation": [], "test": []}
-        for path in image_paths(tfds.core.Path(self.builder_config.image_dir)):
+        for path in paths:
             splits[split_of(path)].append(path)
         return {
             split: self._generate_examples(split, paths)
@@ -174,42 +186,23 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
     def _read(self, path):
         """The image; None, on record and with a warning, where it is skipped."""
         try:
+            if not is_utf8(path):
+                raise BadFileError("its name is not UTF-8")
             if label_of(path) is None:
-                raise BadImageError("it is in no label's folder")
-            root = tfds.core.Path(self.builder_config.image_dir)
-            return read_image(root / path, self.builder_config.size)
-        except BadImageError as error:
-            if self.builder_config.on_bad_file == "refuse":
-                raise ValueError(
-                    "Every image must be one that can be read; received "
-                    f"{path!r} in {self.builder_config.image_dir!r}: {error}. Repair "
-                    'or remove the file, or leave such files out with "skip".'
-                ) from error
-            logging.warning("Skipped %s: %s.", path, error)
-            self.info.metadata["skipped"][path] = str(error)
+                raise BadFileError("it is in no label's folder")
+            return read_image(self._root / path, self.builder_config.size)
+        except BadFileError as error:
+            self._bad_file(path, error)
             return None
 
+    @property
+    def _root(self):
+        return tfds.core.Path(self.builder_config.image_dir)
 
-def image_paths(root):
-    """Lists the images of a folder.
-
-    Args:
-        root: A path, as `tfds.core.Path` makes it.
-
-    Returns:
-        A sorted list of paths relative to it, with forward slashes.
-    """
-    return sorted(file.relative_to(root).as_posix() for file in _image_files(root))
-
-
-def _image_files(folder):
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _image_files(entry)
-        elif entry.suffix.lower() in SUFFIXES:
-            yield entry
+    def _bad_file(self, path, error):
+        skip_or_refuse(
+            self, self._root, path, error, on_bad_file=self.builder_config.on_bad_file
+        )
 
 
 def label_of(path):
@@ -219,20 +212,8 @@ def label_of(path):
 
 
 def split_of(path):
-    """Names the split a file is in, from its path alone.
-
-    Args:
-        path: The file's path relative to the folder, with forward slashes.
-
-    Returns:
-        `"test"` for about a tenth of all paths, `"validation"` for another, `"train"`
-        for the rest.
-    """
-    digest = hashlib.sha256(path.encode()).digest()
-    position = int.from_bytes(digest[:8], "big") / 2**64
-    if position < TEST_SHARE:
-        return "test"
-    return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"
+    """Names the split a file is in: `split_by_path` of its relative path, 80/10/10."""
+    return split_by_path(path, test=TEST_SHARE, validation=VALIDATION_SHARE)
 
 
 def read_image(file, size):
@@ -251,21 +232,21 @@ def read_image(file, size):
         A `uint8` array of shape (size, size, 3).
 
     Raises:
-        BadImageError: the file is empty, damaged or cannot be read.
+        BadFileError: the file is empty, damaged or cannot be read.
     """
     try:
-        content = file.read_bytes()
+        content = read_bytes(file)
     except OSError as error:
-        raise BadImageError(f"it cannot be read ({error})") from error
+        raise BadFileError(f"it cannot be read ({error})") from error
     if not content:
-        raise BadImageError("it is empty")
+        raise BadFileError("it is empty")
     try:
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
         image = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
     # What Pillow raises for damaged content is of many types, by format and place:
     # OSError, SyntaxError, struct.error, DecompressionBombError, …
     except Exception as error:
-        raise BadImageError(f"it is damaged or no image ({error})") from error
+        raise BadFileError(f"it is damaged or no image ({error})") from error
     return np.asarray(image)
 
 
@@ -278,18 +259,3 @@ def _rgb(image):
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def _digest(root, paths):
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path}\0{_size_and_time(root / path)}\0".encode())
-    return digest.hexdigest()[:16]
-
-
-def _size_and_time(file):
-    try:
-        stat = file.stat()
-    except OSError:  # A link to nowhere, which `read_image` reports.
-        return None
-    return stat.length, stat.mtime

@@ -13,18 +13,18 @@ import os
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import logging
 from rich.console import Console
 from rich.markup import escape
 
 from tf_models.data.digits import Digits
+from tf_models.data.folder_files import log_skipped
 from tf_models.data.image_folder import DEFAULT_SIZE, LabelledImages, folder_config
+from tf_models.data.prefetching import prefetched
 
 IMAGES = ("digits", "cifar10", "folder")
 # The first of CIFAR-10's 50,000 training images; the others are for validation.
 CIFAR_10_TRAIN = 45_000
 
-PREFETCHED_BATCHES = 2
 # Images that are decoded, resized or averaged at once.
 CHUNK = 1000
 # Augmentation pads each side by this share of its length: 4 pixels for 32.
@@ -88,7 +88,8 @@ def load_images(
         data_dir: Directory of prepared data sets; `None` for TFDS's default.
         image_dir: The folder, with one folder of images a label; for `"folder"` only.
         on_bad_file: What is done with a file of the folder that is empty or damaged:
-            `"skip"` warns and goes on, `"refuse"` raises a `ValueError`.
+            `"skip"` names it in the log every time the folder is read and goes on,
+            `"refuse"` raises a `ValueError`.
         console: A `rich.console.Console` that says what is read; `None` for silence.
 
     Returns:
@@ -161,14 +162,7 @@ def _folder(image_dir, size, on_bad_file, data_dir):
     )
     builder = LabelledImages(config=config, data_dir=data_dir)
     _prepare(builder)
-    skipped = builder.info.metadata["skipped"]
-    if skipped:  # Again, as the builder has said it only when it prepared the folder.
-        logging.warning(
-            "%s: skipped %d of its files: %s.",
-            image_dir,
-            len(skipped),
-            "; ".join(f"{path}: {problem}" for path, problem in skipped.items()),
-        )
+    log_skipped(image_dir, builder.info.metadata["skipped"])
     # A mirrored letter, or an arrow, is another: what these are nobody knows here.
     return _read(
         f"folder {config.name}", builder, size, "train", "validation", flips=False
@@ -346,9 +340,4 @@ def _standardized_and_prefetched(batches, data):
     def standardized(images, labels):
         return (tf.cast(images, tf.float32) - mean) / deviation, labels
 
-    options = tf.data.Options()
-    # There is nothing to tune, and an iterator that is done with waits, for up to
-    # half a minute, for the thread that tunes.
-    options.autotune.enabled = False
-    batches = batches.map(standardized).prefetch(PREFETCHED_BATCHES)
-    return batches.with_options(options)
+    return prefetched(batches.map(standardized))

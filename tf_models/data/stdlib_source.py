@@ -11,12 +11,8 @@ import sysconfig
 
 import tensorflow_datasets as tfds
 
-from tf_models.data.text_folder import (
-    BadFileError,
-    TextFiles,
-    log_skipped,
-    read_text,
-)
+from tf_models.data.folder_files import BadFileError, skip_or_refuse
+from tf_models.data.text_folder import TextFiles, read_text
 
 # Tests repeat themselves, installed packages differ between machines, IDLE and
 # turtledemo are applications, and the last two are tables of data in Python syntax.
@@ -70,7 +66,8 @@ class StdlibSource(TextFiles):
     standard library's directory, with forward slashes, and its whole text in UTF-8.
     Left out are tests, installed packages, IDLE and turtledemo, the tables under
     `encodings` and `pydoc_data`, what the interpreter's own build wrote, and empty
-    files. A file that cannot be read or is not UTF-8 is skipped and named in the log.
+    files. A file that cannot be read or is not UTF-8 is skipped, named in the log and
+    kept on record, in `info.metadata["skipped"]`.
 
     The splits are made of whole files, by the hash of their paths: about 90 % of them
     are in `train`, 5 % in `validation` and 5 % in `test`.
@@ -84,8 +81,9 @@ class StdlibSource(TextFiles):
     ```
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
     RELEASE_NOTES = {
+        "2.1.0": "The files that were skipped are on record.",
         "2.0.0": "Half of the validation split is now the test split.",
         "1.0.0": "First version.",
     }
@@ -99,11 +97,16 @@ class StdlibSource(TextFiles):
         return "Use a Python whose standard library is installed as source files."
 
     def _paths(self, root):
-        return [
-            file.relative_to(root).as_posix()
-            for file in python_files(root)
-            if holds_source(file)
-        ]
+        usable = []
+        for file in python_files(root):
+            path = file.relative_to(root).as_posix()
+            try:
+                # Many a package begins with an empty file.
+                if read_text(file):
+                    usable.append(path)
+            except BadFileError as error:
+                skip_or_refuse(self, root, path, error, on_bad_file="skip")
+        return usable
 
 
 def python_files(directory):
@@ -121,20 +124,3 @@ def python_files(directory):
                 yield from python_files(entry)
         elif entry.suffix == ".py" and not entry.name.startswith(EXCLUDED_PREFIX):
             yield entry
-
-
-def holds_source(file):
-    """Says whether a source file has text to give.
-
-    Args:
-        file: A path, as `tfds.core.Path` makes it.
-
-    Returns:
-        `False` for an empty file, which is how many a package begins, and, with a
-        warning in the log, for one that `read_text` refuses.
-    """
-    try:
-        return bool(read_text(file))
-    except BadFileError as error:
-        log_skipped(error)
-        return False

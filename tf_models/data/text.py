@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from rich.progress import Progress
 
 from tf_models.data import byte_vocabulary
+from tf_models.data.folder_files import log_skipped
 from tf_models.data.stdlib_source import StdlibSource
 from tf_models.data.subwords import check_size, load_subwords, train_subwords
 from tf_models.data.text_folder import SPLITS, TextFolder, text_folder_config
@@ -108,7 +109,7 @@ def load_text(
             for TFDS's own, `~/tensorflow_datasets`.
         text_dir: The folder of `"folder"`; for no other name.
         on_bad_file: For a folder's files that are no text: `"skip"` names them in the
-            log the first time the folder is read, `"refuse"` raises an error.
+            log every time the folder is read, `"refuse"` raises an error.
         console: A `rich.console.Console` that shows progress if it is a terminal.
 
     Returns:
@@ -252,10 +253,17 @@ def _write(source, directory, subwords, console):
         "text": source.title,
         "tokens": {split: count.tokens for split, count in counts.items()},
         "bytes_per_token": validation.bytes / validation.tokens,
+        # Read from here where the prepared data set is gone and the tokens are not.
+        "skipped": _skipped(source.builder),
         "file_bytes": {file.name: file.stat().st_size for file in files},
     }
     with replacing(directory / _SUMMARY_FILE) as temporary:
         pathlib.Path(temporary).write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _skipped(builder):
+    # lm1b's builder, which is TFDS's own, has no such record.
+    return (builder.info.metadata or {}).get("skipped", {})
 
 
 def _new_subwords(source, directory, size):
@@ -318,6 +326,8 @@ def _write_header(file, dtype, length):
 
 def _read(source, directory, subwords):
     summary = json.loads((directory / _SUMMARY_FILE).read_text())
+    # lm1b may have been encoded before this was on record, and skips none.
+    log_skipped(source.title, summary.get("skipped", {}))
     if subwords is None:
         unit, size, decode = "byte", byte_vocabulary.SIZE, byte_vocabulary.decode
     else:

@@ -2,22 +2,26 @@
 
 import abc
 import dataclasses
-import hashlib
 import pathlib
 import re
 
 import tensorflow_datasets as tfds
-from absl import logging
+
+from tf_models.data.folder_files import (
+    BadFileError,
+    check_on_bad_file,
+    content_digest,
+    files_under,
+    is_utf8,
+    read_bytes,
+    skip_or_refuse,
+    split_by_path,
+)
 
 SPLITS = ("train", "validation", "test")
 TEST_SHARE = 0.05
 VALIDATION_SHARE = 0.05
 SUFFIXES = (".txt", ".md", ".rst", ".py")
-ON_BAD_FILE = ("skip", "refuse")
-
-
-class BadFileError(ValueError):
-    """A file that is no text: its message says which and why."""
 
 
 class TextFiles(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
@@ -25,7 +29,8 @@ class TextFiles(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True
 
     An example is `{"path": ..., "text": ...}`: the file's path relative to the
     config's `source_dir`, with forward slashes, and its whole text in UTF-8. The
-    splits are made of whole files, as `split_of` says.
+    splits are made of whole files, as `split_of` says. What was skipped stays on
+    record: `info.metadata["skipped"]` is a dictionary from path to what is wrong.
 
     Attributes:
         DESCRIPTION: What the texts are, in a sentence.
@@ -54,6 +59,7 @@ class TextFiles(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True
             ),
             homepage=self.HOMEPAGE,
             license=self.LICENSE,
+            metadata=tfds.core.MetadataDict(skipped={}),
         )
 
     def _split_generators(self, dl_manager):
@@ -76,29 +82,19 @@ class TextFiles(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True
 
     def _generate_examples(self, root, paths):
         for path in paths:
-            yield path, {"path": path, "text": read_text(root / path)}
+            try:
+                text = read_text(root / path)
+            except BadFileError as error:
+                raise BadFileError(
+                    f"The files of {str(root)!r} must stay as they are while they are "
+                    f"prepared; received {path}, which was changed: {error}. Try again."
+                ) from error
+            yield path, {"path": path, "text": text}
 
 
 def split_of(path):
-    """Names the split a file is in, from its path alone.
-
-    A file is in `test` where the SHA-256 hash of its path falls in the lowest
-    twentieth, in `validation` where it falls in the next, else in `train`: the splits
-    are the same on every machine, and a file that comes or goes moves no other.
-
-    Args:
-        path: The file's path relative to the source directory, with forward slashes.
-
-    Returns:
-        `"train"`, `"validation"` or `"test"`.
-    """
-    digest = hashlib.sha256(path.encode()).digest()
-    position = int.from_bytes(digest[:8], "big")
-    if position < TEST_SHARE * 2**64:
-        return "test"
-    if position < (TEST_SHARE + VALIDATION_SHARE) * 2**64:
-        return "validation"
-    return "train"
+    """Names the split a file is in: `split_by_path` of its relative path, 90/5/5."""
+    return split_by_path(path, test=TEST_SHARE, validation=VALIDATION_SHARE)
 
 
 def read_text(file):
@@ -115,19 +111,14 @@ def read_text(file):
             no text does and which ends a text in the byte vocabulary.
     """
     try:
-        text = _read_bytes(file).decode("utf-8")
+        text = read_bytes(file).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadFileError(f"{file}: it is not UTF-8 ({error})") from error
+        raise BadFileError(f"it is not UTF-8 ({error})") from error
     except OSError as error:
-        raise BadFileError(f"{file}: it cannot be read ({error})") from error
+        raise BadFileError(f"it cannot be read ({error})") from error
     if "\0" in text:
-        raise BadFileError(f"{file}: it holds the byte 0, so it is not text")
+        raise BadFileError("it holds the byte 0, so it is not text")
     return text
-
-
-def log_skipped(error):
-    """Names a skipped file, and what is wrong with it, in the log."""
-    logging.warning("Skipped %s.", error)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -139,8 +130,8 @@ class TextFolderConfig(tfds.core.BuilderConfig):
         source_dir: The folder.
         suffixes: How the names of its text files end, in lower case; they themselves
             may be in either.
-        on_bad_file: `"skip"` to name a bad file in the log and go on, `"refuse"` to
-            raise an error that names it.
+        on_bad_file: `"skip"` to put a bad file on record and in the log and go on,
+            `"refuse"` to raise an error that names it.
     """
 
     source_dir: str
@@ -166,11 +157,7 @@ def text_folder_config(folder, *, suffixes=SUFFIXES, on_bad_file="skip"):
     Raises:
         ValueError: `folder` is no folder, or `on_bad_file` is none of the two.
     """
-    if on_bad_file not in ON_BAD_FILE:
-        raise ValueError(
-            f"on_bad_file must be one of {', '.join(ON_BAD_FILE)}; received "
-            f"on_bad_file={on_bad_file!r}."
-        )
+    check_on_bad_file(on_bad_file)
     root = tfds.core.Path(pathlib.Path(folder).expanduser().absolute())
     if not root.is_dir():
         raise ValueError(
@@ -178,15 +165,15 @@ def text_folder_config(folder, *, suffixes=SUFFIXES, on_bad_file="skip"):
             f"Give one with files that end in {', '.join(suffixes)}."
         )
     suffixes = tuple(suffix.lower() for suffix in suffixes)
-    digest = hashlib.sha256(repr((suffixes, on_bad_file)).encode())
     # A folder in it that cannot be listed is dealt with when the text is prepared.
-    for path in files_under(root, suffixes, on_error=lambda error: None):
-        digest.update(path.encode("utf-8", "surrogateescape") + b"\0")
-        digest.update(_content_digest(root / path))
+    paths, unlisted = files_under(root, suffixes)
+    digest = content_digest(
+        root, [*paths, *sorted(unlisted)], settings=(suffixes, on_bad_file)
+    )
     # TFDS reads a slash or a colon in a name as its own.
     folder_name = re.sub(r"[^A-Za-z0-9_]+", "_", root.name) or "root"
     return TextFolderConfig(
-        name=f"{folder_name}-{digest.hexdigest()[:16]}",
+        name=f"{folder_name}-{digest}",
         description="The text files of a folder.",
         source_dir=str(root),
         suffixes=suffixes,
@@ -217,8 +204,11 @@ class TextFolder(TextFiles):
     ```
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "The files that were skipped are on record.",
+        "1.0.0": "First version.",
+    }
     DESCRIPTION = "The text files of a folder, by file."
 
     @property
@@ -234,91 +224,34 @@ class TextFolder(TextFiles):
         return self.builder_config.suffixes
 
     def _paths(self, root):
+        paths, bad = files_under(root, self._suffixes)
         usable = []
-        for path in files_under(root, self._suffixes, on_error=self._bad_folder):
+        for path in paths:
             try:
-                check_holds_text(root / path)
+                check_holds_text(root, path)
             except BadFileError as error:
-                self._bad_file(error)
+                bad[path] = error
             else:
                 usable.append(path)
+        for path, error in bad.items():
+            skip_or_refuse(
+                self, root, path, error, on_bad_file=self.builder_config.on_bad_file
+            )
         return usable
 
-    def _bad_folder(self, error):
-        self._bad_file(BadFileError(f"{error.filename}: it cannot be read ({error})"))
 
-    def _bad_file(self, error):
-        if self.builder_config.on_bad_file == "skip":
-            log_skipped(error)
-            return
-        raise BadFileError(
-            f'With on_bad_file="refuse" every file must be text in UTF-8; received '
-            f'{error}. Repair or remove it, or choose on_bad_file="skip".'
-        ) from error
-
-
-def files_under(root, suffixes, *, on_error):
-    """Finds the text files of a folder.
-
-    Args:
-        root: The folder, a path, as `tfds.core.Path` makes it.
-        suffixes: Tuple of how their names end, in lower case.
-        on_error: Called with the `OSError` of a folder that cannot be listed.
-
-    Returns:
-        Sorted paths relative to `root`, with forward slashes.
-    """
-    files = _walk(root, suffixes, on_error)
-    return sorted(file.relative_to(root).as_posix() for file in files)
-
-
-def _walk(directory, suffixes, on_error):
-    try:
-        entries = list(directory.iterdir())
-    except OSError as error:
-        on_error(error)
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            # A link may lead back up, and round and round.
-            if not pathlib.Path(entry).is_symlink():
-                yield from _walk(entry, suffixes, on_error)
-        elif entry.name.lower().endswith(suffixes):
-            yield entry
-
-
-def check_holds_text(file):
+def check_holds_text(root, path):
     """Has a file refused that adds no text.
 
     Args:
-        file: A path, as `tfds.core.Path` makes it.
+        root: The folder, a path, as `tfds.core.Path` makes it.
+        path: The file's path relative to it.
 
     Raises:
         BadFileError: the file is empty, its path is not UTF-8, which an example's
             must be, or `read_text` refuses it.
     """
-    if _has_surrogates(str(file)):
-        raise BadFileError(f"{str(file)!r}: its name is not UTF-8")
-    if not read_text(file).strip():
-        raise BadFileError(f"{file}: it is empty")
-
-
-def _has_surrogates(name):
-    return any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def _read_bytes(file):
-    # TFDS's own paths take a pipe for a file, and to read one would wait for ever.
-    local = pathlib.Path(file)
-    if local.exists() and not local.is_file():
-        raise OSError("it is no regular file")
-    return local.read_bytes()
-
-
-def _content_digest(file):
-    try:
-        return hashlib.sha256(_read_bytes(file)).digest()
-    except OSError:
-        return b"unreadable"
+    if not is_utf8(path):
+        raise BadFileError("its name is not UTF-8")
+    if not read_text(root / path).strip():
+        raise BadFileError("it is empty")

@@ -13,8 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_models.data import byte_vocabulary
-
-PREFETCHED_BATCHES = 2
+from tf_models.data.prefetching import prefetched
 
 
 def token_stream(examples):
@@ -109,9 +108,4 @@ def shuffled_windows(tokens, sequence_length, batch_size, *, steps, seed, first_
     first, last = first_step * batch_size, (first_step + steps) * batch_size
     dataset = tf.data.Dataset.range(first, last).map(window_at)
     dataset = dataset.batch(batch_size, drop_remainder=True)
-    dataset = dataset.map(inputs_and_targets).prefetch(PREFETCHED_BATCHES)
-    options = tf.data.Options()
-    # There is nothing to tune, and an iterator that is done with waits, for up to
-    # half a minute, for the thread that tunes.
-    options.autotune.enabled = False
-    return dataset.with_options(options)
+    return prefetched(dataset.map(inputs_and_targets))
