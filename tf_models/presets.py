@@ -7,7 +7,9 @@ al. (2020, arXiv:1902.04620), for a GPU and downloaded data.
 
 import dataclasses
 
+from tf_models import transformer
 from tf_models.contenders import CONTENDERS, DEMO
+from tf_models.data import byte_vocabulary
 from tf_models.study import Entry, Study
 from tf_models.tasks import Convex, Images, Language
 
@@ -75,9 +77,10 @@ def demo(size):
 def language(size):
     """Study (a): validation perplexity against the memory of the optimizer."""
     entry_of = _language_entry(size)
+    entries = {one.name: one for one in _entries(entry_of, LANGUAGE_RATES)}
     return Study(
         title="Memory and performance of a Transformer language model",
-        entries=_entries(entry_of, LANGUAGE_RATES),
+        entries=(*entries.values(), _with_logits_at_level_1(entries["et2"])),
         entry_of=entry_of,
         **_language_length(size),
     )
@@ -202,6 +205,18 @@ def _language_entry(size):
         return _entry(contender, task)
 
     return entry_of
+
+
+def _with_logits_at_level_1(level_2):
+    """Level 2, but for the one kernel whose columns are tokens, rare and frequent."""
+
+    def index_of(task):
+        width = transformer.SIZES[task.model]["width"]
+        return {"logits/kernel": (width, task.subwords or byte_vocabulary.SIZE)}
+
+    return dataclasses.replace(
+        level_2, name="et2_logits", label="ET2, logits 1", index_of=index_of
+    )
 
 
 def _entry(contender, task, around=AROUND):

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import tf_models
 from tests.tf_models.measured import entry
-from tf_models import compare
+from tf_models import compare, optimizers
 from tf_models.contenders import CONTENDERS, DEMO
 from tf_models.presets import PRESETS
 from tf_models.study import Study
@@ -461,6 +461,20 @@ def test_such_an_optimizer_is_tried_on_the_presets_terms():
     assert rmsprop.optimizer == "RMSprop(rho=0.99, weight_decay=0.0005)"
     (adam,) = entries("convex", "adam")
     assert adam.rates == PRESETS["convex"]("laptop").entries[0].rates
+
+
+@pytest.mark.parametrize(
+    ("flag", "tokens"), [("--seeds=0", 2048), ("--subwords=1000", 1000)]
+)
+def test_an_index_by_hand_is_that_of_the_vocabulary_chosen(flag, tokens):
+    study = compare.chosen_study(
+        parsed("--preset=language", "--optimizers=et2_logits", flag)
+    )
+    (entry,) = study.entries
+    run = study.run(entry, 0.1, 0)
+    _, arguments = optimizers.parse(run.optimizer)
+    assert arguments["tensor_index"] == {"logits/kernel": (128, tokens)}
+    assert (arguments["level"], arguments["clip_threshold"]) == (2, 1.0)
 
 
 def test_a_study_cut_short_warms_up_over_a_tenth_of_its_own_steps():

@@ -19,7 +19,7 @@ ALL = list(itertools.product(PRESETS, SIZES))
 
 def held(entry, model):
     """How many numbers an entry's optimizer holds for a model."""
-    optimizer = optimizers.make(entry.optimizer, 0.1)
+    optimizer = optimizers.make(entry.optimizer_text, 0.1)
     optimizer.build(model.trainable_variables)
     return memory_report(optimizer).slots
 
@@ -43,7 +43,7 @@ def test_every_preset_is_a_study_whose_optimizers_exist(name, size):
     for entry in study.entries:
         for rate in entry.rates:
             assert rate > 0
-            optimizers.make(entry.optimizer, rate)
+            optimizers.make(entry.optimizer_text, rate)
 
 
 @pytest.mark.parametrize(("name", "size"), ALL)
