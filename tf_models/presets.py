@@ -1,7 +1,7 @@
 """The studies, by name and size: what each compares, on what, for how long.
 
 Each preset has a `laptop` size, of which one seed with the search for rates takes
-some 5 to 40 minutes on two cores and needs no network, and the `paper` size of Chen et
+some 3 to 30 minutes on two cores and needs no network, and the `paper` size of Chen et
 al. (2020, arXiv:1902.04620), for a GPU and downloaded data.
 """
 
