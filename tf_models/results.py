@@ -9,7 +9,7 @@ from rich.table import Table
 from tf_models.output import replacing
 from tf_models.training import RunResult
 
-# Learning curves and sizes of plots stay in the journal.
+# Learning curves stay in the journal.
 _LEFT_OUT = {"curve"}
 COLUMNS = (
     "entry",
