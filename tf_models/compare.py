@@ -25,6 +25,8 @@ from rich.console import Console
 from et_optimizer.callbacks import PreconditionerQuality
 from tf_models import flag_rules, presets, program
 from tf_models.contenders import CONTENDERS
+from tf_models.data.images import IMAGES
+from tf_models.data.text import TEXTS
 from tf_models.figures import (
     learning_curves,
     measure_against_memory,
@@ -161,8 +163,8 @@ def _define_replacements(values):
         flags.DEFINE_integer(name, None, text, flag_values=values)
     for name, choices, text in (
         ("schedule", list(SCHEDULES), "The course of the learning rate."),
-        ("text", ["stdlib", "lm1b", "folder"], "The text of a language study."),
-        ("images", ["digits", "cifar10", "folder"], "The images of an image study."),
+        ("text", list(TEXTS), "The text of a language study."),
+        ("images", list(IMAGES), "The images of an image study."),
     ):
         flags.DEFINE_enum(name, None, choices, text, flag_values=values)
 
@@ -341,9 +343,8 @@ def report(study, finished, output_dir, console):
     for one in finished:
         is_best = one.run.learning_rate == rates[one.entry.name]
         if one.quality and is_best and one.run.seed == study.seeds[0]:
-            measured = [(step, ratios) for step, ratios in one.quality]
             files[QUALITY_PLOT_NAME.format(one.entry.name)] = trace_ratios(
-                measured, study.quality_levels, f"{study.title}, {one.entry.label}"
+                one.quality, study.quality_levels, f"{study.title}, {one.entry.label}"
             )
     for name, figure in files.items():
         with replacing(output_dir / name) as temporary:
@@ -438,7 +439,8 @@ class _Progress:
             completed=self._trained * steps,
             total=(runs - found) * steps,
         )
-        _write_csv(self._study, self.finished, self._output_dir)
+        if not is_found:
+            _write_csv(self._study, self.finished, self._output_dir)
         result = one.result
         measured = (
             f"diverged at step {result.steps}"

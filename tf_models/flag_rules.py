@@ -7,6 +7,7 @@ import pathlib
 from absl import flags
 
 from tf_models import optimizers
+from tf_models.data.folder_files import ON_BAD_FILE
 from tf_models.output import check_directory
 
 # Attention is quadratic in it, and the validation slice must hold several windows.
@@ -124,7 +125,7 @@ def data_flags(values=flags.FLAGS):
     flags.DEFINE_enum(
         "on_bad_file",
         "skip",
-        ["skip", "refuse"],
+        list(ON_BAD_FILE),
         "What to do with a file of such a folder that is empty or corrupt: name it "
         "and go on, or end.",
         flag_values=values,

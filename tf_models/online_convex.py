@@ -22,7 +22,6 @@ Reference:
 
 import csv
 import dataclasses
-import functools
 import itertools
 import pathlib
 import sys
@@ -40,9 +39,9 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
 from et_optimizer import frequent_directions
-from tf_models import program
+from tf_models import flag_rules, program
 from tf_models.interrupt import DeferredInterrupt
-from tf_models.output import check_directory, replacing
+from tf_models.output import replacing
 
 # The paper's grid. It is never extended: a best rate at its edge is marked as such, and
 # so is a best α.
@@ -61,7 +60,6 @@ CSV_NAME = "online_convex.csv"
 PLOT_NAME = "online_convex.png"
 # A sketch of rank ℓ is one only of columns longer than ℓ, and breast cancer's have 31.
 LARGEST_RANK = 30
-LARGEST_SEED = 2**32 - 1
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLORS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 
@@ -82,30 +80,16 @@ def define_flags(values=FLAGS):
         f"Directory for {CSV_NAME} and {PLOT_NAME}; made if it does not exist.",
         flag_values=values,
     )
-    flags.register_validator(
-        "output_dir",
-        functools.partial(check_directory, "output_dir"),
-        flag_values=values,
-    )
+    flag_rules.directory("output_dir", values)
     for name, default, low, high, text in (
         ("rank", 10, 2, LARGEST_RANK, "Eigenvectors in a sketch, ℓ"),
         ("passes", 1, 1, None, "How often all examples are shown"),
-        ("seed", 0, 0, LARGEST_SEED, "Selects the order of the examples"),
+        ("seed", 0, 0, flag_rules.LARGEST_SEED, "Selects the order of the examples"),
         ("seeds", 10, 1, None, "Orders to average over, from --seed on"),
     ):
         rule = f"at least {low}" if high is None else f"from {low} to {high}"
         flags.DEFINE_integer(name, default, f"{text}, {rule}.", flag_values=values)
-        check = functools.partial(_check_range, name, default, low, high, rule)
-        flags.register_validator(name, check, flag_values=values)
-
-
-def _check_range(name, default, low, high, rule, value):
-    if value is None or value < low or (high is not None and value > high):
-        raise flags.ValidationError(
-            f"--{name} must be a whole number, {rule}; received {value}. Leave it out "
-            f"for the default, {default}."
-        )
-    return True
+        flag_rules.whole(name, low, high, values)
 
 
 # The data.

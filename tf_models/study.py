@@ -270,7 +270,7 @@ class Journal:
         line = json.dumps(
             {
                 "run": run.identity(),
-                "result": _to_json(dataclasses.asdict(result)),
+                "result": result_to_json(result),
                 "quality": _to_json(quality),
             },
             allow_nan=False,

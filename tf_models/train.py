@@ -24,6 +24,8 @@ from rich.console import Console
 
 from tf_models import flag_rules, optimizers, program, tasks
 from tf_models.checkpoints import Checkpoint, CheckpointError
+from tf_models.data.images import IMAGES
+from tf_models.data.text import TEXTS
 from tf_models.interrupt import DeferredInterrupt
 from tf_models.learning_rates import SCHEDULES
 from tf_models.study import result_to_json
@@ -80,8 +82,8 @@ def _define_task(values):
     language, images = tasks.Language(), tasks.Images()
     for name, default, choices, text in (
         ("task", "language", list(tasks.TASKS), "What is trained."),
-        ("text", language.text, ["stdlib", "lm1b", "folder"], "Text of the language."),
-        ("images", images.images, ["digits", "cifar10", "folder"], "Which images."),
+        ("text", language.text, list(TEXTS), "Text of the language."),
+        ("images", images.images, list(IMAGES), "Which images."),
         (
             "model",
             None,
