@@ -1,45 +1,54 @@
 # Two promises: `make demo` and `make test`, on a machine with Python 3.10+ and make.
 PYTHON ?= python3
 VENV ?= .venv
+# The release of PyTorch that the tests have passed with. PyPI's brings CUDA, gigabytes;
+# one that is already in the environment stays there.
+TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
-DONE := $(VENV)/.installed
+FOR_DEMO := $(VENV)/.for-demo
+FOR_TESTS := $(VENV)/.for-tests
 
-.PHONY: demo test test-torch lint format clean
+.PHONY: demo test test-tensorflow test-jax test-torch lint format clean
 
-demo: $(DONE)
+demo: $(FOR_DEMO)
 	$(BIN)/python -m tf_models.compare
 
-# Under JAX what does not need TensorFlow's own features, then all under TensorFlow;
-# two tests at a time.
-ON_ANY_BACKEND := $(addprefix tests/test_,$(addsuffix .py,adafactor bad_input \
-	callbacks extreme_tensoring_exactness extreme_tensoring_lemmas \
-	frequent_directions schedules shampoo sm3 subset_norm))
-test: lint
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 $(ON_ANY_BACKEND)
-	$(BIN)/python -m pytest -n 2 --cov=et_optimizer \
+# Everything under TensorFlow, and what is not a program of the studies under Keras's
+# other backends too; two tests at a time.
+test: lint test-jax test-torch test-tensorflow
+
+test-tensorflow: $(FOR_TESTS)
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --cov=et_optimizer \
 		--cov-report=term-missing:skip-covered --cov-fail-under=95
 
-# The same under PyTorch, a large download that `make test` does without.
-test-torch: $(DONE)
-	$(BIN)/python -m pip install --quiet --editable '.[torch]'
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 $(ON_ANY_BACKEND) \
-		tests/test_keras_features.py
+test-jax: $(FOR_TESTS)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --ignore=tests/tf_models
 
-lint: $(DONE)
+test-torch: $(FOR_TESTS)
+	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 \
+		--ignore=tests/tf_models
+
+lint: $(FOR_TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(DONE)
+format: $(FOR_TESTS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The environment, made anew whenever the dependencies change.
-$(DONE): setup.cfg pyproject.toml
+# The environment, made anew whenever the dependencies change. The tests want much more
+# than the demo.
+$(FOR_DEMO): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: set PYTHON=... to one.")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[tensorflow,jax,models,test]'
-	touch $(DONE)
+	$(BIN)/python -m pip install --quiet --editable '.[tensorflow,studies]'
+	touch $(FOR_DEMO)
+
+$(FOR_TESTS): $(FOR_DEMO)
+	$(BIN)/python -m pip install --quiet $(TORCH) \
+		--editable '.[tensorflow,jax,torch,studies,models,test]'
+	touch $(FOR_TESTS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

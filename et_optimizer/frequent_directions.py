@@ -143,7 +143,8 @@ def _leading(factor, rank, is_exact):
     values = ops.take_along_axis(values, order, axis=-1)
     vectors = ops.take_along_axis(vectors, order[..., None], axis=-2)
     values = ops.where(values > NOISE**2 * values[..., :1], values, 0.0)
-    return values, ops.swapaxes(vectors, -2, -1)
+    # Each of hundreds of turns has lengthened the vectors by its rounding.
+    return values, _orthonormal(ops.swapaxes(vectors, -2, -1))
 
 
 def _turned(factor):

@@ -11,6 +11,11 @@ marginals of its row sums and column sums, and the product over all modes is a
 row vector times a column vector; so it is with maxima and minima. Whatever the level,
 the gradient is read for its rows, for its columns and to apply the update, and the
 rest is small. Where an index stacks tensors, there is one such matrix for each.
+
+Under `keras.distribution`, on JAX, a gradient may lie in parts on several devices. It
+is not reshaped there, which could bring the parts together: rows and columns are the
+positions on some dimensions of the variable. The marginals, which are small, go to
+every device.
 """
 
 import dataclasses
@@ -118,9 +123,13 @@ class DenseGradient:
     Attributes:
         index: The `TensorIndex`.
         matrix: The gradient in float32, of shape (rows, columns), or (stack, rows,
-            columns) where the index stacks tensors.
+            columns) where the index stacks tensors. Under `keras.distribution` rows
+            and columns are as many dimensions as in the variable.
         row_axes, column_axes: The axes of the index behind rows and columns.
     """
+
+    # The dimensions of rows and of columns, where they are not merged.
+    _unmerged = None
 
     def __init__(self, gradient, index):
         self.index = index
@@ -256,8 +265,14 @@ class DenseGradient:
         index = self.index
         in_one_row = index.size <= MAX_ENTRIES_IN_ONE_ROW and index.order > 2
         cut = 0 if in_one_row else index.cut
+        if _may_be_in_parts():
+            cut, dimensions = index.cut_between_dimensions()
+            sizes = index.stacked_shape
+            self._unmerged = sizes[:dimensions] or (1,), sizes[dimensions:] or (1,)
         self.row_axes, self.column_axes = index.axes[:cut], index.axes[cut:]
         shape = (_length(self.row_axes), _length(self.column_axes))
+        if self._unmerged:
+            shape = (*self._unmerged[0], *self._unmerged[1])
         if index.stack > 1:
             shape = (-1, *shape)  # a sparse gradient has some of the stack
         return ops.reshape(ops.cast(values, "float32"), shape)
@@ -268,17 +283,28 @@ class DenseGradient:
         of_columns = _modes(self.column_axes) > 0 or self.index.is_one_slice
         rows = None
         if of_rows:
-            rows = reduce_along(self.matrix, -1, reduction, numbers, factors)
+            rows = self._reduce_along(-1, reduction, numbers, factors)
         if of_columns:
-            columns = reduce_along(
-                self.matrix, -2, reduction, numbers, factors, after=rows
-            )
+            columns = self._reduce_along(-2, reduction, numbers, factors, after=rows)
         if self.index.is_one_slice:
             return [reduction.along(columns, axis=-1)]
         reduced = self._over_row_slices(rows, reduction) if of_rows else []
         if of_columns:
             reduced += _over_axes(columns, self.column_axes, reduction)
         return reduced
+
+    def _reduce_along(self, axis, reduction, numbers, factors, after=None):
+        """`reduce_along` for the gradient's matrix."""
+        if self._unmerged is None:
+            return reduce_along(self.matrix, axis, reduction, numbers, factors, after)
+        rows, columns = map(len, self._unmerged)
+        merged = range(-columns, 0)
+        if axis == -2:
+            merged = range(-columns - rows, -columns)
+        found = reduction.along(numbers(self.matrix, *factors), axis=tuple(merged))
+        stack = (-1,) if self.index.stack > 1 else ()
+        kept = self._unmerged[0 if axis == -1 else 1]
+        return ops.reshape(_on_every_device(found), (*stack, math.prod(kept)))
 
     def _over_row_slices(self, rows, reduction):
         return _over_axes(rows, self.row_axes, reduction)
@@ -287,7 +313,7 @@ class DenseGradient:
         """What the row modes and what the column modes of an entry combine to."""
         rows = columns = ops.full((1, 1), combination.start, "float32")
         if self.index.is_one_slice:
-            return picked[0][..., None, None], columns
+            return self._unmerge(picked[0][..., None, None], columns)
         cut = _modes(self.row_axes)
         if cut:
             found = self._along_rows(picked[:cut], combination)
@@ -295,7 +321,22 @@ class DenseGradient:
         if picked[cut:]:
             found = _along_axes(picked[cut:], self.column_axes, combination)
             columns = ops.expand_dims(found, -2)
-        return rows, columns
+        return self._unmerge(rows, columns)
+
+    def _unmerge(self, rows, columns):
+        """Numbers for rows and for columns in a shape that goes with the matrix."""
+        if self._unmerged is None:
+            return rows, columns
+        along_rows, along_columns = self._unmerged
+        ones = [1] * len(along_rows), [1] * len(along_columns)
+        if rows.shape[-2] == 1:
+            along_rows = ones[0]
+        if columns.shape[-1] == 1:
+            along_columns = ones[1]
+        rows = ops.reshape(rows, (*rows.shape[:-2], *along_rows, *ones[1]))
+        columns = ops.reshape(columns, (*columns.shape[:-2], *ones[0], *along_columns))
+        # Or else the compiler cuts up all that these are computed from.
+        return _on_every_device(rows), _on_every_device(columns)
 
     def _along_rows(self, vectors, combination):
         return _along_axes(vectors, self.row_axes, combination)
@@ -488,12 +529,16 @@ def sum_of_squares(tensor):
     shape = tuple(tensor.shape)
     size = math.prod(shape)
     columns = shape[-1] if size > MAX_ENTRIES_IN_ONE_ROW else size
-    matrix = ops.reshape(ops.cast(tensor, "float32"), (-1, columns))
+    matrix = ops.cast(tensor, "float32")
+    if not _may_be_in_parts():
+        matrix = ops.reshape(matrix, (-1, columns))
     return _sum_of(_squares, matrix)
 
 
 def _sum_of(numbers, matrix, factors=()):
     """The sum over all of a matrix of numbers made of it; see `reduce_along`."""
+    if _may_be_in_parts():
+        return ops.sum(numbers(matrix, *factors))
     rows, columns = matrix.shape[-2:]
     axis = -1 if rows is None or rows < columns else -2
     sums = reduce_along(matrix, axis, SUM, numbers, factors)
@@ -702,6 +747,20 @@ def _common_place(indices, table_rows):
     last_of_run = ops.segment_max(order, run, count)
     run_of_position = ops.segment_sum(run, order, count)
     return ops.take(last_of_run, run_of_position, axis=0)
+
+
+def _may_be_in_parts():
+    """Whether a tensor may lie in parts on several devices."""
+    if keras.backend.backend() != "jax":
+        return False
+    return keras.distribution.distribution() is not None
+
+
+def _on_every_device(tensor):
+    """The same tensor, all of it on every device."""
+    mesh = keras.distribution.distribution().device_mesh
+    layout = keras.distribution.TensorLayout([None] * len(tensor.shape), mesh)
+    return keras.distribution.distribute_tensor(tensor, layout)
 
 
 def _check_shape(received, expected):

@@ -8,6 +8,7 @@ import re
 import keras
 
 from et_optimizer import naming
+from et_optimizer.optimizers.saved_form import SavedForm
 
 # Scalars of the training loop, which every optimizer has whatever it holds.
 COUNTERS = ("iteration", "learning_rate", "step_counter", "dynamic_scale")
@@ -71,7 +72,9 @@ def memory_report(optimizer):
     """Counts what a built Keras optimizer holds.
 
     Works for any `keras.optimizers.Optimizer`, with or without `LossScaleOptimizer`
-    and `MultiOptimizer` around it: it counts real variables, whatever their names.
+    and `MultiOptimizer` around it: it counts real variables, whatever their names. Of
+    tf_keras's optimizers it works for those of `et_optimizer.tf_keras`, without
+    `LossScaleOptimizer`.
 
     Args:
         optimizer: A built optimizer: one that has trained a step, or whose
@@ -94,10 +97,11 @@ def memory_report(optimizer):
     >>> report.slots, report.adam_slots
     (138, 2048000)
     """
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
+    if not isinstance(optimizer, (keras.optimizers.Optimizer, SavedForm)):
         raise ValueError(
-            "memory_report counts a Keras optimizer; received an object of type "
-            f"{type(optimizer).__name__}. Pass model.optimizer."
+            "memory_report counts a Keras optimizer, or one of et_optimizer.tf_keras; "
+            f"received an object of type {type(optimizer).__name__}. Pass "
+            "model.optimizer, or its inner_optimizer."
         )
     if not optimizer.built:
         raise ValueError(
@@ -113,7 +117,7 @@ def memory_report(optimizer):
             model_numbers=_numbers(variable),
             slots=sum(map(_numbers, own)),
             bytes=sum(map(_bytes, own)),
-            names=tuple(slot.name for slot in own),
+            names=tuple(map(_name, own)),
         )
         for variable, own in zip(variables, held)
     )
@@ -149,7 +153,7 @@ def _assign(optimizer, variables):
         if _is_counter(slot):
             continue
         matches = [
-            i for i, prefix in enumerate(prefixes) if slot.name.startswith(prefix)
+            i for i, prefix in enumerate(prefixes) if _name(slot).startswith(prefix)
         ]
         if not matches:
             waiting.append(slot)
@@ -158,7 +162,7 @@ def _assign(optimizer, variables):
         # their path, the first that has no slot of this name yet.
         longest = max(len(prefixes[i]) for i in matches)
         owners = [i for i in matches if len(prefixes[i]) == longest]
-        taken = [any(s.name == slot.name for s in held[i]) for i in owners]
+        taken = [any(_name(s) == _name(slot) for s in held[i]) for i in owners]
         owner = owners[taken.index(False) if False in taken else -1]
         held[owner].append(slot)
         for other in waiting:
@@ -170,7 +174,12 @@ def _assign(optimizer, variables):
 
 def _is_counter(slot):
     """Iterations, learning rates, loss scales: scalars that belong to no variable."""
-    return slot.name in COUNTERS and len(slot.shape) == 0
+    return _name(slot) in COUNTERS and len(slot.shape) == 0
+
+
+def _name(slot):
+    """A slot's name; that of a `tf.Variable` has scopes before it and `:0` behind."""
+    return slot.name.split("/")[-1].removesuffix(":0")
 
 
 def _numbers(variable):

@@ -329,6 +329,32 @@ class TensorIndex:
             key=lambda c: math.prod(lengths[:c]) + math.prod(lengths[c:]),
         )
 
+    def cut_between_dimensions(self) -> tuple[int, int]:
+        """As `cut`, but between two dimensions of the variable, or at an end.
+
+        Returns:
+            `(axes, dimensions)`: how many axes, and how many dimensions of what is
+            stacked, lie before it.
+        """
+        lengths = [axis.length for axis in self.axes]
+        sizes = self.stacked_shape
+        candidates = [
+            (axes, dimensions)
+            for axes in range(len(lengths) + 1)
+            for dimensions in range(len(sizes) + 1)
+            if math.prod(lengths[:axes]) == math.prod(sizes[:dimensions])
+        ]
+        return min(
+            candidates,
+            key=lambda c: math.prod(sizes[: c[1]]) + math.prod(sizes[c[1] :]),
+        )
+
+    @property
+    def stacked_shape(self) -> tuple[int, ...]:
+        """The shape of one of the stacked tensors; without a stack, the variable's."""
+        before = itertools.accumulate(self.shape, lambda a, b: a * b, initial=1)
+        return self.shape[list(before).index(self.stack) :]
+
     def leading_axes(self) -> int | None:
         """How many axes make up the variable's first dimension exactly.
 

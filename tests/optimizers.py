@@ -53,7 +53,7 @@ OPTIMIZERS = {
     # ridge of 1e-6, rounding that differs between two ways to the same gradient would
     # be seen in directions that the covariances have not.
     "Shampoo": functools.partial(
-        Shampoo, update_every=2, block_size=16, relative_epsilon=1e-3
+        Shampoo, update_every=2, block_size=16, relative_epsilon=1e-2
     ),
     "SketchyShampoo everything on": functools.partial(
         SketchyShampoo,

@@ -1,5 +1,6 @@
 """Whatever a Keras user may do with an optimizer, for every optimizer here."""
 
+import functools
 import re
 
 import keras
@@ -62,8 +63,29 @@ def variable_of(values):
 
 def apply_all(optimizer, variable, gradients):
     for gradient in gradients:
-        optimizer.apply([ops.convert_to_tensor(gradient, "float32")], [variable])
+        gradient = ops.convert_to_tensor(gradient, "float32")
+        if keras.backend.backend() == "jax":
+            apply_compiled(optimizer, variable, gradient)
+        else:
+            optimizer.apply([gradient], [variable])
     return ops.convert_to_numpy(variable)
+
+
+def apply_compiled(optimizer, variable, gradient):
+    """A step as on JAX: there optimizers are used in compiled, stateless programs."""
+    optimizer.build([variable])
+    held = [v.value for v in optimizer.variables]
+    weights, held = stateless_step(optimizer)(held, [gradient], [variable.value])
+    variable.assign(weights[0])
+    for slot, value in zip(optimizer.variables, held):
+        slot.assign(value)
+
+
+@functools.lru_cache(maxsize=4)
+def stateless_step(optimizer):
+    import jax
+
+    return jax.jit(optimizer.stateless_apply)
 
 
 START = np.random.default_rng(1).standard_normal((6, 8)).astype("float32")
@@ -73,8 +95,11 @@ GRADIENTS = np.random.default_rng(2).standard_normal((6, 6, 8)).astype("float32"
 @every_optimizer
 @pytest.mark.parametrize("jit_compile", [True, False, "auto"])
 def test_fit_on_tf_data_lowers_the_loss(make, jit_compile):
-    if jit_compile is True and keras.backend.backend() == "torch":
+    backend = keras.backend.backend()
+    if jit_compile is True and backend == "torch":
         pytest.skip("torch.compile needs a C++ compiler at run time")
+    if jit_compile == "auto" and backend != "tensorflow":
+        pytest.skip("the same as True on JAX, as False on PyTorch")
     batches = tf.data.Dataset.from_tensor_slices(data()).batch(16).prefetch(2)
     model = compiled(make(learning_rate=0.05), jit_compile=jit_compile)
     history = model.fit(batches, epochs=10, verbose=0).history["loss"]
@@ -220,7 +245,9 @@ def test_loss_scale_optimizer_skips_overflown_steps(make):
     np.testing.assert_array_equal(variable.numpy(), START)
     scaled = apply_all(optimizer, variable, GRADIENTS * 4.0)
     plain = apply_all(make(learning_rate=0.1), variable_of(START), GRADIENTS)
-    np.testing.assert_allclose(scaled, plain, rtol=1e-5)
+    # Two programs that are compiled each by itself round a weight near 0 differently.
+    atol = 1e-6 if keras.backend.backend() == "jax" else 0
+    np.testing.assert_allclose(scaled, plain, rtol=1e-5, atol=atol)
 
 
 @every_optimizer

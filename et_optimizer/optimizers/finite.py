@@ -1,15 +1,28 @@
 """The optimizers that take no step on a gradient with NaN or infinity in it."""
 
-import keras
 from keras import ops
 
-from et_optimizer import checks, gradients, naming
+from et_optimizer import checks, gradients, naming, tracing
 from et_optimizer.optimizers.preconditioned import PreconditionedOptimizer
 
 NONFINITE = ("skip", "raise")
 
 
-class FiniteOptimizer(PreconditionedOptimizer):
+class SkippedSteps:
+    """For an optimizer, in Keras or tf_keras, that counts what it skips."""
+
+    @property
+    def skipped_steps(self):
+        """How many steps were skipped: a dict from a variable's path, without zeros."""
+        counts = {
+            naming.path(variable): int(held.skipped_steps)
+            for variable, held in zip(self._trainable_variables, self._held)
+            if held is not None
+        }
+        return {path: count for path, count in counts.items() if count}
+
+
+class FiniteOptimizer(SkippedSteps, PreconditionedOptimizer):
     """A `PreconditionedOptimizer` on dense gradients that are finite.
 
     A covariance remembers every gradient it has seen, so that a single NaN would stay
@@ -28,16 +41,6 @@ class FiniteOptimizer(PreconditionedOptimizer):
         super().__init__(preconditioner, learning_rate, **kwargs)
         self.nonfinite = nonfinite
         self._reported = {}
-
-    @property
-    def skipped_steps(self):
-        """How many steps were skipped: a dict from a variable's path, without zeros."""
-        counts = {
-            naming.path(variable): int(held.skipped_steps)
-            for variable, held in zip(self._trainable_variables, self._held)
-            if held is not None
-        }
-        return {path: count for path, count in counts.items() if count}
 
     def apply(self, grads, trainable_variables=None):
         """One step; see the base.
@@ -77,7 +80,7 @@ class FiniteOptimizer(PreconditionedOptimizer):
     def _plan(self, variable, index):
         return [*super()._plan(variable, index), ("skipped_steps", (), "int32")]
 
-    def _take_step(self, held, gradient, variable, learning_rate):
+    def _take_step(self, held, gradient, variable, learning_rate, step):
         gradient = gradients.made_dense(gradient, held.index.shape)
         is_finite = _is_finite(gradient, held.slots)
         super()._take_step(
@@ -85,13 +88,14 @@ class FiniteOptimizer(PreconditionedOptimizer):
             ops.where(is_finite, gradient, ops.zeros_like(gradient)),
             variable,
             learning_rate,
+            step,
             is_taken=is_finite,
         )
         self.assign_add(held.skipped_steps, 1 - ops.cast(is_finite, "int32"))
 
     def _refuse_nonfinite(self, gradient, variable):
         is_finite = _is_finite(ops.convert_to_tensor(gradient))
-        if _is_known(is_finite) and not bool(is_finite):
+        if tracing.is_known(is_finite) and not bool(is_finite):
             raise ValueError(_message({naming.path(variable): 1}))
 
 
@@ -101,18 +105,6 @@ def _is_finite(gradient, slots=()):
     for slot in slots:
         total = total + ops.sum(ops.abs(slot))
     return ops.isfinite(total)
-
-
-def _is_known(tensor):
-    """Whether a tensor has a value, and is not part of a program being traced."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        return hasattr(tensor, "numpy")
-    if backend == "jax":
-        import jax
-
-        return not isinstance(tensor, jax.core.Tracer)
-    return True
 
 
 def _message(skipped):

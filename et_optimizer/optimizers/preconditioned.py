@@ -1,7 +1,6 @@
 """The Keras shell that all optimizers of this library share."""
 
 import dataclasses
-import json
 import math
 from typing import Any
 
@@ -9,11 +8,10 @@ import keras
 from keras import ops
 
 from et_optimizer import checks, gradients, naming
+from et_optimizer.optimizers.saved_form import SavedForm
 from et_optimizer.tensor_index import TensorIndex
 
 MOMENTUM_DTYPES = ("float32", "bfloat16")
-# What an optimizer that was never built saves: its iteration and learning rate.
-UNBUILT_VARIABLES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +23,21 @@ class HeldForVariable:
     momentum: Any = None
     skipped_steps: Any = None
 
+    @classmethod
+    def of(cls, index, made):
+        """From a dict of what was made of a plan, in its order."""
+        slots = dict(made)
+        momentum = slots.pop("momentum", None)
+        skipped_steps = slots.pop("skipped_steps", None)
+        return cls(index, list(slots.values()), momentum, skipped_steps)
+
 
 def argument_of_preconditioner(name, meaning):
     """An optimizer's read-only attribute that its preconditioner has."""
     return property(lambda self: getattr(self._preconditioner, name), doc=meaning)
 
 
-class PreconditionedOptimizer(keras.optimizers.Optimizer):
+class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
     """Makes the slots, calls the preconditioner, clips, averages and steps.
 
     A subclass is its arguments, its docstring, the preconditioner it passes on and
@@ -75,7 +81,6 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         self._momentum_decay = momentum
         self._preconditioner = preconditioner
         self._held = ()
-        self._restored_plans = None
 
     def index_variables(self, named_shapes):
         """The tensor index of every variable.
@@ -104,19 +109,33 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         learned = [v for v in var_list if not self._overwrite_variable_with_gradient(v)]
-        for variable in learned:
-            _check_floating(variable)
-        indices = self.index_variables(
-            [(naming.path(v), tuple(v.shape)) for v in learned]
-        )
-        plans = [self._plan(v, index) for v, index in zip(learned, indices)]
-        self._check_fits(self._restored_plans, plans)
+        indices, plans = self.plan(learned)
+        self.check_fits(self._restored_plans, plans)
         super().build(var_list)
         held = {
             id(variable): self._hold(variable, index, plan)
             for variable, index, plan in zip(learned, indices, plans)
         }
         self._held = tuple(held.get(id(variable)) for variable in var_list)
+
+    def plan(self, variables):
+        """What is to be held for variables.
+
+        Args:
+            variables: List of variables to be trained.
+
+        Returns:
+            `(indices, plans)`: for each variable its `TensorIndex`, and a list of the
+            name, shape and dtype of everything to be held for it.
+
+        Raises:
+            ValueError: as `build`.
+        """
+        for variable in variables:
+            _check_floating(variable)
+        named_shapes = [(naming.path(v), tuple(v.shape)) for v in variables]
+        indices = self.index_variables(named_shapes)
+        return indices, [self._plan(v, index) for v, index in zip(variables, indices)]
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates a variable and what is held for it.
@@ -127,16 +146,28 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
             learning_rate: Scalar.
         """
         held = self._held[self._get_variable_index(variable)]
-        if held.index.slots:
-            self._take_step(held, gradient, variable, learning_rate)
+        step = ops.cast(self.iterations + 1, "float32")
+        self.take_step(held, gradient, variable, learning_rate, step)
 
-    def _take_step(self, held, gradient, variable, learning_rate, is_taken=None):
+    def take_step(self, held, gradient, variable, learning_rate, step):
+        """Updates a variable and what is held for it, whoever holds it.
+
+        Args:
+            held: Its `HeldForVariable`.
+            gradient: Its gradient, dense or `tf.IndexedSlices`.
+            variable: The variable.
+            learning_rate: Scalar.
+            step: Scalar float32 tensor, t from 1.
+        """
+        if held.index.slots:
+            self._take_step(held, gradient, variable, learning_rate, step)
+
+    def _take_step(self, held, gradient, variable, learning_rate, step, is_taken=None):
         """The step of a variable; nothing changes where `is_taken`, if given, is false.
 
         A gradient for a step that may not be taken is finite all the same.
         """
-        step = ops.cast(self.iterations + 1, "float32")
-        before = [ops.convert_to_tensor(slot) for slot in held.slots]
+        before = [_value(slot) for slot in held.slots]
         seen = gradients.see(gradient, held.index)
         update, slots = self._preconditioner(seen, before, step)
         if is_taken is not None:
@@ -162,13 +193,6 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         self._average(held.momentum, decay, addition)
         momentum = ops.cast(held.momentum, "float32")
         self.assign_sub(variable, momentum * (rate / self._momentum_weight(step)))
-
-    def load_own_variables(self, store):
-        """Loads the state; refuses, before changing it, that of another index."""
-        saved = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
-        if self.built and len(saved) > UNBUILT_VARIABLES:
-            self._check_fits(saved, [tuple(v.shape) for v in self.variables])
-        super().load_own_variables(store)
 
     momentum_decay = property(
         lambda self: self._momentum_decay,
@@ -205,12 +229,14 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
     def _hold(self, variable, index, plan):
         made = {
             name: self.add_variable(
-                shape=shape, dtype=dtype, name=naming.slot_prefix(variable) + name
+                shape=shape,
+                dtype=dtype,
+                name=naming.slot_prefix(variable) + name,
+                layout=_layout(name, shape, variable),
             )
             for name, shape, dtype in plan
         }
-        momentum, skipped = made.pop("momentum", None), made.pop("skipped_steps", None)
-        return HeldForVariable(index, list(made.values()), momentum, skipped)
+        return HeldForVariable.of(index, made)
 
     def _clip_scale(self, update):
         if self.clip_threshold is None:
@@ -234,7 +260,7 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
         else:
             self.assign(momentum, decayed + addition)
 
-    def _check_fits(self, saved, own):
+    def check_fits(self, saved, own):
         """Raises unless what was saved has the form of what this optimizer holds."""
         if not saved or saved == own:
             return
@@ -248,27 +274,6 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
             "was loaded into this optimizer."
         )
 
-    # What `tf.train.Checkpoint` saves of an object itself and restores before any
-    # variable below it: here the form of the slots, so that a checkpoint of another
-    # level is refused while nothing has been changed, or, if it is restored before
-    # the optimizer is built, when that is about to happen.
-
-    def _serialize_to_tensors(self):
-        import tensorflow as tf
-
-        return {"plans": tf.constant(json.dumps(self._plans()))}
-
-    def _restore_from_tensors(self, restored_tensors):
-        import tensorflow as tf
-
-        if tf.executing_eagerly():
-            saved = json.loads(restored_tensors["plans"].numpy().decode())
-            saved = [[(n, tuple(s), d) for n, s, d in plan] for plan in saved]
-            if self.built:
-                self._check_fits(saved, self._plans())
-            self._restored_plans = saved
-        return tf.no_op()
-
     def _plans(self):
         held = [
             (variable, held.index)
@@ -276,6 +281,27 @@ class PreconditionedOptimizer(keras.optimizers.Optimizer):
             if held is not None
         ]
         return [self._plan(variable, index) for variable, index in held]
+
+
+def _value(slot):
+    """A slot's value; a `tf.Variable` would itself pass for a tensor."""
+    return slot.read_value() if hasattr(slot, "read_value") else ops.convert_to_tensor(slot)
+
+
+def _layout(slot, shape, variable):
+    """Where the parts of a slot lie under `keras.distribution`.
+
+    Momentum lies as its variable does. All else, being small, lies on every device; a
+    `LayoutMap` is not asked, whose expressions are meant for the variables' axes.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return None
+    if slot == "momentum":
+        return getattr(variable, "_layout", None)
+    return keras.distribution.TensorLayout(
+        [None] * len(shape), distribution.device_mesh
+    )
 
 
 def _check_floating(variable):

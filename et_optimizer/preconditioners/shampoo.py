@@ -10,7 +10,7 @@ import math
 
 from keras import ops
 
-from et_optimizer import checks, frequent_directions
+from et_optimizer import checks, frequent_directions, tracing
 from et_optimizer.frequent_directions import Sketch
 from et_optimizer.gradients import DenseGradient, WrittenUpdate
 from et_optimizer.preconditioners.extreme_tensoring import ExtremeTensoring
@@ -133,6 +133,9 @@ class Shampoo(Preconditioner):
         if self.update_every == 1:
             return updated()
         is_due = (ops.cast(step, "int32") - 1) % self.update_every == 0
+        if tracing.is_known(is_due):
+            # JAX would compile both ways anew at every step.
+            return updated() if bool(is_due) else list(held)
         return ops.cond(is_due, updated, lambda: list(held))
 
     def _total_weight(self, step):

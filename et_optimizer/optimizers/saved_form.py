@@ -1,0 +1,48 @@
+"""Refusing saved state that has another form than what an optimizer holds."""
+
+import json
+
+# What an optimizer that was never built saves: its iteration and learning rate.
+UNBUILT_VARIABLES = 2
+
+
+class SavedForm:
+    """For an optimizer, in Keras or tf_keras, with `built` and `variables`.
+
+    It says what it holds by `_plans`, and by `check_fits(saved, own)` raises a
+    `ValueError` unless something saved has that form.
+    """
+
+    _restored_plans = None
+
+    def load_own_variables(self, store):
+        """Loads the state; refuses, before changing it, that of another index."""
+        saved = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
+        if self.built and len(saved) > UNBUILT_VARIABLES:
+            self.check_fits(saved, [tuple(v.shape) for v in self.variables])
+        super().load_own_variables(store)
+
+    # What `tf.train.Checkpoint` saves of an object itself and restores before any
+    # variable below it: here the form of the slots, so that a checkpoint of another
+    # level is refused while nothing has been changed, or, if it is restored before
+    # the optimizer is built, when that is about to happen.
+
+    def _serialize_to_tensors(self):
+        import tensorflow as tf
+
+        return {"plans": tf.constant(json.dumps(self._plans()))}
+
+    def _restore_from_tensors(self, restored_tensors):
+        import tensorflow as tf
+
+        if tf.executing_eagerly():
+            saved = json.loads(restored_tensors["plans"].numpy().decode())
+            saved = [[(n, tuple(s), d) for n, s, d in plan] for plan in saved]
+            if self.built:
+                self.check_fits(saved, self._plans())
+            # Past the frameworks, which would put a list of their own in its place.
+            object.__setattr__(self, "_restored_plans", saved)
+        return tf.no_op()
+
+    def _copy_trackable_to_cpu(self, object_map):
+        """Nothing: the form, unlike the variables, does not change while saved."""

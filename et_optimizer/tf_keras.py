@@ -1,0 +1,282 @@
+"""The optimizers for tf_keras, Keras 2, on which the TensorFlow Model Garden runs.
+
+The same papers and the same code: each class here holds tf_keras's variables, and has
+the Keras 3 optimizer of its name say what they are and take the steps. Arguments,
+memory and weights are those of that optimizer; see its documentation.
+
+    model.compile(optimizer=et_optimizer.tf_keras.ExtremeTensoring(), loss=loss)
+
+Not imported by `import et_optimizer`; it needs `pip install tf_keras` (which the extra
+`models` brings) and Keras 3 on TensorFlow.
+"""
+
+import inspect
+
+import keras
+
+from et_optimizer import checks, naming, optimizers
+from et_optimizer.optimizers.finite import SkippedSteps
+from et_optimizer.optimizers.preconditioned import HeldForVariable
+from et_optimizer.optimizers.saved_form import SavedForm
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "et_optimizer.tf_keras computes with Keras 3 on TensorFlow; the backend is "
+        f"{keras.backend.backend()!r}. Set the environment variable "
+        "KERAS_BACKEND=tensorflow before Keras is imported."
+    )
+try:
+    import tf_keras
+except ImportError as error:
+    raise ImportError(
+        "et_optimizer.tf_keras needs tf_keras, which is not installed: "
+        "pip install tf_keras"
+    ) from error
+import tensorflow as tf
+
+OF_EVERY_KERAS_OPTIMIZER = frozenset(
+    name
+    for base in keras.optimizers.Optimizer.__mro__
+    for name in inspect.signature(base.__init__).parameters
+)
+
+
+def arguments(keras_class):
+    """The arguments of a Keras 3 optimizer of this library that are its paper's.
+
+    Args:
+        keras_class: The class.
+
+    Returns:
+        A dict from name to default, without those that every Keras optimizer has.
+    """
+    parameters = inspect.signature(keras_class.__init__).parameters.values()
+    return {
+        p.name: p.default
+        for p in parameters
+        if p.kind is not p.VAR_KEYWORD and p.name not in OF_EVERY_KERAS_OPTIMIZER
+    }
+
+
+class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
+    """The tf_keras shell that all optimizers here share.
+
+    Args:
+        learning_rate: A float or a `tf_keras.optimizers.schedules` schedule. Defaults
+            to that of the Keras 3 optimizer.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
+            ema_overwrite_frequency, jit_compile, name: As in every tf_keras optimizer.
+        **kwargs: The arguments of the Keras 3 optimizer that are its paper's, such as
+            `level`.
+
+    Raises:
+        TypeError: if an argument is of neither.
+        ValueError: as the Keras 3 optimizer.
+    """
+
+    # The Keras 3 optimizer.
+    keras_class = None
+
+    def __init__(
+        self,
+        learning_rate=None,
+        *,
+        weight_decay=None,
+        clipnorm=None,
+        clipvalue=None,
+        global_clipnorm=None,
+        use_ema=False,
+        ema_momentum=0.99,
+        ema_overwrite_frequency=None,
+        jit_compile=True,
+        name=None,
+        **kwargs,
+    ):
+        kwargs.pop("is_legacy_optimizer", None)  # tf_keras adds it to configurations
+        self._check_arguments(kwargs)
+        if learning_rate is None:
+            parameters = inspect.signature(self.keras_class.__init__).parameters
+            learning_rate = parameters["learning_rate"].default
+        _check_learning_rate(learning_rate)
+        # Of no dependency: its own iteration and learning rate are never used.
+        self._paper = self._no_dependency(self.keras_class(**kwargs))
+        super().__init__(
+            name=name or type(self).__name__,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            jit_compile=jit_compile,
+        )
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self._held = self._no_dependency(())
+        self._trainable_variables = self._no_dependency(())
+
+    @property
+    def built(self):
+        """Whether the variables are made."""
+        return getattr(self, "_built", False)
+
+    def build(self, var_list):
+        """Makes what is held for the variables.
+
+        Args:
+            var_list: List of the `tf.Variable`s to be trained.
+
+        Raises:
+            ValueError: as the Keras 3 optimizer. Nothing is made then.
+        """
+        if self.built:
+            return
+        indices, plans = self._paper.plan(var_list)
+        self.check_fits(self._restored_plans, plans)
+        super().build(var_list)
+        held = [self._hold(*of_one) for of_one in zip(var_list, indices, plans)]
+        self._held = self._no_dependency(tuple(held))
+        self._trainable_variables = self._no_dependency(tuple(var_list))
+        self._built = True
+
+    def add_variable_from_reference(
+        self, model_variable, variable_name, shape=None, initial_value=None
+    ):
+        """Makes a moving average of weights, named as in Keras 3; see the base."""
+        if initial_value is None:
+            shape = model_variable.shape if shape is None else shape
+            initial_value = tf.zeros(shape, model_variable.dtype)
+        return self._add(model_variable, variable_name, initial_value)
+
+    def update_step(self, gradient, variable):
+        """Updates a variable and what is held for it.
+
+        Args:
+            gradient: Its gradient, dense or `tf.IndexedSlices`.
+            variable: The variable.
+        """
+        held = self._held[self._index_dict[self._var_key(variable)]]
+        step = tf.cast(self.iterations + 1, tf.float32)
+        self._paper.take_step(held, gradient, variable, self.learning_rate, step)
+
+    def check_fits(self, saved, own):
+        """Raises unless what was saved has the form of what this optimizer holds."""
+        self._paper.check_fits(saved, own)
+
+    def get_config(self):
+        """The arguments that make an equal optimizer."""
+        config = super().get_config()
+        own = arguments(self.keras_class)
+        paper = self._paper.get_config()
+        config.update({name: paper[name] for name in own if name in paper})
+        config["learning_rate"] = self._serialize_hyperparameter(self._learning_rate)
+        return config
+
+    def _hold(self, variable, index, plan):
+        made = {
+            name: self._add(variable, name, tf.zeros(shape, dtype))
+            for name, shape, dtype in plan
+        }
+        return HeldForVariable.of(index, made)
+
+    def _plans(self):
+        return self._paper.plan(self._trainable_variables)[1]
+
+    def _check_arguments(self, given):
+        known = arguments(self.keras_class)
+        for name in given:
+            if name not in known:
+                raise TypeError(
+                    f"{type(self).__name__} of et_optimizer.tf_keras takes no argument "
+                    f"{name!r}. It takes {', '.join(known)}, and those of every "
+                    "tf_keras optimizer."
+                )
+
+    def _deduplicate_sparse_grad(self, grads):
+        # Repeated rows are added up here, in shapes that a compiler knows. Those of
+        # tf_keras's `tf.unique` it does not, and their rows got lost when compiled.
+        return grads
+
+    def _add(self, variable, name, start):
+        with tf.distribute.get_strategy().extended.colocate_vars_with(variable):
+            slot = tf.Variable(
+                start,
+                name=naming.slot_prefix(variable) + name,
+                trainable=False,
+            )
+        self._variables.append(slot)
+        return slot
+
+
+class FiniteOptimizer(SkippedSteps, PreconditionedOptimizer):
+    """A shell for what skips the steps of gradients that are not finite, and counts.
+
+    `nonfinite="raise"` is Keras 3's alone.
+    """
+
+    def __init__(self, learning_rate=None, **kwargs):
+        checks.choice("nonfinite", kwargs.get("nonfinite", "skip"), ("skip",))
+        super().__init__(learning_rate, **kwargs)
+
+
+def _check_learning_rate(learning_rate):
+    schedules = tf_keras.optimizers.schedules.LearningRateSchedule
+    if not callable(learning_rate) or isinstance(learning_rate, schedules):
+        return
+    raise ValueError(
+        "learning_rate must be a number or a schedule of "
+        f"tf_keras.optimizers.schedules; received {learning_rate!r}. Schedules of "
+        "Keras 3, such as those of et_optimizer.schedules, are for its optimizers."
+    )
+
+
+register = tf_keras.saving.register_keras_serializable(package="et_optimizer")
+
+
+@register
+class ExtremeTensoring(PreconditionedOptimizer):
+    """`et_optimizer.ExtremeTensoring` in tf_keras: the same arguments and weights."""
+
+    keras_class = optimizers.ExtremeTensoring
+
+
+@register
+class SM3(PreconditionedOptimizer):
+    """`et_optimizer.SM3` in tf_keras: the same arguments and weights."""
+
+    keras_class = optimizers.SM3
+
+
+@register
+class Adafactor(PreconditionedOptimizer):
+    """`et_optimizer.Adafactor` in tf_keras: the same arguments and weights."""
+
+    keras_class = optimizers.Adafactor
+
+
+@register
+class SubsetNorm(PreconditionedOptimizer):
+    """`et_optimizer.SubsetNorm` in tf_keras: the same arguments and weights."""
+
+    keras_class = optimizers.SubsetNorm
+
+
+@register
+class Shampoo(FiniteOptimizer):
+    """`et_optimizer.Shampoo` in tf_keras: the same arguments and weights."""
+
+    keras_class = optimizers.Shampoo
+
+
+@register
+class SketchyShampoo(FiniteOptimizer):
+    """`et_optimizer.SketchyShampoo` in tf_keras: the same arguments and weights."""
+
+    keras_class = optimizers.SketchyShampoo
+
+
+@register
+class SketchyAdagrad(FiniteOptimizer):
+    """`et_optimizer.SketchyAdagrad` in tf_keras: the same arguments and weights."""
+
+    keras_class = optimizers.SketchyAdagrad

@@ -1,0 +1,87 @@
+"""What the tests of distribution train, and how they start several processes."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+BATCH, EPOCHS, TOKENS = 16, 2, 40
+
+
+def data():
+    """64 sequences of six tokens, and a class of each."""
+    tokens = np.random.default_rng(0).integers(0, TOKENS, (64, 6))
+    return tokens, tokens.sum(axis=1) % 3
+
+
+def model_of(layers_of):
+    """A classifier with an embedding, kernels and biases, in `keras` or `tf_keras`."""
+    layers_of.utils.set_random_seed(0)
+    layers = layers_of.layers
+    return layers_of.Sequential(
+        [
+            layers.Input((6,), dtype="int32"),
+            layers.Embedding(TOKENS, 8, name="tokens"),
+            layers.Flatten(),
+            layers.Dense(16, "tanh", name="hidden"),
+            layers.Dense(4, name="logits"),
+        ]
+    )
+
+
+def loss_of(layers_of, **kwargs):
+    """The loss of `model_of`'s logits."""
+    return layers_of.losses.SparseCategoricalCrossentropy(from_logits=True, **kwargs)
+
+
+def start(module, count, *args, **environment):
+    """Starts `python -m module RANK COUNT PORT ARGS` once for each rank.
+
+    Returns:
+        A list of `subprocess.Popen`.
+    """
+    port = str(_free_port())
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", module, str(rank), str(count), port, *map(str, args)],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+
+
+def finish(processes):
+    """Waits until all are done; fails with what they said unless all went well."""
+    said = [process.communicate(timeout=240)[0] for process in processes]
+    for process, text in zip(processes, said):
+        assert process.returncode == 0, text[-4000:]
+    return said
+
+
+def assert_close(path, other, atol):
+    """Asserts that what two processes saved with `np.savez` is close."""
+    one, other = np.load(path), np.load(other)
+    assert one.files == other.files and len(one.files) > 5
+    for name in one.files:
+        np.testing.assert_allclose(other[name], one[name], rtol=0, atol=atol)
+
+
+def _free_port():
+    """A port that nobody listens on, nor on the next one."""
+    while True:
+        with socket.socket() as one, socket.socket() as next_one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            try:
+                next_one.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port

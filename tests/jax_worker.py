@@ -1,0 +1,70 @@
+"""Trains on four devices: `python -m tests.jax_worker RANK COUNT PORT FOLDER KIND`.
+
+COUNT processes have four devices of the host's CPU among them. KIND is "data", every
+device a part of the batch, or "model", two parts of the batch and two of each matrix.
+Each process writes all weights and slots to FOLDER/COUNT-RANK.npz.
+"""
+
+import os
+import sys
+
+import numpy as np
+
+
+def main(rank, count, port, folder, kind):
+    # Read when JAX starts.
+    os.environ["KERAS_BACKEND"] = "jax"
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // count}"
+    import keras
+
+    from et_optimizer import ExtremeTensoring
+    from tests import distributed_training as training
+
+    if count > 1:
+        keras.distribution.initialize(f"127.0.0.1:{port}", count, rank)
+    devices = keras.distribution.list_devices()
+    assert len(devices) == 4
+    if kind == "data":
+        distribution = keras.distribution.DataParallel(
+            devices=devices, auto_shard_dataset=False
+        )
+    else:
+        mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"), devices)
+        layouts = keras.distribution.LayoutMap(mesh)
+        layouts[".*(embeddings|kernel)"] = (None, "model")
+        distribution = keras.distribution.ModelParallel(
+            layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False
+        )
+    keras.distribution.set_distribution(distribution)
+    model = training.model_of(keras)
+    model.compile(ExtremeTensoring(0.01, beta_1=0.9), training.loss_of(keras))
+    x, y = (of_process(array, rank, count, training.BATCH) for array in training.data())
+    model.fit(
+        x,
+        y,
+        batch_size=training.BATCH // count,
+        epochs=training.EPOCHS,
+        shuffle=False,
+        verbose=0,
+    )
+    variables = [*model.weights, *model.optimizer.variables]
+    np.savez(f"{folder}/{count}-{rank}.npz", *[whole(v.value) for v in variables])
+
+
+def of_process(array, rank, count, batch):
+    """The examples of each global batch that a process feeds."""
+    parts = array.reshape(-1, count, batch // count, *array.shape[1:])
+    return parts[:, rank].reshape(-1, *array.shape[1:])
+
+
+def whole(array):
+    """The values of an array whose parts may lie in several processes."""
+    from jax.experimental import multihost_utils
+
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

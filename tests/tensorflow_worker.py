@@ -1,0 +1,117 @@
+"""Trains in several processes under `tf.distribute.MultiWorkerMirroredStrategy`.
+
+    python -m tests.tensorflow_worker RANK COUNT PORT FOLDER KIND STEP
+
+KIND is "loop", a loop of one's own around a Keras 3 model; "fit", Keras 3's; or
+"tf_keras", that of tf_keras, with `BackupAndRestore`. The last process kills itself
+with SIGKILL at STEP (never, for -1). Each one writes all weights and slots to
+FOLDER/COUNT-RANK.npz.
+"""
+
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+
+
+def main(rank, count, port, folder, kind, kill_at):
+    if count > 1:
+        addresses = [f"127.0.0.1:{int(port) + i}" for i in range(count)]
+        task = {"type": "worker", "index": rank}
+        config = {"cluster": {"worker": addresses}, "task": task}
+        os.environ["TF_CONFIG"] = json.dumps(config)
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    if count > 1:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    train = {"loop": loop, "fit": fit, "tf_keras": fit_tf_keras}[kind]
+    model, optimizer = train(strategy, folder, kill_at if rank == count - 1 else -1)
+    variables = [*model.weights, *optimizer.variables]
+    np.savez(f"{folder}/{count}-{rank}.npz", *[v.numpy() for v in variables])
+
+
+def batches():
+    import tensorflow as tf
+
+    from tests import distributed_training as training
+
+    options = tf.data.Options()
+    by_data = tf.data.experimental.AutoShardPolicy.DATA
+    options.experimental_distribute.auto_shard_policy = by_data
+    data = tf.data.Dataset.from_tensor_slices(training.data())
+    return data.batch(training.BATCH).with_options(options)
+
+
+def loop(strategy, folder, kill_at):
+    import keras
+    import tensorflow as tf
+
+    import et_optimizer
+    from tests import distributed_training as training
+
+    with strategy.scope():
+        model = training.model_of(keras)
+        optimizer = et_optimizer.ExtremeTensoring(0.01, beta_1=0.9)
+        optimizer.build(model.trainable_variables)
+        loss = training.loss_of(keras, reduction="sum")
+
+    @tf.function
+    def step(batch):
+        def on_replica(x, y):
+            with tf.GradientTape() as tape:
+                value = loss(y, model(x, training=True)) / training.BATCH
+            gradients = tape.gradient(value, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+
+        strategy.run(on_replica, args=batch)
+
+    for _ in range(training.EPOCHS):
+        for batch in strategy.experimental_distribute_dataset(batches()):
+            step(batch)
+    return model, optimizer
+
+
+def fit(strategy, folder, kill_at):
+    import keras
+
+    import et_optimizer
+    from tests import distributed_training as training
+
+    with strategy.scope():
+        model = training.model_of(keras)
+        optimizer = et_optimizer.ExtremeTensoring(0.01, beta_1=0.9)
+        model.compile(optimizer, training.loss_of(keras))
+    model.fit(batches(), epochs=training.EPOCHS, verbose=0)
+    return model, model.optimizer
+
+
+def fit_tf_keras(strategy, folder, kill_at):
+    import tf_keras
+
+    from et_optimizer.tf_keras import ExtremeTensoring
+    from tests import distributed_training as training
+
+    class KillAt(tf_keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations.numpy() == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    with strategy.scope():
+        model = training.model_of(tf_keras)
+        optimizer = ExtremeTensoring(0.01, beta_1=0.9)
+        model.compile(optimizer, training.loss_of(tf_keras))
+    backup = tf_keras.callbacks.BackupAndRestore(f"{folder}/backup")
+    model.fit(
+        batches(),
+        epochs=training.EPOCHS,
+        verbose=0,
+        callbacks=[backup, KillAt()],
+    )
+    return model, model.optimizer
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6], int(sys.argv[6]))

@@ -1,0 +1,201 @@
+"""`keras.distribution`: eight devices, or two processes, train as one device would."""
+
+import collections
+import functools
+import re
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "jax":
+    pytest.skip("keras.distribution is for JAX", allow_module_level=True)
+
+import jax
+
+from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
+from tests import distributed_training as training
+from tests.optimizers import OPTIMIZERS
+
+every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+MATRICES = ("tokens", "hidden", "logits")
+
+
+def mesh():
+    devices = keras.distribution.list_devices()
+    assert len(devices) == 8
+    return keras.distribution.DeviceMesh((2, 4), ("batch", "model"), devices)
+
+
+def data_parallel():
+    return keras.distribution.DataParallel(devices=keras.distribution.list_devices())
+
+
+def model_parallel():
+    """Matrices in four parts, some by rows and some by columns, and a bias with them."""
+    layouts = keras.distribution.LayoutMap(mesh())
+    layouts[".*tokens.*"] = ("model", None)
+    layouts[".*hidden.*kernel"] = (None, "model")
+    layouts[".*hidden.*bias"] = ("model",)
+    layouts[".*logits.*kernel"] = ("model", None)
+    return keras.distribution.ModelParallel(
+        layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False
+    )
+
+
+def trained(make, distribution):
+    with distribution.scope() if distribution else one_device():
+        model = training.model_of(keras)
+        model.compile(make(learning_rate=0.005), training.loss_of(keras))
+        x, y = training.data()
+        model.fit(
+            x,
+            y,
+            batch_size=training.BATCH,
+            epochs=training.EPOCHS,
+            shuffle=False,
+            verbose=0,
+        )
+    return model
+
+
+def one_device():
+    return jax.default_device(jax.devices()[0])
+
+
+@every_optimizer
+def test_eight_devices_train_as_one_does(make):
+    one = trained(make, None)
+    for distribution in (data_parallel(), model_parallel()):
+        model = trained(make, distribution)
+        for w, expected in zip(model.weights, one.weights):
+            np.testing.assert_allclose(w.numpy(), expected.numpy(), rtol=0, atol=1e-5)
+    # The last one is cut up, and is so still after its steps.
+    specs = {w.path.split("/", 1)[1]: tuple(w.value.sharding.spec) for w in model.weights}
+    assert specs["tokens/embeddings"] == ("model", None)
+    assert specs["hidden/kernel"] == (None, "model")
+    assert specs["hidden/bias"] == ("model",)
+
+
+@every_optimizer
+def test_slots_are_on_every_device_and_momentum_lies_as_its_variable(make):
+    with model_parallel().scope():
+        model, optimizer = training.model_of(keras), make()
+        optimizer.build(model.trainable_variables)
+    by_path = {w.path.replace("/", "_"): w for w in model.trainable_variables}
+    names = 0
+    for slot in optimizer.variables[2:]:
+        if slot.name.endswith("_momentum"):
+            variable = by_path[slot.name.removesuffix("_momentum")]
+            assert slot.value.sharding == variable.value.sharding
+            names += 1
+        else:
+            assert slot.value.sharding.is_fully_replicated
+    assert names == (len(by_path) if optimizer.momentum_decay else 0)
+
+
+def collectives(make, shape, spec):
+    """How often each (operation, result's number of entries) is in a compiled step."""
+    with model_parallel().scope():
+        optimizer = make(learning_rate=0.1)
+        variable = keras.Variable(
+            np.ones(shape, "float32"),
+            name="weights",
+            layout=keras.distribution.TensorLayout(spec, mesh()),
+        )
+        optimizer.build([variable])
+
+        def step(state, weights, gradients):
+            return optimizer.stateless_apply(state, gradients, weights)
+
+        state = [v.value for v in optimizer.variables]
+        lies_as = variable.value.sharding
+        compiled = jax.jit(
+            step, out_shardings=([lies_as], [v.sharding for v in state])
+        ).lower(state, [variable.value], [variable.value])
+        program = compiled.compile().as_text()
+    return counted(program)
+
+
+def counted(program):
+    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    found = collections.Counter()
+    operation = rf"= (\(.*?\)|\S+) ({kinds})(?:-start)?\("
+    for results, kind in re.findall(operation, program):
+        for sizes in re.findall(r"\w+\[([\d,]*)\]", results):
+            entries = np.prod([int(n) for n in sizes.split(",") if n], dtype=int)
+            found[kind, int(entries)] += 1
+    return found
+
+
+def test_counting_sees_a_gather_of_a_variable():
+    lies_as = keras.distribution.TensorLayout(("model", None), mesh()).backend_layout
+    everywhere = keras.distribution.TensorLayout((None, None), mesh()).backend_layout
+    gather = jax.jit(lambda x: x + 1.0, out_shardings=everywhere)
+    weights = jax.device_put(np.ones((512, 64), "float32"), lies_as)
+    program = gather.lower(weights).compile().as_text()
+    assert counted(program) == {("all-gather", 512 * 64): 1}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(functools.partial(ExtremeTensoring, level=k) for k in (1, 2, 3)),
+        functools.partial(ExtremeTensoring, beta_1=0.9),
+        functools.partial(ExtremeTensoring, epsilon=1e-8),
+        *(functools.partial(SM3, level=k) for k in (1, 2)),
+        functools.partial(
+            Adafactor, multiply_by_parameter_scale=False, clip_threshold=None
+        ),
+    ],
+    ids=lambda make: f"{make.func.__name__} {make.keywords}",
+)
+@pytest.mark.parametrize(
+    ("shape", "spec", "rows", "columns"),
+    [
+        ((512, 64), ("model", None), 512, 64),
+        ((512, 64), (None, "model"), 512, 64),
+        ((1000, 64), ("model", None), 1000, 64),  # 25 × 40, neither divides by 4
+        ((4004, 64), ("model", None), 4004, 64),  # padded at level 3
+        ((64, 4, 16), (None, "model", None), 64, 4 * 16),  # queries, by heads
+        ((4, 16, 64), ("model", None, None), 4 * 16, 64),  # what attention returns
+    ],
+)
+def test_only_marginals_go_between_devices(make, shape, spec, rows, columns):
+    if make.func is Adafactor and len(shape) > 2:
+        pytest.skip("its marginals are those of a stack of matrices")
+    # Of the cut axis each device has a part of the marginal; along the other it has
+    # a part of every sum.
+    is_cut_by_rows = spec.index("model") < (1 if rows == shape[0] else 2)
+    expected = {
+        ("all-gather", rows if is_cut_by_rows else columns): 1,
+        ("all-reduce", columns if is_cut_by_rows else rows): 1,
+    }
+    assert collectives(make, shape, spec) == expected
+
+
+@pytest.mark.parametrize(("axis", "slots"), [(0, 512), (1, 64)])
+@pytest.mark.parametrize("spec", [("model", None), (None, "model")])
+def test_subset_norm_sends_its_one_marginal(axis, slots, spec):
+    make = functools.partial(SubsetNorm, axis={"weights": axis})
+    is_cut = spec[axis] == "model"
+    expected = {("all-gather" if is_cut else "all-reduce", slots): 1}
+    assert collectives(make, (512, 64), spec) == expected
+
+
+def test_norms_are_single_numbers():
+    clipped = functools.partial(ExtremeTensoring, clip_threshold=1.0)
+    found = collectives(clipped, (512, 64), ("model", None))
+    assert found == {("all-gather", 512): 1, ("all-reduce", 64): 1, ("all-reduce", 1): 1}
+    # The size of the weights, and that of the update.
+    found = collectives(Adafactor, (64, 4, 16), (None, "model", None))
+    assert found.pop(("all-reduce", 1)) == 2
+    assert found == {("all-gather", 64 * 4): 1, ("all-reduce", 64 * 16): 1}
+
+
+@pytest.mark.parametrize("kind", ["data", "model"])
+def test_two_processes_train_as_one_does(kind, tmp_path):
+    for count in (1, 2):
+        training.finish(training.start("tests.jax_worker", count, tmp_path, kind))
+    training.assert_close(tmp_path / "1-0.npz", tmp_path / "2-0.npz", atol=1e-6)
+    training.assert_close(tmp_path / "2-0.npz", tmp_path / "2-1.npz", atol=0)

@@ -1,0 +1,205 @@
+"""KerasHub's language models: trained, with LoRA, and reloaded with their state.
+
+The models are KerasHub's own in a tiny size, and read Python's source as bytes.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from et_optimizer import SM3, Adafactor, ExtremeTensoring, memory_report
+
+keras_hub = pytest.importorskip("keras_hub")
+
+VOCABULARY, WIDTH, LENGTH = 256, 32, 32
+
+
+def gpt2():
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=WIDTH,
+        intermediate_dim=64,
+        max_sequence_length=LENGTH,
+        # Keras does not save where a random generator stands.
+        dropout=0.0,
+    )
+    return keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
+
+
+def gemma():
+    backbone = keras_hub.models.GemmaBackbone(
+        vocabulary_size=VOCABULARY,
+        num_layers=1,
+        num_query_heads=2,
+        num_key_value_heads=1,
+        hidden_dim=WIDTH,
+        intermediate_dim=64,
+        head_dim=16,
+    )
+    return keras_hub.models.GemmaCausalLM(backbone=backbone, preprocessor=None)
+
+
+FAMILIES = {"GPT-2": gpt2, "Gemma": gemma}
+every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
+
+
+def source_text(sequences=32):
+    """Bytes of the standard library, and the bytes that follow them."""
+    text = pathlib.Path(argparse.__file__).read_bytes()[: sequences * (LENGTH + 1)]
+    tokens = np.frombuffer(text, "uint8").astype("int32").reshape(sequences, -1)
+    inputs = {
+        "token_ids": tokens[:, :-1],
+        "padding_mask": np.ones((sequences, LENGTH), "int32"),
+    }
+    return inputs, tokens[:, 1:]
+
+
+def train(model, epochs):
+    """The losses of some epochs over the same batches."""
+    history = model.fit(
+        *source_text(), batch_size=16, epochs=epochs, shuffle=False, verbose=0
+    )
+    return history.history["loss"]
+
+
+def values(variables):
+    return {v.path: ops.convert_to_numpy(v) for v in variables}
+
+
+def assert_same_weights(one, other):
+    one, other = values(one.weights), values(other.weights)
+    assert list(one) == list(other)
+    for path, value in one.items():
+        np.testing.assert_allclose(other[path], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make, optimizer, rate",
+    [
+        (gpt2, ExtremeTensoring, 3e-3),
+        (gemma, ExtremeTensoring, 3e-3),
+        (gpt2, SM3, 0.1),
+        (gemma, Adafactor, 0.1),
+    ],
+)
+def test_full_fine_tuning_lowers_the_loss(make, optimizer, rate):
+    model = make()
+    model.compile(optimizer(rate))
+    losses = train(model, epochs=6)
+    assert losses[-1] < 0.8 * losses[0]
+    held = memory_report(model.optimizer)
+    assert len(held.rows) == len(model.trainable_variables)
+    assert held.slots < 0.1 * held.adam_slots
+
+
+@every_family
+def test_tied_embeddings_are_one_variable_with_one_set_of_slots(make):
+    model = make()
+    model.compile(ExtremeTensoring(3e-3))
+    inputs, targets = source_text()
+    unread = VOCABULARY - 1  # no byte of this text
+    assert inputs["token_ids"].max() < unread
+    embeddings = model.backbone.token_embedding.embeddings
+    before = ops.convert_to_numpy(embeddings)[unread]
+    model.train_on_batch(inputs, targets)
+    # What moves a token that is never read is its place in the logits.
+    assert np.all(ops.convert_to_numpy(embeddings)[unread] != before)
+    tables = [row for row in memory_report(model.optimizer).rows if 256 in row.shape]
+    assert [row.path for row in tables] == ["token_embedding/embeddings"]
+    # 256 = 16 · 16 and 32 = 4 · 8.
+    assert tables[0].slots == 16 + 16 + 4 + 8
+
+
+@every_family
+def test_with_lora_only_its_variables_have_slots_and_move(make):
+    model = make()
+    model.backbone.enable_lora(4)
+    model.compile(ExtremeTensoring(0.01, level=1))
+    before = values(model.weights)
+    losses = train(model, epochs=3)
+    assert losses[-1] < losses[0]
+    after = values(model.weights)
+    moved = {path for path in after if np.any(after[path] != before[path])}
+    trained = {v.path for v in model.trainable_variables}
+    lora = {path for path in after if "/lora_kernel_" in path}
+    assert len(lora) == 2 * 2  # a and b, of query and value
+    # GPT-2 has biases in the same layers, which KerasHub leaves to be trained.
+    assert {path for path in trained - lora if not path.endswith("/bias")} == set()
+    assert moved == trained >= lora
+    held = memory_report(model.optimizer)
+    assert {row.path for row in held.rows} == trained
+    # One number a slice of every axis longer than 1.
+    shapes = [v.shape for v in model.trainable_variables]
+    assert held.slots == sum(n for shape in shapes for n in shape if n > 1)
+    assert held.unassigned == 0
+
+
+def compiled_and_built(model):
+    """What a reloaded model needs before a state can be loaded into its optimizer."""
+    model.compile(ExtremeTensoring(3e-3, beta_1=0.9))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def save_state(optimizer, path):
+    state = {}
+    optimizer.save_own_variables(state)
+    np.savez(path, **state)
+
+
+def test_a_reloaded_model_goes_on_as_if_never_saved(tmp_path):
+    model = compiled_and_built(gemma())
+    train(model, epochs=2)
+    model.save(tmp_path / "model.keras")
+    train(model, epochs=2)
+
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    compiled_and_built(again).load_weights(tmp_path / "model.keras")
+    train(again, epochs=2)
+    assert_same_weights(model, again)
+
+
+def test_a_reloaded_preset_goes_on_as_if_never_saved(tmp_path):
+    model = compiled_and_built(gpt2())
+    train(model, epochs=2)
+    model.save_to_preset(tmp_path / "preset")
+    save_state(model.optimizer, tmp_path / "optimizer.npz")
+    train(model, epochs=2)
+
+    again = keras_hub.models.CausalLM.from_preset(str(tmp_path / "preset"))
+    with np.load(tmp_path / "optimizer.npz") as state:
+        compiled_and_built(again).optimizer.load_own_variables(state)
+    train(again, epochs=2)
+    assert_same_weights(model, again)
+
+
+def test_lora_on_a_reloaded_preset_goes_on_as_if_never_saved(tmp_path):
+    model = gemma()
+    model.save_to_preset(tmp_path / "base")
+    model.backbone.enable_lora(4)
+    train(compiled_and_built(model), epochs=2)
+    model.backbone.save_lora_weights(tmp_path / "model.lora.h5")
+    save_state(model.optimizer, tmp_path / "optimizer.npz")
+    train(model, epochs=2)
+
+    again = keras_hub.models.CausalLM.from_preset(str(tmp_path / "base"))
+    again.backbone.load_lora_weights(tmp_path / "model.lora.h5")
+    with np.load(tmp_path / "optimizer.npz") as state:
+        compiled_and_built(again).optimizer.load_own_variables(state)
+    train(again, epochs=2)
+    assert_same_weights(model, again)
+
+
+def test_load_model_alone_says_that_it_leaves_the_optimizer_behind(tmp_path):
+    model = compiled_and_built(gemma())
+    model.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    # KerasHub's models compile themselves, with this optimizer.
+    assert isinstance(loaded.optimizer, keras.optimizers.Adam)

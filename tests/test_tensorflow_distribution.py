@@ -1,0 +1,114 @@
+"""`tf.distribute`: several devices and several processes train as one would."""
+
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("tf.distribute is TensorFlow's", allow_module_level=True)
+
+import tensorflow as tf
+
+from tests import distributed_training as training
+from tests.optimizers import OPTIMIZERS
+
+every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+def dataset():
+    return tf.data.Dataset.from_tensor_slices(training.data()).batch(training.BATCH)
+
+
+def by_fit(make, strategy):
+    with strategy.scope():
+        model = training.model_of(keras)
+        optimizer = make(learning_rate=0.005)
+        model.compile(optimizer, training.loss_of(keras))
+    model.fit(dataset(), epochs=training.EPOCHS, verbose=0)
+    return model, optimizer
+
+
+def by_loop(make, strategy):
+    with strategy.scope():
+        model, optimizer = training.model_of(keras), make(learning_rate=0.005)
+        optimizer.build(model.trainable_variables)
+        loss = training.loss_of(keras, reduction="sum")
+
+    @tf.function
+    def step(batch):
+        def on_replica(x, y):
+            with tf.GradientTape() as tape:
+                value = loss(y, model(x, training=True)) / training.BATCH
+            gradients = tape.gradient(value, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+
+        strategy.run(on_replica, args=batch)
+
+    for _ in range(training.EPOCHS):
+        for batch in strategy.experimental_distribute_dataset(dataset()):
+            step(batch)
+    return model, optimizer
+
+
+def weights(model):
+    return [w.numpy() for w in model.weights]
+
+
+@every_optimizer
+def test_two_mirrored_devices_train_as_one_does(make):
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    start = weights(training.model_of(keras))
+    one = weights(by_fit(make, tf.distribute.get_strategy())[0])
+    for train in (by_fit, by_loop):
+        model, optimizer = train(make, mirrored)
+        for before, expected, found in zip(start, one, weights(model)):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+            assert np.any(found != before)
+        for slot in optimizer.variables:
+            on_one, on_other = slot.value.values
+            assert "CPU:0" in on_one.device and "CPU:1" in on_other.device
+            np.testing.assert_array_equal(on_one.numpy(), on_other.numpy())
+
+
+def test_two_processes_train_as_one_does_in_a_loop_of_ones_own(tmp_path):
+    worker = "tests.tensorflow_worker"
+    training.finish(training.start(worker, 1, tmp_path, "loop", -1))
+    training.finish(training.start(worker, 2, tmp_path, "loop", -1))
+    training.assert_close(tmp_path / "1-0.npz", tmp_path / "2-0.npz", atol=1e-6)
+    training.assert_close(tmp_path / "2-0.npz", tmp_path / "2-1.npz", atol=0)
+
+
+def test_keras_fit_in_two_processes_is_still_impossible(tmp_path):
+    # As the README says. Should this fail one day, it has become possible.
+    processes = training.start("tests.tensorflow_worker", 2, tmp_path, "fit", -1)
+    for process in processes:
+        said = process.communicate(timeout=240)[0]
+        assert process.returncode != 0
+        assert "convert a value (PerReplica" in said
+
+
+def test_a_killed_worker_of_tf_keras_goes_on_as_if_nothing_had_happened(tmp_path):
+    pytest.importorskip("tf_keras")
+    worker = "tests.tensorflow_worker"
+    alone, undisturbed, disturbed = (
+        tmp_path / name for name in ("alone", "undisturbed", "disturbed")
+    )
+    for folder in (alone, undisturbed, disturbed):
+        folder.mkdir()
+    training.finish(training.start(worker, 1, alone, "tf_keras", -1))
+    training.finish(training.start(worker, 2, undisturbed, "tf_keras", -1))
+    training.assert_close(alone / "1-0.npz", undisturbed / "2-0.npz", atol=1e-6)
+    # Step 6 is in the middle of the second epoch of 4 steps.
+    other, killed = training.start(worker, 2, disturbed, "tf_keras", 6)
+    killed.communicate(timeout=240)
+    assert killed.returncode == -signal.SIGKILL
+    # It waits for the killed one; whoever runs a cluster starts both again.
+    other.kill()
+    other.communicate()
+    assert not list(disturbed.glob("*.npz"))
+    training.finish(training.start(worker, 2, disturbed, "tf_keras", -1))
+    for rank in range(2):
+        name = f"2-{rank}.npz"
+        training.assert_close(undisturbed / name, disturbed / name, atol=0)

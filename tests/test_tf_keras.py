@@ -1,0 +1,462 @@
+"""The optimizers on tf_keras: the steps of Keras 3 in what tf_keras does with them."""
+
+import functools
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("tf_keras computes with TensorFlow", allow_module_level=True)
+if importlib.util.find_spec("tf_keras") is None:
+    pytest.skip("tf_keras is not installed", allow_module_level=True)
+
+import tensorflow as tf
+import tf_keras
+
+import et_optimizer
+import et_optimizer.tf_keras as ours
+from tests import distributed_training as training
+from tests.optimizers import OPTIMIZERS
+
+
+# One of each kind, for what tf_keras does alike with any optimizer.
+SOME = ["ExtremeTensoring everything on", "Adafactor", "SketchyShampoo everything on"]
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+some_optimizers = pytest.mark.parametrize("name", SOME)
+
+
+def make_keras_3(name, **kwargs):
+    return OPTIMIZERS[name](**kwargs)
+
+
+def make(name, **kwargs):
+    """The same configuration of the class of that name in tf_keras."""
+    of_keras_3 = OPTIMIZERS[name]
+    of_tf_keras = getattr(ours, getattr(of_keras_3, "func", of_keras_3).__name__)
+    return of_tf_keras(**getattr(of_keras_3, "keywords", {}) | kwargs)
+
+
+# The first two have gradients that are `tf.IndexedSlices`, with repeated rows.
+SHAPES = [(7, 8), (11, 4, 3), (6, 8), (5,), ()]
+STEPS = 6
+
+
+def starts():
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape).astype("float32") for shape in SHAPES]
+
+
+def gradients_of_steps(count=STEPS, scale=1.0):
+    rng = np.random.default_rng(1)
+
+    def gradient(shape, is_sparse):
+        if not is_sparse:
+            return tf.constant(scale * rng.standard_normal(shape), tf.float32)
+        rows = tf.constant([2, 0, 2, 6, 0])
+        rows_of_gradient = scale * rng.standard_normal((5, *shape[1:]))
+        return tf.IndexedSlices(
+            tf.constant(rows_of_gradient, tf.float32), rows, tf.constant(shape)
+        )
+
+    return [
+        [gradient(shape, i < 2) for i, shape in enumerate(SHAPES)] for _ in range(count)
+    ]
+
+
+def keras_3_variables():
+    return [keras.Variable(v, name=f"variable_{i}") for i, v in enumerate(starts())]
+
+
+def tf_variables():
+    return [tf.Variable(v, name=f"variable_{i}") for i, v in enumerate(starts())]
+
+
+def trained(optimizer, variables, steps, is_compiled=False):
+    """The variables' values after all steps, eagerly or compiled."""
+    optimizer.build(variables)
+
+    def step(gradients):
+        optimizer.apply_gradients(list(zip(gradients, variables)))
+
+    if is_compiled:
+        step = tf.function(step, jit_compile=True, autograph=False)
+    for gradients in steps:
+        step(gradients)
+    return values(variables)
+
+
+@functools.cache
+def trained_in_keras_3(name):
+    """What every step of a rate of 0.1 leads to."""
+    return trained(
+        make_keras_3(name, learning_rate=0.1), keras_3_variables(), gradients_of_steps()
+    )
+
+
+def values(variables):
+    return [v.numpy() for v in variables]
+
+
+def assert_all_close(found, expected, atol=1e-6):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol)
+
+
+def assert_all_equal(found, expected):
+    assert_all_close(found, expected, atol=0)
+
+
+def model_of(optimizer, **kwargs):
+    """A compiled classifier with an embedding."""
+    model = training.model_of(tf_keras)
+    model.compile(optimizer, training.loss_of(tf_keras), **kwargs)
+    return model
+
+
+def fit(model, epochs=2):
+    x, y = training.data()
+    return model.fit(
+        x, y, batch_size=training.BATCH, epochs=epochs, shuffle=False, verbose=0
+    ).history["loss"]
+
+
+# The steps of Keras 3
+
+
+@every_optimizer
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["eagerly", "compiled"])
+def test_the_weights_are_those_of_the_keras_3_optimizer(name, is_compiled):
+    optimizer = make(name, learning_rate=0.1)
+    found = trained(optimizer, tf_variables(), gradients_of_steps(), is_compiled)
+    assert_all_close(found, trained_in_keras_3(name))
+    assert all(np.any(a != b) for a, b in zip(found, starts()))
+
+
+@every_optimizer
+def test_slots_and_their_memory_are_those_of_the_keras_3_optimizer(name):
+    optimizer, of_keras_3 = make(name, use_ema=True), make_keras_3(name, use_ema=True)
+    # Built by the first step, which gives tf_keras's variables longer names.
+    optimizer.apply_gradients(zip(gradients_of_steps(1)[0], tf_variables()))
+    of_keras_3.build(keras_3_variables())
+    # After the iteration, and in Keras 3 the learning rate.
+    forms = [(tuple(v.shape), v.dtype.name) for v in optimizer.variables[1:]]
+    expected_forms = [(tuple(v.shape), v.dtype) for v in of_keras_3.variables[2:]]
+    assert sorted(forms) == sorted(expected_forms)
+    report, expected = map(et_optimizer.memory_report, (optimizer, of_keras_3))
+    assert str(report) == str(expected)
+    assert report.unassigned == 0 and len(report.rows) == len(SHAPES)
+
+
+@some_optimizers
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"weight_decay": 0.1},
+        {"clipnorm": 2.0},
+        {"global_clipnorm": 3.0},
+        {"clipvalue": 0.3},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_arguments_of_every_optimizer_do_what_they_do_in_keras_3(name, arguments):
+    steps = gradients_of_steps()
+    arguments = {"learning_rate": 0.1} | arguments
+    expected = trained(make_keras_3(name, **arguments), keras_3_variables(), steps)
+    found = trained(make(name, **arguments), tf_variables(), steps)
+    assert_all_close(found, expected)
+    plain = trained_in_keras_3(name)
+    assert any(np.any(np.abs(a - b) > 1e-3) for a, b in zip(found, plain))
+
+
+@some_optimizers
+def test_the_moving_average_starts_at_the_weights_before_the_first_step(name):
+    # In Keras 3 it starts at those after it.
+    steps = gradients_of_steps(2)
+    plain, variables, averages = make(name, learning_rate=0.1), tf_variables(), starts()
+    for step in steps:
+        weights = trained(plain, variables, [step])
+        averages = [0.9 * a + 0.1 * w for a, w in zip(averages, weights)]
+    arguments = {"learning_rate": 0.1, "use_ema": True, "ema_momentum": 0.9}
+    optimizer, variables = make(name, **arguments), tf_variables()
+    assert_all_close(trained(optimizer, variables, steps), weights)
+    optimizer.finalize_variable_values(variables)
+    assert_all_close(values(variables), averages)
+    overwriting = make(name, **arguments, ema_overwrite_frequency=2)
+    assert_all_close(trained(overwriting, tf_variables(), steps), averages)
+
+
+@some_optimizers
+def test_schedules_set_the_rate_of_each_step(name):
+    steps = gradients_of_steps()
+    here, in_keras_3 = (
+        layers_of.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, 0.01])
+        for layers_of in (tf_keras, keras)
+    )
+    found = trained(make(name, learning_rate=here), tf_variables(), steps)
+    expected = make_keras_3(name, learning_rate=in_keras_3)
+    assert_all_close(found, trained(expected, keras_3_variables(), steps))
+
+
+def test_the_learning_rate_is_that_of_keras_3_unless_given():
+    for name in OPTIMIZERS:
+        rate = float(make_keras_3(name).learning_rate)
+        assert float(make(name).learning_rate) == rate
+    optimizer = ours.ExtremeTensoring(0.5)
+    optimizer.learning_rate = 0.25
+    assert float(optimizer.learning_rate) == 0.25
+
+
+@pytest.mark.parametrize("name", ["Shampoo", "SketchyAdagrad averaging"])
+def test_steps_that_are_not_finite_are_skipped_and_counted(name):
+    steps = gradients_of_steps()
+    steps[1][2] *= np.nan
+    optimizer = make(name, learning_rate=0.1)
+    of_keras_3 = make_keras_3(name, learning_rate=0.1)
+    found = trained(optimizer, tf_variables(), steps)
+    assert_all_close(found, trained(of_keras_3, keras_3_variables(), steps))
+    assert optimizer.skipped_steps == of_keras_3.skipped_steps == {"variable_2": 1}
+
+
+# Training with fit
+
+
+@every_optimizer
+def test_fit_lowers_the_loss(name):
+    model = model_of(make(name, learning_rate=0.05))
+    losses = fit(model, epochs=8)
+    assert losses[-1] < 0.8 * losses[0]
+    assert int(model.optimizer.iterations) == 32
+
+
+@some_optimizers
+def test_a_compiled_fit_ends_where_one_that_is_not_compiled_does(name):
+    # After few steps: what rounding changes grows from step to step.
+    one, other = (
+        model_of(make(name, learning_rate=0.005), jit_compile=jit_compile)
+        for jit_compile in (True, False)
+    )
+    assert_all_close([fit(one, epochs=1)], [fit(other, epochs=1)], atol=1e-5)
+    assert_all_close(values(one.weights), values(other.weights), atol=1e-5)
+
+
+@pytest.fixture
+def policy(request):
+    tf_keras.mixed_precision.set_global_policy(request.param)
+    yield request.param
+    tf_keras.mixed_precision.set_global_policy("float32")
+
+
+@some_optimizers
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"], indirect=True)
+def test_mixed_precision_trains(name, policy):
+    optimizer = make(name, learning_rate=0.05)
+    model = model_of(optimizer)
+    losses = fit(model, epochs=8)
+    assert losses[-1] < 0.8 * losses[0]
+    is_scaled = isinstance(model.optimizer, tf_keras.mixed_precision.LossScaleOptimizer)
+    assert is_scaled == (policy == "mixed_float16")
+    slots = [v for v in optimizer.variables if v.dtype.is_floating]
+    assert {v.dtype for v in slots} == {tf.float32}
+
+
+@some_optimizers
+def test_a_loss_scale_is_undone_and_overflown_steps_are_skipped(name):
+    optimizer = tf_keras.mixed_precision.LossScaleOptimizer(
+        make(name, learning_rate=0.1), initial_scale=8.0
+    )
+    variables = tf_variables()
+
+    def train(scaled_steps):
+        for scaled in scaled_steps:
+            gradients = optimizer.get_unscaled_gradients(scaled)
+            optimizer.apply_gradients(list(zip(gradients, variables)))
+        return values(variables)
+
+    # Of the steps one overflows, which halves the scale.
+    steps = gradients_of_steps(scale=4.0)
+    overflown = [g * np.inf if i == 2 else g for i, g in enumerate(steps[0])]
+    assert_all_equal(train([overflown]), starts())
+    assert_all_close(train(steps), trained_in_keras_3(name))
+
+
+@some_optimizers
+def test_two_mirrored_devices_train_as_one_does(name):
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    one = model_of(make(name, learning_rate=0.005))
+    fit(one)
+    with mirrored.scope():
+        model = model_of(make(name, learning_rate=0.005))
+    fit(model)
+    assert_all_close(values(model.weights), values(one.weights))
+    slots = model.optimizer.variables[1:]
+    assert len(slots) == len(one.optimizer.variables[1:]) > 0
+    for slot in slots:
+        on_one, on_other = slot.values
+        assert "CPU:0" in on_one.device and "CPU:1" in on_other.device
+        np.testing.assert_array_equal(on_one.numpy(), on_other.numpy())
+
+
+# Saving and loading
+
+
+@every_optimizer
+def test_the_config_makes_an_equal_optimizer(name):
+    schedule = tf_keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5)
+    of_every_optimizer = {"weight_decay": 0.01, "clipnorm": 3.0, "name": "mine"}
+    optimizer = make(name, learning_rate=schedule, **of_every_optimizer)
+    config = optimizer.get_config()
+    of_keras_3 = make_keras_3(name)
+    expected = of_every_optimizer | {
+        argument: of_keras_3.get_config()[argument]
+        for argument in ours.arguments(type(of_keras_3))
+    }
+    assert {argument: config[argument] for argument in expected} == expected
+    again = type(optimizer).from_config(dict(config))
+    assert again.get_config() == config
+    serialized = tf_keras.optimizers.serialize(optimizer)
+    assert serialized["registered_name"].startswith("et_optimizer>")
+    revived = tf_keras.optimizers.deserialize(serialized)
+    assert type(revived) is type(optimizer) and revived.get_config() == config
+
+
+def assert_goes_on_when_loaded(name, path, save_format):
+    model = model_of(make(name, learning_rate=0.05))
+    fit(model)
+    model.save(path, save_format=save_format)
+    fit(model)
+    loaded = tf_keras.models.load_model(path)
+    assert type(loaded.optimizer) is type(model.optimizer)
+    assert int(loaded.optimizer.iterations) == 8
+    fit(loaded)
+    for one, other in ((loaded, model), (loaded.optimizer, model.optimizer)):
+        assert_all_equal(values(one.variables), values(other.variables))
+
+
+@every_optimizer
+def test_a_saved_model_goes_on_as_if_never_saved(name, tmp_path):
+    assert_goes_on_when_loaded(name, tmp_path / "model.keras", "keras")
+
+
+@some_optimizers
+@pytest.mark.parametrize("save_format", ["h5", "tf"])
+def test_so_does_one_in_the_older_formats(name, save_format, tmp_path):
+    assert_goes_on_when_loaded(name, tmp_path / f"model.{save_format}", save_format)
+
+
+def checkpointed(optimizer, is_built=True):
+    variables = tf_variables()
+    if is_built:
+        optimizer.build(variables)
+    checkpoint = tf.train.Checkpoint(optimizer=optimizer, variables=variables)
+    return optimizer, variables, checkpoint
+
+
+@every_optimizer
+@pytest.mark.parametrize("is_built", [True, False], ids=["built", "not built"])
+def test_checkpoints_resume_bit_identically(name, is_built, tmp_path):
+    steps = gradients_of_steps()
+    optimizer, variables, checkpoint = checkpointed(make(name, learning_rate=0.1))
+    trained(optimizer, variables, steps[:3])
+    path = checkpoint.save(str(tmp_path / "checkpoint"))
+    undisturbed = trained(optimizer, variables, steps[3:])
+    optimizer, variables, checkpoint = checkpointed(make(name), is_built)
+    status = checkpoint.restore(path)
+    assert_all_equal(trained(optimizer, variables, steps[3:]), undisturbed)
+    status.assert_consumed()
+    assert int(optimizer.iterations) == STEPS
+
+
+@pytest.mark.parametrize("is_built", [True, False], ids=["built", "not built"])
+def test_a_checkpoint_of_another_level_is_refused_before_anything_changes(
+    is_built, tmp_path
+):
+    optimizer, variables, checkpoint = checkpointed(ours.ExtremeTensoring(level=1))
+    trained(optimizer, variables, gradients_of_steps(1))
+    path = checkpoint.save(str(tmp_path / "checkpoint"))
+    optimizer, variables, checkpoint = checkpointed(ours.ExtremeTensoring(), is_built)
+    before = values([*variables, *optimizer.variables])
+    with pytest.raises(ValueError, match="level=2.*Make the optimizer with") as refused:
+        checkpoint.restore(path)
+        assert not is_built
+        optimizer.build(variables)
+    assert "ListWrapper" not in str(refused.value)
+    assert "('mode_0', (7,), 'float32')" in str(refused.value)
+    assert optimizer.built == is_built
+    if is_built:
+        assert_all_equal(values([*variables, *optimizer.variables]), before)
+
+
+# What is refused at the door
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["no_such_argument", "loss_scale_factor", "gradient_accumulation_steps", "lr"],
+)
+def test_unknown_arguments_are_refused(argument):
+    with pytest.raises(TypeError, match=f"'{argument}'. It takes level, "):
+        ours.ExtremeTensoring(**{argument: 2})
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments", "message"),
+    [
+        (ours.ExtremeTensoring, {"level": 0}, "level must be .* received level=0"),
+        (ours.Shampoo, {"nonfinite": "raise"}, "nonfinite must be 'skip'"),
+        (
+            ours.SM3,
+            {"learning_rate": keras.optimizers.schedules.ExponentialDecay(1.0, 1, 0.5)},
+            "tf_keras.optimizers.schedules",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(optimizer, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer(**arguments)
+
+
+def test_variables_that_are_not_floating_are_refused_before_anything_is_made():
+    optimizer = ours.ExtremeTensoring()
+    with pytest.raises(ValueError, match="'count' of dtype int32"):
+        optimizer.build([tf.Variable([1.0]), tf.Variable([1], name="count")])
+    assert not optimizer.built and len(optimizer.variables) == 1
+
+
+# Imports
+
+
+def run_python(program, backend):
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=training.ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_library_does_not_import_tf_keras():
+    program = """
+import sys
+import et_optimizer
+assert "tf_keras" not in sys.modules
+assert "et_optimizer.tf_keras" not in sys.modules
+assert not hasattr(et_optimizer, "tf_keras")
+"""
+    done = run_python(program, "tensorflow")
+    assert done.returncode == 0, done.stderr
+
+
+def test_another_backend_is_refused_with_the_remedy():
+    pytest.importorskip("jax")
+    done = run_python("import et_optimizer.tf_keras", "jax")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.match("ImportError: .*'jax'.*KERAS_BACKEND=tensorflow", last)

@@ -1,0 +1,173 @@
+"""The optimizers of this library in the TensorFlow Model Garden, by name.
+
+After `register()` every experiment of the Garden takes them in its configuration, with
+its own learning rates and warm-up:
+
+    optimizer:
+      type: extreme_tensoring
+      extreme_tensoring: {level: 2}
+
+As a program it registers them and runs an experiment as the Garden's own programs do,
+with their flags:
+
+    python -m tf_models.model_garden --experiment=image_classification \
+        --config_file=tf_models/experiments/cifar10_resnet.yaml \
+        --mode=train_and_eval --model_dir=/tmp/cifar10
+
+Needs `pip install '.[models]'`.
+"""
+
+import dataclasses
+import functools
+import gc
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from absl import app, flags
+
+from et_optimizer import tf_keras as optimizers
+
+try:
+    from official.common import flags as garden_flags
+    from official.modeling.optimization import optimizer_factory
+    from official.modeling.optimization.configs import optimizer_config
+    from official.modeling.optimization.configs.optimization_config import (
+        OptimizerConfig,
+    )
+except ImportError as error:
+    raise ImportError(
+        "tf_models.model_garden needs the TensorFlow Model Garden, which cannot be "
+        "imported: pip install '.[models]' in the repository, or "
+        "pip install tf-models-official"
+    ) from error
+
+
+class ArgumentsConfig(optimizer_config.BaseOptimizerConfig):
+    """A configuration whose fields are an optimizer's arguments.
+
+    A mapping, such as that of `tensor_index`, is kept as a list of mappings of one
+    entry each. In it the first expression that matches wins, and the Garden sorts the
+    keys of mappings, here and in the `params.yaml` that it saves.
+    """
+
+    def _set(self, k, v):
+        if isinstance(v, Mapping):
+            v = [{key: value} for key, value in v.items()]
+        self.__dict__[k] = None  # The Garden would merge two lists; this replaces.
+        super()._set(k, v)
+
+
+def _config(optimizer):
+    """Makes the configuration of an optimizer of `et_optimizer.tf_keras`."""
+    shell = inspect.signature(optimizers.PreconditionedOptimizer).parameters.values()
+    defaults = {p.name: p.default for p in shell if p.kind is not p.VAR_KEYWORD}
+    del defaults["learning_rate"]  # The Garden's own configuration.
+    defaults |= optimizers.arguments(optimizer.keras_class)
+    name = optimizer.__name__
+    return dataclasses.make_dataclass(
+        f"{name}Config",
+        [(argument, Any, default) for argument, default in defaults.items()],
+        bases=(ArgumentsConfig,),
+        namespace={
+            "__module__": __name__,
+            "__doc__": f"The arguments of `et_optimizer.{name}`, all but its rate.",
+        },
+    )
+
+
+ExtremeTensoringConfig = _config(optimizers.ExtremeTensoring)
+SM3Config = _config(optimizers.SM3)
+AdafactorConfig = _config(optimizers.Adafactor)
+SubsetNormConfig = _config(optimizers.SubsetNorm)
+ShampooConfig = _config(optimizers.Shampoo)
+SketchyShampooConfig = _config(optimizers.SketchyShampoo)
+SketchyAdagradConfig = _config(optimizers.SketchyAdagrad)
+
+REGISTERED = {
+    "extreme_tensoring": (optimizers.ExtremeTensoring, ExtremeTensoringConfig),
+    "sm3": (optimizers.SM3, SM3Config),
+    "adafactor": (optimizers.Adafactor, AdafactorConfig),
+    "subset_norm": (optimizers.SubsetNorm, SubsetNormConfig),
+    "shampoo": (optimizers.Shampoo, ShampooConfig),
+    "sketchy_shampoo": (optimizers.SketchyShampoo, SketchyShampooConfig),
+    "sketchy_adagrad": (optimizers.SketchyAdagrad, SketchyAdagradConfig),
+}
+
+
+def register():
+    """Makes the optimizers types of the Garden's `OptimizerConfig`.
+
+    Whatever is a type already stays, but for `adafactor`, whose optimizer the Garden
+    has not implemented. Calling it again changes nothing.
+    """
+    for key, (optimizer, _) in REGISTERED.items():
+        build = functools.partial(_build, optimizer)
+        optimizer_factory.LEGACY_OPTIMIZERS_CLS[key] = build
+        optimizer_factory.NEW_OPTIMIZERS_CLS[key] = build
+    # Projects of the Garden that have been imported derived theirs from it.
+    for config in [OptimizerConfig, *OptimizerConfig.__subclasses__()]:
+        if not REGISTERED.keys() <= config.__dataclass_fields__.keys():
+            _add_fields(config)
+    for held in gc.get_objects():
+        if issubclass(type(held), OptimizerConfig):
+            _complete(held)
+
+
+def _build(optimizer, **arguments):
+    """Makes an optimizer of what a configuration's `as_dict` gives."""
+    made = optimizer(**{name: _argument(value) for name, value in arguments.items()})
+    # How the Garden's moving average asks an optimizer for its rate: as those of before
+    # TensorFlow 2.11 are asked.
+    made._get_hyper = functools.partial(getattr, made)
+    return made
+
+
+def _argument(value):
+    """Puts the mapping that `ArgumentsConfig` took apart together again."""
+    if not isinstance(value, list) or not all(isinstance(v, Mapping) for v in value):
+        return value
+    return {key: item for entry in value for key, item in entry.items()}
+
+
+def _add_fields(config):
+    """Gives a dataclass, in place, the fields that a subclass of it would have."""
+    fields = [
+        (key, made, dataclasses.field(default_factory=made))
+        for key, (_, made) in REGISTERED.items()
+    ]
+    extended = dataclasses.make_dataclass(config.__name__, fields, bases=(config,))
+    for name in ("__init__", "__repr__", "__eq__", "__dataclass_fields__"):
+        setattr(config, name, getattr(extended, name))
+    config.__annotations__.update(extended.__annotations__)
+
+
+def _complete(config):
+    """Gives a configuration that was made before the fields were, the fields."""
+    for key, (_, made) in REGISTERED.items():
+        held = config.__dict__.get(key)
+        if held is None or isinstance(held, optimizer_config.AdafactorConfig):
+            config.__dict__[key] = made()
+
+
+def main():
+    """Registers the optimizers and hands over to a program of the Garden."""
+    flags.DEFINE_enum(
+        "driver",
+        "vision",
+        ["vision", "nlp"],
+        "The program of the Garden that runs the experiment: official.vision.train or "
+        "official.nlp.train, which needs TensorFlow Hub.",
+    )
+    flags.FLAGS(sys.argv, known_only=True)
+    register()
+    driver = importlib.import_module(f"official.{flags.FLAGS.driver}.train")
+    garden_flags.define_flags()
+    flags.mark_flags_as_required(["experiment", "mode", "model_dir"])
+    app.run(driver.main)
+
+
+if __name__ == "__main__":
+    main()
