@@ -180,6 +180,8 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
         return HeldForVariable.of(index, made)
 
     def _plans(self):
+        if not self.built:
+            return []
         return self._paper.plan(self._trainable_variables)[1]
 
     def _check_arguments(self, given):

@@ -1,12 +1,5 @@
 """Settings shared by all tests."""
 
-import os
-
-# For the tests of distribution: eight devices of the CPU. JAX reads this as it starts.
-EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
-if os.environ.get("KERAS_BACKEND") == "jax":
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}"
-
 import keras
 import pytest
 from hypothesis import settings
@@ -17,10 +10,14 @@ settings.register_profile(
 )
 settings.load_profile("deterministic")
 
+# For the tests of distribution several devices of the CPU, before any of them is used.
+if keras.backend.backend() == "jax":
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 8)
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-    # Two devices of the CPU, which has to be said before any of them is used.
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,

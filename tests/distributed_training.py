@@ -44,10 +44,10 @@ def start(module, count, *args, **environment):
     Returns:
         A list of `subprocess.Popen`.
     """
-    port = str(_free_port())
+    port = _free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-m", module, str(rank), str(count), port, *map(str, args)],
+            [sys.executable, "-m", module, *map(str, (rank, count, port, *args))],
             cwd=ROOT,
             env=os.environ | environment,
             stdout=subprocess.PIPE,

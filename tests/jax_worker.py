@@ -12,10 +12,11 @@ import numpy as np
 
 
 def main(rank, count, port, folder, kind):
-    # Read when JAX starts.
     os.environ["KERAS_BACKEND"] = "jax"
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={4 // count}"
+    import jax
     import keras
+
+    jax.config.update("jax_num_cpu_devices", 4 // count)
 
     from et_optimizer import ExtremeTensoring
     from tests import distributed_training as training

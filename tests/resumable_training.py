@@ -11,7 +11,7 @@ import sys
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 import et_optimizer
 
@@ -22,9 +22,13 @@ class KillAt(keras.callbacks.Callback):
         self.step = step
         self.trained = 0
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
     def on_train_batch_end(self, batch, logs=None):
         self.trained += 1
-        if int(self.model.optimizer.iterations) == self.step:
+        # Counted here: JAX keeps the optimizer's iterations to itself within an epoch.
+        if 8 * self.epoch + batch + 1 == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -39,13 +43,22 @@ def main(folder, kill_at):
     model.compile(
         et_optimizer.ExtremeTensoring(0.01, level=2, beta_1=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=True,
+        # torch.compile needs a C++ compiler at run time.
+        jit_compile=keras.backend.backend() != "torch",
     )
     backup = keras.callbacks.BackupAndRestore(folder / "backup")
-    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
     kill = KillAt(kill_at)
-    model.fit(data, epochs=4, verbose=0, callbacks=[backup, kill])
-    state = [v.numpy() for v in [*model.weights, *model.optimizer.variables]]
+    model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=4,
+        shuffle=False,
+        verbose=0,
+        callbacks=[backup, kill],
+    )
+    variables = [*model.weights, *model.optimizer.variables]
+    state = [ops.convert_to_numpy(v) for v in variables]
     np.savez(folder / "weights.npz", *state, steps_of_this_process=kill.trained)
 
 

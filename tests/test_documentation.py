@@ -26,7 +26,8 @@ def test_examples_in_docstrings_give_what_they_show(module):
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the README uses tf.data"
 )
-def test_the_readme_runs_from_top_to_bottom(capsys):
+def test_the_readme_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where it saves a model
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) > 5
     names = {}

@@ -18,7 +18,6 @@ from tests import distributed_training as training
 from tests.optimizers import OPTIMIZERS
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-MATRICES = ("tokens", "hidden", "logits")
 
 
 def mesh():
@@ -32,7 +31,7 @@ def data_parallel():
 
 
 def model_parallel():
-    """Matrices in four parts, some by rows and some by columns, and a bias with them."""
+    """Matrices in four parts, some by rows and some by columns, and a bias."""
     layouts = keras.distribution.LayoutMap(mesh())
     layouts[".*tokens.*"] = ("model", None)
     layouts[".*hidden.*kernel"] = (None, "model")
@@ -71,10 +70,9 @@ def test_eight_devices_train_as_one_does(make):
         for w, expected in zip(model.weights, one.weights):
             np.testing.assert_allclose(w.numpy(), expected.numpy(), rtol=0, atol=1e-5)
     # The last one is cut up, and is so still after its steps.
-    specs = {w.path.split("/", 1)[1]: tuple(w.value.sharding.spec) for w in model.weights}
-    assert specs["tokens/embeddings"] == ("model", None)
-    assert specs["hidden/kernel"] == (None, "model")
-    assert specs["hidden/bias"] == ("model",)
+    specs = [tuple(w.value.sharding.spec) for w in model.weights[:4]]
+    assert specs[:3] == [("model", None), (None, "model"), ("model",)]
+    assert specs[3] == ("model", None)
 
 
 @every_optimizer
@@ -186,7 +184,8 @@ def test_subset_norm_sends_its_one_marginal(axis, slots, spec):
 def test_norms_are_single_numbers():
     clipped = functools.partial(ExtremeTensoring, clip_threshold=1.0)
     found = collectives(clipped, (512, 64), ("model", None))
-    assert found == {("all-gather", 512): 1, ("all-reduce", 64): 1, ("all-reduce", 1): 1}
+    assert found.pop(("all-reduce", 1)) == 1
+    assert found == {("all-gather", 512): 1, ("all-reduce", 64): 1}
     # The size of the weights, and that of the update.
     found = collectives(Adafactor, (64, 4, 16), (None, "model", None))
     assert found.pop(("all-reduce", 1)) == 2

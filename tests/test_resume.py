@@ -5,9 +5,7 @@ import signal
 import subprocess
 import sys
 
-import keras
 import numpy as np
-import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -18,9 +16,6 @@ def run(folder, kill_at):
     return subprocess.run(command, cwd=ROOT, capture_output=True).returncode
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="trains on a tf.data pipeline"
-)
 def test_a_killed_and_resumed_run_is_bit_identical_to_an_undisturbed_one(tmp_path):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     assert run(undisturbed, -1) == 0

@@ -19,7 +19,6 @@ Needs `pip install '.[models]'`.
 
 import dataclasses
 import functools
-import gc
 import importlib
 import inspect
 import sys
@@ -101,7 +100,8 @@ def register():
     """Makes the optimizers types of the Garden's `OptimizerConfig`.
 
     Whatever is a type already stays, but for `adafactor`, whose optimizer the Garden
-    has not implemented. Calling it again changes nothing.
+    has not implemented. Configurations made before do not know them. Calling it again
+    changes nothing.
     """
     for key, (optimizer, _) in REGISTERED.items():
         build = functools.partial(_build, optimizer)
@@ -111,9 +111,6 @@ def register():
     for config in [OptimizerConfig, *OptimizerConfig.__subclasses__()]:
         if not REGISTERED.keys() <= config.__dataclass_fields__.keys():
             _add_fields(config)
-    for held in gc.get_objects():
-        if issubclass(type(held), OptimizerConfig):
-            _complete(held)
 
 
 def _build(optimizer, **arguments):
@@ -142,14 +139,6 @@ def _add_fields(config):
     for name in ("__init__", "__repr__", "__eq__", "__dataclass_fields__"):
         setattr(config, name, getattr(extended, name))
     config.__annotations__.update(extended.__annotations__)
-
-
-def _complete(config):
-    """Gives a configuration that was made before the fields were, the fields."""
-    for key, (_, made) in REGISTERED.items():
-        held = config.__dict__.get(key)
-        if held is None or isinstance(held, optimizer_config.AdafactorConfig):
-            config.__dict__[key] = made()
 
 
 def main():

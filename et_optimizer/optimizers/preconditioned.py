@@ -284,8 +284,10 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
 
 
 def _value(slot):
-    """A slot's value; a `tf.Variable` would itself pass for a tensor."""
-    return slot.read_value() if hasattr(slot, "read_value") else ops.convert_to_tensor(slot)
+    """A slot's value; to Keras a `tf.Variable` is itself a tensor."""
+    if hasattr(slot, "read_value"):
+        return slot.read_value()
+    return ops.convert_to_tensor(slot)
 
 
 def _layout(slot, shape, variable):

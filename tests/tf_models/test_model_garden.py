@@ -27,8 +27,6 @@ from et_optimizer import tf_keras as optimizers
 from et_optimizer.tensor_index import TensorIndex
 from tf_models import model_garden
 
-# What a program made before it registered the optimizers.
-MADE_BEFORE = optimization.OptimizationConfig({"optimizer": {"type": "adafactor"}})
 model_garden.register()
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -225,16 +223,6 @@ def test_a_copy_of_a_configuration_is_equal_and_independent(copied):
     twin.lock()
     with pytest.raises(ValueError, match="locked"):
         twin.optimizer = {}
-
-
-def test_a_configuration_of_before_takes_them_and_stays_what_it_was():
-    config = copy.deepcopy(MADE_BEFORE)
-    assert config.optimizer.type == "adafactor"
-    assert config == optimization.OptimizationConfig(
-        {"optimizer": {"type": "adafactor"}}
-    )
-    config.override(configured("sm3", {"momentum": 0.5}))
-    assert build(config).get_config()["momentum"] == 0.5
 
 
 def test_a_projects_own_types_stay_beside_them():

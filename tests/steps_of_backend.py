@@ -1,0 +1,43 @@
+"""What every optimizer does in two steps: `python -m tests.steps_of_backend FILE`.
+
+Writes the variables and what is held for them, by name, to the .npz FILE. The backend
+is that of the environment variable KERAS_BACKEND.
+"""
+
+import sys
+
+import keras
+import numpy as np
+from keras import ops
+
+from tests.optimizers import OPTIMIZERS
+
+SHAPES = [(6, 8), (5,), (), (11, 4, 3), (24, 20)]
+
+
+def two_steps(make):
+    """The values by name after two steps on the same random gradients."""
+    rng = np.random.default_rng(0)
+
+    def draw():
+        return [rng.standard_normal(shape).astype("float32") for shape in SHAPES]
+
+    variables = [keras.Variable(v, name=f"variable_{i}") for i, v in enumerate(draw())]
+    optimizer = make(learning_rate=0.1)
+    optimizer.build(variables)
+    for _ in range(2):
+        optimizer.apply([ops.convert_to_tensor(g) for g in draw()], variables)
+    return {v.name: ops.convert_to_numpy(v) for v in [*variables, *optimizer.variables]}
+
+
+def main(path):
+    found = {
+        f"{name}: {of}": value
+        for name, make in OPTIMIZERS.items()
+        for of, value in two_steps(make).items()
+    }
+    np.savez(path, **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,60 @@
+"""TensorFlow, JAX and PyTorch: every optimizer takes the same steps on each."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tests.optimizers import OPTIMIZERS
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("starts the other backends itself", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def values_of(tmp_path_factory):
+    """The values of a backend, computed once in a process of its own."""
+    folder = tmp_path_factory.mktemp("backends")
+
+    def values_of(backend):
+        if importlib.util.find_spec(backend) is None:
+            pytest.skip(f"the package {backend} is not installed")
+        path = folder / f"{backend}.npz"
+        if not path.exists():
+            subprocess.run(
+                [sys.executable, "-m", "tests.steps_of_backend", path],
+                env=os.environ | {"KERAS_BACKEND": backend},
+                check=True,
+            )
+        return np.load(path)
+
+    return values_of
+
+
+def invariant(values, name):
+    """The values of an optimizer, its sketches as the matrices that they stand for.
+
+    Eigenvectors are determined up to their signs only, and those of equal eigenvalues,
+    such as zeros, up to a rotation. V diag(λ) Vᵀ does not depend on that.
+    """
+    own = {of: values[of] for of in values.files if of.startswith(f"{name}: ")}
+    for of in [of for of in own if of.endswith("_vectors")]:
+        vectors = own.pop(of)
+        eigenvalues = own[of.replace("_vectors", "_values")]
+        own[of] = np.einsum("...ij,...j,...kj", vectors, eigenvalues, vectors)
+    return own
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_backends_agree_after_two_steps(name, backend, values_of):
+    expected = invariant(values_of("tensorflow"), name)
+    found = invariant(values_of(backend), name)
+    assert found.keys() == expected.keys() and len(found) > 5
+    for of, value in expected.items():
+        atol = 1e-6 * max(1.0, np.max(np.abs(value)))
+        np.testing.assert_allclose(found[of], value, rtol=0, atol=atol, err_msg=of)
