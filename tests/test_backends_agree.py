@@ -56,5 +56,7 @@ def test_backends_agree_after_two_steps(name, backend, values_of):
     found = invariant(values_of(backend), name)
     assert found.keys() == expected.keys() and len(found) > 5
     for of, value in expected.items():
-        atol = 1e-6 * max(1.0, np.max(np.abs(value)))
+        # A decomposition in float32 rounds more than sums and roots do.
+        rounding = 1e-5 if of.endswith(("_vectors", "_values")) else 1e-6
+        atol = rounding * max(1.0, np.max(np.abs(value)))
         np.testing.assert_allclose(found[of], value, rtol=0, atol=atol, err_msg=of)
