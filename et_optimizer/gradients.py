@@ -12,10 +12,10 @@ row vector times a column vector; so it is with maxima and minima. Whatever the 
 the gradient is read for its rows, for its columns and to apply the update, and the
 rest is small. Where an index stacks tensors, there is one such matrix for each.
 
-Under `keras.distribution`, on JAX, a gradient may lie in parts on several devices. It
-is not reshaped there, which could bring the parts together: rows and columns are the
-positions on some dimensions of the variable. The marginals, which are small, go to
-every device.
+Under `keras.distribution.ModelParallel`, on JAX, a gradient may lie in parts on
+several devices. It is not reshaped there, which could bring the parts together: rows
+and columns are the positions on some dimensions of the variable. The marginals, which
+are small, go to every device.
 """
 
 import dataclasses
@@ -123,12 +123,12 @@ class DenseGradient:
     Attributes:
         index: The `TensorIndex`.
         matrix: The gradient in float32, of shape (rows, columns), or (stack, rows,
-            columns) where the index stacks tensors. Under `keras.distribution` rows
-            and columns are as many dimensions as in the variable.
+            columns) where the index stacks tensors. Under `ModelParallel` each of
+            these is as many dimensions as in the variable.
         row_axes, column_axes: The axes of the index behind rows and columns.
     """
 
-    # The dimensions of rows and of columns, where they are not merged.
+    # The dimensions of stack, rows and columns, where they are not merged.
     _unmerged = None
 
     def __init__(self, gradient, index):
@@ -268,13 +268,15 @@ class DenseGradient:
         if _may_be_in_parts():
             cut, dimensions = index.cut_between_dimensions()
             sizes = index.stacked_shape
-            self._unmerged = sizes[:dimensions] or (1,), sizes[dimensions:] or (1,)
+            stack = index.shape[: len(index.shape) - len(sizes)]
+            rows, columns = sizes[:dimensions] or (1,), sizes[dimensions:] or (1,)
+            self._unmerged = stack, rows, columns
         self.row_axes, self.column_axes = index.axes[:cut], index.axes[cut:]
         shape = (_length(self.row_axes), _length(self.column_axes))
-        if self._unmerged:
-            shape = (*self._unmerged[0], *self._unmerged[1])
         if index.stack > 1:
             shape = (-1, *shape)  # a sparse gradient has some of the stack
+        if self._unmerged:
+            shape = (*stack, *rows, *columns)
         return ops.reshape(ops.cast(values, "float32"), shape)
 
     def _over_slices(self, reduction, numbers, factors=()):
@@ -297,14 +299,17 @@ class DenseGradient:
         """`reduce_along` for the gradient's matrix."""
         if self._unmerged is None:
             return reduce_along(self.matrix, axis, reduction, numbers, factors, after)
-        rows, columns = map(len, self._unmerged)
-        merged = range(-columns, 0)
-        if axis == -2:
-            merged = range(-columns - rows, -columns)
-        found = reduction.along(numbers(self.matrix, *factors), axis=tuple(merged))
-        stack = (-1,) if self.index.stack > 1 else ()
-        kept = self._unmerged[0 if axis == -1 else 1]
-        return ops.reshape(_on_every_device(found), (*stack, math.prod(kept)))
+        _, rows, columns = map(len, self._unmerged)
+        if self.index.is_one_slice:
+            over = range(-rows - columns, 0)
+        elif axis == -1:
+            over = range(-columns, 0)
+        else:
+            over = range(-rows - columns, -columns)
+        matrix, *factors = _apart([self.matrix, *factors], after)
+        found = reduction.along(numbers(matrix, *factors), axis=tuple(over))
+        stack = (self.index.stack,) if self.index.stack > 1 else ()
+        return ops.reshape(_on_every_device(found), (*stack, -1))
 
     def _over_row_slices(self, rows, reduction):
         return _over_axes(rows, self.row_axes, reduction)
@@ -327,14 +332,16 @@ class DenseGradient:
         """Numbers for rows and for columns in a shape that goes with the matrix."""
         if self._unmerged is None:
             return rows, columns
-        along_rows, along_columns = self._unmerged
+        stack, along_rows, along_columns = self._unmerged
         ones = [1] * len(along_rows), [1] * len(along_columns)
         if rows.shape[-2] == 1:
             along_rows = ones[0]
         if columns.shape[-1] == 1:
             along_columns = ones[1]
-        rows = ops.reshape(rows, (*rows.shape[:-2], *along_rows, *ones[1]))
-        columns = ops.reshape(columns, (*columns.shape[:-2], *ones[0], *along_columns))
+        of_rows = stack if len(rows.shape) > 2 else ()
+        of_columns = stack if len(columns.shape) > 2 else ()
+        rows = ops.reshape(rows, (*of_rows, *along_rows, *ones[1]))
+        columns = ops.reshape(columns, (*of_columns, *ones[0], *along_columns))
         # Or else the compiler cuts up all that these are computed from.
         return _on_every_device(rows), _on_every_device(columns)
 
@@ -538,6 +545,7 @@ def sum_of_squares(tensor):
 def _sum_of(numbers, matrix, factors=()):
     """The sum over all of a matrix of numbers made of it; see `reduce_along`."""
     if _may_be_in_parts():
+        matrix, *factors = _apart([matrix, *factors])
         return ops.sum(numbers(matrix, *factors))
     rows, columns = matrix.shape[-2:]
     axis = -1 if rows is None or rows < columns else -2
@@ -753,7 +761,8 @@ def _may_be_in_parts():
     """Whether a tensor may lie in parts on several devices."""
     if keras.backend.backend() != "jax":
         return False
-    return keras.distribution.distribution() is not None
+    distribution = keras.distribution.distribution()
+    return isinstance(distribution, keras.distribution.ModelParallel)
 
 
 def _on_every_device(tensor):

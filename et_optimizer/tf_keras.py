@@ -7,7 +7,7 @@ memory and weights are those of that optimizer; see its documentation.
     model.compile(optimizer=et_optimizer.tf_keras.ExtremeTensoring(), loss=loss)
 
 Not imported by `import et_optimizer`; it needs `pip install tf_keras` (which the extra
-`models` brings) and Keras 3 on TensorFlow.
+`models` brings) and Keras 3 on TensorFlow. Not made for `ParameterServerStrategy`.
 """
 
 import inspect
@@ -76,6 +76,7 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
 
     # The Keras 3 optimizer.
     keras_class = None
+    unbuilt_variables = 1  # the iteration
 
     def __init__(
         self,

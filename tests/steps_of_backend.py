@@ -1,7 +1,7 @@
 """What every optimizer does in two steps: `python -m tests.steps_of_backend FILE`.
 
-Writes the variables and what is held for them, by name, to the .npz FILE. The backend
-is that of the environment variable KERAS_BACKEND.
+Writes the variables and what is held for them after each, by name, to the .npz FILE.
+The backend is that of the environment variable KERAS_BACKEND.
 """
 
 import sys
@@ -10,13 +10,16 @@ import keras
 import numpy as np
 from keras import ops
 
+from et_optimizer import Shampoo, SketchyShampoo
 from tests.optimizers import OPTIMIZERS
 
+# With a ridge so small that rounding shows in the covariances of few gradients.
+BY_DEFAULT = {"Shampoo()": Shampoo, "SketchyShampoo()": SketchyShampoo}
 SHAPES = [(6, 8), (5,), (), (11, 4, 3), (20, 3)]
 
 
 def two_steps(make):
-    """The values by name after two steps on the same random gradients."""
+    """The values by step and name in two steps on the same random gradients."""
     rng = np.random.default_rng(0)
 
     def draw():
@@ -25,15 +28,18 @@ def two_steps(make):
     variables = [keras.Variable(v, name=f"variable_{i}") for i, v in enumerate(draw())]
     optimizer = make(learning_rate=0.1)
     optimizer.build(variables)
-    for _ in range(2):
+    found = {}
+    for step in (1, 2):
         optimizer.apply([ops.convert_to_tensor(g) for g in draw()], variables)
-    return {v.name: ops.convert_to_numpy(v) for v in [*variables, *optimizer.variables]}
+        for v in [*variables, *optimizer.variables]:
+            found[f"{step}: {v.name}"] = ops.convert_to_numpy(v)
+    return found
 
 
 def main(path):
     found = {
         f"{name}: {of}": value
-        for name, make in OPTIMIZERS.items()
+        for name, make in (OPTIMIZERS | BY_DEFAULT).items()
         for of, value in two_steps(make).items()
     }
     np.savez(path, **found)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.optimizers import OPTIMIZERS
+from tests.steps_of_backend import BY_DEFAULT, SHAPES
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("starts the other backends itself", allow_module_level=True)
@@ -36,17 +37,29 @@ def values_of(tmp_path_factory):
 
 
 def invariant(values, name):
-    """The values of an optimizer, its sketches as the matrices that they stand for.
+    """The values after two steps, sketches as the matrices that they stand for.
 
     Eigenvectors are determined up to their signs only, and those of equal eigenvalues,
     such as zeros, up to a rotation. V diag(λ) Vᵀ does not depend on that.
     """
-    own = {of: values[of] for of in values.files if of.startswith(f"{name}: ")}
+    own = {of: values[of] for of in values.files if of.startswith(f"{name}: 2: ")}
     for of in [of for of in own if of.endswith("_vectors")]:
         vectors = own.pop(of)
         eigenvalues = own[of.replace("_vectors", "_values")]
         own[of] = np.einsum("...ij,...j,...kj", vectors, eigenvalues, vectors)
     return own
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *BY_DEFAULT])
+def test_weights_agree_after_one_step(name, backend, values_of):
+    expected, found = values_of("tensorflow"), values_of(backend)
+    atol = 1e-5 if name in BY_DEFAULT else 1e-6
+    for number in range(len(SHAPES)):
+        of = f"{name}: 1: variable_{number}"
+        np.testing.assert_allclose(
+            found[of], expected[of], rtol=0, atol=atol, err_msg=of
+        )
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

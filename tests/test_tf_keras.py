@@ -476,3 +476,14 @@ def test_another_backend_is_refused_with_the_remedy():
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert re.match("ImportError: .*'jax'.*KERAS_BACKEND=tensorflow", last)
+
+
+def test_state_of_another_level_for_a_single_variable_is_refused():
+    saved, held = {}, []
+    for level in ("inf", 1):
+        optimizer = et_optimizer.tf_keras.ExtremeTensoring(level=level)
+        optimizer.build([tf.Variable(tf.ones((6, 8)))])
+        held.append(optimizer)
+    held[0].save_own_variables(saved)
+    with pytest.raises(ValueError, match="does not fit this ExtremeTensoring"):
+        held[1].load_own_variables(saved)

@@ -100,8 +100,8 @@ def register():
     """Makes the optimizers types of the Garden's `OptimizerConfig`.
 
     Whatever is a type already stays, but for `adafactor`, whose optimizer the Garden
-    has not implemented. Configurations made before do not know them. Calling it again
-    changes nothing.
+    has not implemented; its keys are then those of `et_optimizer.Adafactor`.
+    Configurations made before do not know the types. Calling it again changes nothing.
     """
     for key, (optimizer, _) in REGISTERED.items():
         build = functools.partial(_build, optimizer)

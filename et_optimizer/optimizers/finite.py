@@ -15,7 +15,7 @@ class SkippedSteps:
     def skipped_steps(self):
         """How many steps were skipped: a dict from a variable's path, without zeros."""
         counts = {
-            naming.path(variable): int(held.skipped_steps)
+            naming.path(variable): int(held.skipped_steps.numpy())
             for variable, held in zip(self._trainable_variables, self._held)
             if held is not None
         }

@@ -2,9 +2,6 @@
 
 import json
 
-# What an optimizer that was never built saves: its iteration and learning rate.
-UNBUILT_VARIABLES = 2
-
 
 class SavedForm:
     """For an optimizer, in Keras or tf_keras, with `built` and `variables`.
@@ -13,12 +10,15 @@ class SavedForm:
     `ValueError` unless something saved has that form.
     """
 
+    # How many variables an optimizer saves that was never built: in Keras 3 its
+    # iteration and learning rate.
+    unbuilt_variables = 2
     _restored_plans = None
 
     def load_own_variables(self, store):
         """Loads the state; refuses, before changing it, that of another index."""
         saved = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
-        if self.built and len(saved) > UNBUILT_VARIABLES:
+        if self.built and len(saved) > self.unbuilt_variables:
             self.check_fits(saved, [tuple(v.shape) for v in self.variables])
         super().load_own_variables(store)
 

@@ -1,6 +1,7 @@
 """The optimizers in the TensorFlow Model Garden: its factory and its trainer."""
 
 import copy
+import importlib
 import os
 import pathlib
 import pickle
@@ -12,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from sklearn.datasets import load_digits
 
 pytest.importorskip("official", reason="needs the TensorFlow Model Garden")
@@ -241,6 +243,20 @@ def test_the_gardens_moving_average_can_be_taken_around_them():
     optimizer = build(config)
     assert isinstance(optimizer, optimization.ExponentialMovingAverage)
     np.testing.assert_allclose(float(optimizer.learning_rate), 0.1)
+    model = tf_keras.Sequential([tf_keras.layers.Dense(2, input_shape=(3,))])
+    optimizer.shadow_copy(model)
+    kernel, bias = model.trainable_variables
+    seen = []
+    for _ in range(2):
+        optimizer.apply_gradients([(tf.ones((3, 2)), kernel), (tf.ones(2), bias)])
+        seen.append(kernel.numpy())
+    average = optimizer._average_weights[0].numpy()
+    assert np.any(average != seen[0]) and np.any(average != seen[1])
+
+
+def test_the_program_for_language_can_be_imported():
+    # It needs TensorFlow Hub, and that an old setuptools.
+    importlib.import_module("official.nlp.train")
 
 
 def test_without_the_garden_it_says_what_to_install(monkeypatch):
