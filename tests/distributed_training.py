@@ -38,6 +38,36 @@ def loss_of(layers_of, **kwargs):
     return layers_of.losses.SparseCategoricalCrossentropy(from_logits=True, **kwargs)
 
 
+def loop(strategy, make, batches):
+    """Trains under a `tf.distribute` strategy, in a loop of one's own.
+
+    Returns:
+        `(model, optimizer)`.
+    """
+    import keras
+    import tensorflow as tf
+
+    with strategy.scope():
+        model, optimizer = model_of(keras), make()
+        optimizer.build(model.trainable_variables)
+        loss = loss_of(keras, reduction="sum")
+
+    @tf.function
+    def step(batch):
+        def on_replica(x, y):
+            with tf.GradientTape() as tape:
+                value = loss(y, model(x, training=True)) / BATCH
+            gradients = tape.gradient(value, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+
+        strategy.run(on_replica, args=batch)
+
+    for _ in range(EPOCHS):
+        for batch in strategy.experimental_distribute_dataset(batches):
+            step(batch)
+    return model, optimizer
+
+
 def start(module, count, *args, **environment):
     """Starts `python -m module RANK COUNT PORT ARGS` once for each rank.
 

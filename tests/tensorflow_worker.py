@@ -46,32 +46,13 @@ def batches():
 
 
 def loop(strategy, folder, kill_at):
-    import keras
-    import tensorflow as tf
-
     import et_optimizer
     from tests import distributed_training as training
 
-    with strategy.scope():
-        model = training.model_of(keras)
-        optimizer = et_optimizer.ExtremeTensoring(0.01, beta_1=0.9)
-        optimizer.build(model.trainable_variables)
-        loss = training.loss_of(keras, reduction="sum")
+    def make():
+        return et_optimizer.ExtremeTensoring(0.01, beta_1=0.9)
 
-    @tf.function
-    def step(batch):
-        def on_replica(x, y):
-            with tf.GradientTape() as tape:
-                value = loss(y, model(x, training=True)) / training.BATCH
-            gradients = tape.gradient(value, model.trainable_variables)
-            optimizer.apply(gradients, model.trainable_variables)
-
-        strategy.run(on_replica, args=batch)
-
-    for _ in range(training.EPOCHS):
-        for batch in strategy.experimental_distribute_dataset(batches()):
-            step(batch)
-    return model, optimizer
+    return training.loop(strategy, make, batches())
 
 
 def fit(strategy, folder, kill_at):

@@ -33,25 +33,8 @@ def by_fit(make, strategy):
 
 
 def by_loop(make, strategy):
-    with strategy.scope():
-        model, optimizer = training.model_of(keras), make(learning_rate=0.005)
-        optimizer.build(model.trainable_variables)
-        loss = training.loss_of(keras, reduction="sum")
-
-    @tf.function
-    def step(batch):
-        def on_replica(x, y):
-            with tf.GradientTape() as tape:
-                value = loss(y, model(x, training=True)) / training.BATCH
-            gradients = tape.gradient(value, model.trainable_variables)
-            optimizer.apply(gradients, model.trainable_variables)
-
-        strategy.run(on_replica, args=batch)
-
-    for _ in range(training.EPOCHS):
-        for batch in strategy.experimental_distribute_dataset(dataset()):
-            step(batch)
-    return model, optimizer
+    make = functools.partial(make, learning_rate=0.005)
+    return training.loop(strategy, make, dataset())
 
 
 def weights(model):
