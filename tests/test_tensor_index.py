@@ -190,3 +190,33 @@ def test_an_expression_that_matches_nothing_is_refused_with_the_paths():
 def test_sizes_that_do_not_fit_are_refused_with_the_path():
     with pytest.raises(ValueError, match="'b/kernel'.*hold 4.*which has 12"):
         index_variables(SHAPES, 1, {"b/kernel": (2, 2)})
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, "inf"])
+@pytest.mark.parametrize(
+    ("shape", "before"),
+    [
+        ((1000, 64), (1000,)),
+        ((4004, 64), (4004,)),
+        ((64, 4, 16), (64,)),
+        ((4, 16, 64), (4, 16)),
+        ((3, 3, 8, 512), (3, 3, 8)),
+        ((50257, 768), (50257,)),
+    ],
+)
+def test_the_cut_between_dimensions_is_the_most_even_one(shape, before, level):
+    index = TensorIndex.from_shape(shape, level)
+    axes, dimensions = index.cut_between_dimensions()
+    assert shape[:dimensions] == before
+    assert math.prod(axis.length for axis in index.axes[:axes]) == math.prod(before)
+
+
+def test_an_index_across_dimensions_is_cut_at_an_end():
+    index = TensorIndex.from_sizes((12, 6), (9, 8))
+    assert index.cut_between_dimensions() in {(0, 0), (len(index.axes), 2)}
+
+
+def test_the_shape_of_what_is_stacked():
+    assert TensorIndex.from_shape((5, 4, 3), 1).stacked_shape == (5, 4, 3)
+    assert TensorIndex.of_matrices((5, 4, 3)).stacked_shape == (4, 3)
+    assert TensorIndex.of_matrices((1, 2, 5, 4, 3)).stacked_shape == (4, 3)
