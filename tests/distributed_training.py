@@ -1,5 +1,6 @@
 """What the tests of distribution train, and how they start several processes."""
 
+import functools
 import os
 import pathlib
 import socket
@@ -36,6 +37,18 @@ def model_of(layers_of):
 def loss_of(layers_of, **kwargs):
     """The loss of `model_of`'s logits."""
     return layers_of.losses.SparseCategoricalCrossentropy(from_logits=True, **kwargs)
+
+
+@functools.cache
+def mirrored():
+    """The strategy over two devices: one for all tests of a process.
+
+    Two of them would number their collective operations alike, which TensorFlow
+    refuses where these are of different sizes.
+    """
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 def loop(strategy, make, batches):

@@ -294,7 +294,7 @@ def test_a_loss_scale_is_undone_and_overflown_steps_are_skipped(name):
 
 @some_optimizers
 def test_two_mirrored_devices_train_as_one_does(name):
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    mirrored = training.mirrored()
     one = model_of(make(name, learning_rate=0.005))
     fit(one)
     with mirrored.scope():
