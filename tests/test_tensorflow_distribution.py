@@ -93,9 +93,8 @@ def test_steps_that_are_not_finite_are_counted_or_refused_on_mirrored_devices():
 TRY_WHAT_FAILS = """
 import functools
 import keras
-import tensorflow as tf
 from tests import conftest  # its two devices
-from tests.test_tensorflow_distribution import ExtremeTensoring, by_fit
+from tests.test_tensorflow_distribution import ExtremeTensoring, by_fit, training
 
 for make in (ExtremeTensoring, keras.optimizers.Adam):
     for arguments in (
