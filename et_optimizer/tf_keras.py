@@ -167,9 +167,8 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
     def get_config(self):
         """The arguments that make an equal optimizer."""
         config = super().get_config()
-        own = arguments(self.keras_class)
         paper = self._paper.get_config()
-        config.update({name: paper[name] for name in own if name in paper})
+        config.update({name: paper[name] for name in arguments(self.keras_class)})
         config["learning_rate"] = self._serialize_hyperparameter(self._learning_rate)
         return config
 

@@ -1,7 +1,6 @@
 """What the tests of distribution train, and how they start several processes."""
 
 import functools
-import os
 import pathlib
 import socket
 import subprocess
@@ -81,7 +80,7 @@ def loop(strategy, make, batches):
     return model, optimizer
 
 
-def start(module, count, *args, **environment):
+def start(module, count, *args):
     """Starts `python -m module RANK COUNT PORT ARGS` once for each rank.
 
     Returns:
@@ -92,7 +91,6 @@ def start(module, count, *args, **environment):
         subprocess.Popen(
             [sys.executable, "-m", module, *map(str, (rank, count, port, *args))],
             cwd=ROOT,
-            env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -106,7 +104,6 @@ def finish(processes):
     said = [process.communicate(timeout=240)[0] for process in processes]
     for process, text in zip(processes, said):
         assert process.returncode == 0, text[-4000:]
-    return said
 
 
 def assert_close(path, other, tolerance):
