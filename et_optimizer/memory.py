@@ -223,7 +223,11 @@ def _render(report):
         f"{report.bytes:,}",
         _ratio(report.adam_slots, report.slots),
     )
-    console = Console(file=io.StringIO(), width=110)
+    # Plain text everywhere: in a notebook rich would show the table by itself and leave
+    # the text empty, and FORCE_COLOR would put a terminal's codes into it.
+    console = Console(
+        file=io.StringIO(), width=110, force_jupyter=False, force_terminal=False
+    )
     console.print(table)
     console.print(
         f"The model's variables take {report.model_bytes:,} bytes; Adam would hold "

@@ -147,6 +147,11 @@ def test_the_printed_report_is_a_table_with_totals():
     assert "all of it" in str(memory_report(built(keras.optimizers.SGD())))
 
 
+def test_the_printed_report_has_no_codes_of_a_terminal(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # As Jupyter's kernels do.
+    assert "\x1b" not in str(memory_report(built(ExtremeTensoring())))
+
+
 def test_an_averaged_model_is_counted():
     report = memory_report(built(ExtremeTensoring(use_ema=True)))
     assert report.slots > report.model_numbers
