@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TESTS := $(VENV)/.for-tests
 
-.PHONY: demo test test-tensorflow test-jax test-torch lint format clean
+.PHONY: demo test test-tensorflow test-jax test-torch lint format notebooks clean
 
 demo: $(FOR_DEMO)
 	$(BIN)/python -m tf_models.compare
@@ -38,6 +38,10 @@ lint: $(FOR_TESTS)
 format: $(FOR_TESTS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Executes the notebooks of colab/ at smoke size, and keeps their outputs.
+notebooks: $(FOR_TESTS)
+	$(BIN)/python -m tests.notebooks
 
 # The environment, made anew whenever the dependencies change. The tests want much more
 # than the demo.

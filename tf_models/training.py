@@ -9,7 +9,7 @@ import time
 import keras
 
 from et_optimizer import memory_report
-from tf_models import optimizers, tasks
+from tf_models import device, optimizers, tasks
 from tf_models.learning_rates import schedule
 
 
@@ -72,9 +72,11 @@ class RunResult:
         ms_per_step: Median time of a training step in milliseconds, without the
             first step, which compiles; NaN where there was no second.
         examples_per_second: Tokens or images trained on in a second, at that time.
-        peak_device_bytes: The most memory the first GPU held in this run; `None`
-            without a GPU, and under JAX, which only counts for the whole process,
-            where an earlier run held as much.
+        peak_device_bytes: The most memory that training steps took of the first GPU,
+            or of the CPU where there is none: weights, slots, gradients, activations.
+            Without the first step, for which kernels are tried out, and without
+            evaluation. `None` where there was no second step or the framework does
+            not count it, see `device.PeakMemory`.
     """
 
     status: str
@@ -127,6 +129,30 @@ class StepClock(keras.callbacks.Callback):
         return 1e3 * statistics.median(after_compilation)
 
 
+class StepMemory(keras.callbacks.Callback):
+    """Looks for the most memory that training steps take of the device.
+
+    Attributes:
+        bytes: It, beyond what was held when this was made, over all steps but the
+            first; `None` where there was no other, or nothing counts it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = None
+        self._memory = device.PeakMemory()
+        self._is_first = True
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._memory.forget()
+
+    def on_train_batch_end(self, batch, logs=None):
+        taken = None if self._is_first else self._memory.bytes()
+        self._is_first = False
+        if taken is not None:
+            self.bytes = max(taken, self.bytes or 0)
+
+
 def train(
     run,
     task,
@@ -152,13 +178,13 @@ def train(
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(run.seed)
-    device_memory = DeviceMemory()
+    step_memory = StepMemory()
     with _dtype_policy(run.dtype_policy):
         model = _compiled_model(run, task)
         clock = StepClock(on_step)
         curve = checkpoint.restore(model, run) if checkpoint else []
         on_restore(curve[-1][0] if curve else 0)
-        _fit(model, run, task, curve, checkpoint, clock, callbacks)
+        _fit(model, run, task, curve, checkpoint, clock, [step_memory, *callbacks])
         diverged = not math.isfinite(curve[-1][1])
         test = math.nan
         if not diverged:
@@ -183,7 +209,7 @@ def train(
         ),
         ms_per_step=clock.ms_per_step,
         examples_per_second=task.examples_per_step * steps_per_second,
-        peak_device_bytes=device_memory.peak_bytes(),
+        peak_device_bytes=step_memory.bytes,
     )
 
 
@@ -200,46 +226,6 @@ def segments(run, first_step=0):
     count = min(run.evaluations, run.steps)
     ends = [run.steps * number // count for number in range(count + 1)]
     return [pair for pair in zip(ends, ends[1:]) if pair[0] >= first_step]
-
-
-class DeviceMemory:
-    """The most memory the first GPU holds from now on.
-
-    TensorFlow and PyTorch are told to count anew. JAX cannot be: what it counts is this
-    run's only if it rises.
-    """
-
-    def __init__(self):
-        self._before = self._counted(begin=True)
-
-    def peak_bytes(self):
-        """The most so far, or `None` where nothing counts it."""
-        now = self._counted()
-        is_jax = keras.backend.backend() == "jax"
-        return None if is_jax and now == self._before else now
-
-    def _counted(self, begin=False):
-        backend = keras.backend.backend()
-        if backend == "tensorflow":
-            import tensorflow as tf
-
-            if tf.config.list_physical_devices("GPU"):
-                if begin:
-                    tf.config.experimental.reset_memory_stats("GPU:0")
-                return tf.config.experimental.get_memory_info("GPU:0")["peak"]
-        if backend == "jax":
-            import jax
-
-            counted = jax.local_devices()[0].memory_stats() or {}
-            return counted.get("peak_bytes_in_use")
-        if backend == "torch":
-            import torch
-
-            if torch.cuda.is_available():
-                if begin:
-                    torch.cuda.reset_peak_memory_stats()
-                return torch.cuda.max_memory_allocated()
-        return None
 
 
 def _compiled_model(run, task):

@@ -1,0 +1,268 @@
+"""The notebooks of colab/: each runs from top to bottom, and what it says is so."""
+
+import ast
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import nbformat
+import pytest
+
+from tests import notebooks
+
+ROOT = pathlib.Path(__file__).parents[2]
+NAMES = (
+    "quickstart",
+    "memory_vs_perplexity",
+    "images_resnet",
+    "bigger_model_same_memory",
+    "inside_the_preconditioner",
+)
+every_notebook = pytest.mark.parametrize("name", NAMES)
+
+# What holds after a run on any machine: Python expressions in the notebook's names,
+# after what makes names for them.
+NAMED = {
+    "memory_vs_perplexity": """
+        from tf_models.data import byte_vocabulary
+        held = {name: result.numbers_held for name, result in results.items()}
+        et2 = results["et2"]
+    """,
+    "images_resnet": """
+        held = {name: result.numbers_held for name, result in results.items()}
+    """,
+}
+CLAIMS = {
+    "quickstart": """
+        # One number a slice: of kernels 64 × 512, 512 × 512, 512 × 10, and biases.
+        report.slots == 2 * 8 + 16 + 32 + 2 * (16 + 32) + 16 + 32 + 2 + 5 + 2 * 48 + 7
+        adam_report.slots == 2 * report.model_numbers == 602_132
+        "in all" in str(report) and chr(27) not in str(report)
+        history.history["loss"][-1] < 0.2 * history.history["loss"][0]
+        history.history["val_accuracy"][-1] > 0.9
+        predictions_differ_by == 0.0
+        states_differ_by == 0.0
+        weights_differ_by == 0.0
+    """,
+    "memory_vs_perplexity": """
+        len(finished) == 8
+        results["adam"].numbers_held == 2 * results["adam"].model_numbers
+        results["sgd"].numbers_held == 0
+        held["et_inf"] < held["et3"] < held["et2"] < held["et1"] == held["sm3"]
+        held["sm3"] < held["adafactor"] < held["adam"]
+        100 * held["et1"] < held["adam"]
+        # Of the memory that Adam holds more, the device sees most.
+        adam.peak_device_bytes - et2.peak_device_bytes > 0.5 * adam.bytes_held
+        all(r.validation < 0.2 * byte_vocabulary.SIZE for r in results.values())
+        all(r.curve[-1][1] < r.curve[0][1] for r in results.values())
+    """,
+    "images_resnet": """
+        len(finished) == 5 and loaded.data == "digits"
+        held["sgd_momentum"] == weights
+        held["et2"] < held["sm3"] < held["adafactor"] < held["sgd_momentum"]
+        100 * held["et2"] < held["sgd_momentum"]
+        10 * held["sketchy2"] < held["sgd_momentum"]
+        held_at_width_64["sgd_momentum"] == 11_173_962
+        # Nine in ten images are of another class.
+        all(r.validation < 80 for r in results.values())
+        all(r.curve[-1][1] < r.curve[0][1] for r in results.values())
+    """,
+    "bigger_model_same_memory": """
+        largest[ADAM].peak_bytes <= BUDGET and largest[ET].peak_bytes <= BUDGET
+        weights_ratio > 1.5
+        too_large[ADAM].peak_bytes > BUDGET and too_large[ET].peak_bytes > BUDGET
+        too_large[ET].width - largest[ET].width == WIDTHS.step
+        largest[ADAM].state_bytes == 2 * largest[ADAM].weight_bytes
+        100 * largest[ET].state_bytes < largest[ADAM].state_bytes
+        all(r.curve[-1][1] < 0.5 * byte_vocabulary.SIZE for r in results.values())
+        all(r.curve[-1][1] < r.curve[0][1] for r in results.values())
+    """,
+    "inside_the_preconditioner": """
+        slot_difference < 1e-4 and diagonal_difference < 1e-4
+        unseen_slots == 0
+        min(smallest_ratios.values()) > 1 - 1e-4
+        all(trace_ratios[p, "SM3"] <= trace_ratios[p, "level 1"] for p in WATCHED)
+        all(trace_ratios[p, "level 1"] <= trace_ratios[p, "level 2"] for p in WATCHED)
+        all(trace_ratios[p, "level 2"] <= trace_ratios[p, "level 3"] for p in WATCHED)
+        min(trace_ratios.values()) >= 1
+        all(1 <= a <= b <= c for a, b, c in zip(*measured_ratios.values()))
+        losses[-1] < losses[0] - 0.5
+        count_correlation > 0.8
+        all(explained[p] > 0.5 and explained_if_shuffled[p] < 0.1 for p in WATCHED)
+        all(shares[:RANK].sum() > 0.5 for shares in spectra.values())
+    """,
+}
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def committed(name):
+    return nbformat.read(notebooks.FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def lines_of(text):
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_every_notebook_is_tested():
+    assert sorted(NAMES) == [path.stem for path in notebooks.paths()] == sorted(CLAIMS)
+
+
+@every_notebook
+def test_a_notebook_runs_from_top_to_bottom_and_its_claims_hold(
+    name, prepared_data_dir
+):
+    notebook = committed(name)
+    claims = lines_of(CLAIMS[name])
+    values = ", ".join(f"bool({claim})" for claim in claims)
+    code = "\n".join([*lines_of(NAMED.get(name, "")), f"[{values}]"])
+    notebook.cells.append(nbformat.v4.new_code_cell(code))
+    # Two tests at a time must not prepare the same data in the same directory.
+    notebooks.execute(notebook, TFDS_DATA_DIR=str(prepared_data_dir))
+    held = ast.literal_eval(notebook.cells[-1].outputs[0].data["text/plain"])
+    assert dict(zip(claims, held)) == dict.fromkeys(claims, True)
+
+
+@every_notebook
+def test_committed_outputs_are_those_of_one_whole_run_at_smoke_size(name):
+    cells = code_cells(committed(name))
+    # In order, none left out, from a kernel that had run nothing else.
+    assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
+    outputs = [output for cell in cells for output in cell.outputs]
+    kinds = {output.output_type for output in outputs}
+    assert kinds <= {"stream", "display_data", "execute_result"}
+    assert {output.name for output in outputs if "name" in output} == {"stdout"}
+    assert "size: smoke" in cells[0].outputs[0].text
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+@every_notebook
+def test_a_line_says_that_the_outputs_are_of_smoke_size(name):
+    line = (
+        "*The outputs below are those of a run at smoke size, on two CPU cores without "
+        "a GPU. On a GPU the same cells run at full size.*"
+    )
+    first = committed(name).cells[0]
+    assert first.cell_type == "markdown"
+    assert line in " ".join(first.source.split())
+
+
+@every_notebook
+def test_no_output_names_a_path_of_the_machine_it_ran_on(name):
+    notebook = committed(name)
+    texts = [
+        text
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        for text in (
+            output.get("text", ""),
+            *(v for k, v in output.get("data", {}).items() if k != "image/png"),
+        )
+    ]
+    assert not re.search(r"/(home|root|tmp|usr|work|Users|content)\b", "".join(texts))
+
+
+def test_all_notebooks_begin_with_the_same_cell():
+    assert len({code_cells(committed(name))[0].source for name in NAMES}) == 1
+
+
+@every_notebook
+def test_colab_gives_a_notebook_a_gpu(name):
+    assert committed(name).metadata["accelerator"] == "GPU"
+
+
+# The first cell, in a Python that has the dependencies and not the library.
+
+
+@pytest.fixture(scope="module")
+def python_without_the_library(tmp_path_factory):
+    """An environment that sees this one's packages, but not what is being developed.
+
+    What is installed as editable is found by a .pth file, and those are not read of a
+    directory that is merely on the path.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin" / "python"
+    purelib = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = subprocess.run([python, "-c", purelib], capture_output=True, text=True)
+    outer = pathlib.Path(packages.stdout.strip()) / "outer.pth"
+    outer.write_text(sysconfig.get_path("purelib"))
+    return python
+
+
+def run_first_cell(python, folder, **environment):
+    """Runs the first cell as a script in a folder."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        [python, "-c", code_cells(committed("quickstart"))[0].source],
+        cwd=folder,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_first_cell_finds_the_checkout_around_the_notebook(
+    python_without_the_library,
+):
+    ran = run_first_cell(python_without_the_library, notebooks.FOLDER)
+    assert ran.returncode == 0, ran.stderr
+    assert re.fullmatch(r"et_optimizer \S+ on .+; size: (smoke|full)\n", ran.stdout)
+
+
+def test_without_the_library_the_first_cell_asks_for_its_repository(
+    python_without_the_library, tmp_path
+):
+    ran = run_first_cell(python_without_the_library, tmp_path)
+    assert ran.returncode == 1
+    assert "ImportError: et_optimizer is neither installed" in ran.stderr
+    assert "Set REPOSITORY" in ran.stderr
+
+
+def test_a_size_that_there_is_not_is_refused(python_without_the_library):
+    ran = run_first_cell(
+        python_without_the_library, notebooks.FOLDER, ET_OPTIMIZER_SIZE="tiny"
+    )
+    assert ran.returncode == 1
+    assert "received 'tiny'" in ran.stderr
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="It takes git to clone.")
+def test_the_first_cell_installs_the_repository_it_is_given(
+    python_without_the_library, tmp_path
+):
+    repository, elsewhere = tmp_path / "repository", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("et_optimizer", "tf_models"):
+        ignored = shutil.ignore_patterns("__pycache__", "results")
+        shutil.copytree(ROOT / name, repository / name, ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, repository)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "1"]):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+
+    given = {"ET_OPTIMIZER_REPOSITORY": f"file://{repository}"}
+    ran = run_first_cell(python_without_the_library, elsewhere, **given)
+    assert ran.returncode == 0, ran.stderr
+    # From now on it is installed, and needs no repository.
+    ran = run_first_cell(python_without_the_library, elsewhere)
+    assert ran.returncode == 0, ran.stderr
+    location = "import tf_models; print(tf_models.__file__)"
+    found = subprocess.run(
+        [python_without_the_library, "-c", location],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+    )
+    package = pathlib.Path(found.stdout.strip()).parent
+    assert python_without_the_library.parents[1] in package.parents, found.stderr
+    assert (package / "experiments" / "cifar10_resnet.yaml").is_file()

@@ -1,0 +1,42 @@
+"""What a run takes of the device's memory."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+
+from tf_models import device
+
+MIB = 2**20
+
+
+def held(mib):
+    return keras.Variable(np.ones(mib * MIB // 4, "float32"))
+
+
+@pytest.fixture
+def memory_on_top_of_more():
+    before = held(8)
+    memory = device.PeakMemory()
+    if memory.bytes() is None:
+        pytest.skip("The framework does not count this device's memory.")
+    yield memory
+    del before
+
+
+def test_the_peak_is_what_was_held_at_once_beyond_what_was_there(memory_on_top_of_more):
+    for _ in range(3):
+        variables = [held(2), held(2)]
+        del variables
+        gc.collect()
+    # A variable may be filled from a copy.
+    assert 4 * MIB <= memory_on_top_of_more.bytes() < 8 * MIB
+
+
+def test_a_peak_that_is_forgotten_does_not_count(memory_on_top_of_more):
+    variables = [held(8), held(1)]
+    del variables[0]
+    gc.collect()
+    memory_on_top_of_more.forget()
+    assert 1 * MIB <= memory_on_top_of_more.bytes() < 4 * MIB
