@@ -247,9 +247,15 @@ def _make_logarithmic(axes, *directions):
 
 
 def _styles():
-    """Lines that are told apart by colour, and then by marker."""
-    for marker, color in itertools.product("os^Dv", COLORS):
-        yield {"color": color, "marker": marker, "markersize": 4}
+    """Lines that are told apart by colour, and then by dashes and marker."""
+    rounds = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", (0, (1, 5))))
+    for (marker, dashes), color in itertools.product(rounds, COLORS):
+        yield {
+            "color": color,
+            "marker": marker,
+            "linestyle": dashes,
+            "markersize": 4,
+        }
 
 
 def _label_points(axes, points):

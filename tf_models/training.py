@@ -73,10 +73,11 @@ class RunResult:
             first step, which compiles; NaN where there was no second.
         examples_per_second: Tokens or images trained on in a second, at that time.
         peak_device_bytes: The most memory that training steps took of the first GPU,
-            or of the CPU where there is none: weights, slots, gradients, activations.
-            Without the first step, for which kernels are tried out, and without
-            evaluation. `None` where there was no second step or the framework does
-            not count it, see `device.PeakMemory`.
+            or of the CPU where there is none: weights, slots, gradients, activations,
+            and on a CPU the batches that wait. Without the first step, for which
+            kernels are tried out, and without evaluation; but under JAX, which cannot
+            count anew, with both. `None` where there was no second step or the
+            framework does not count it, see `device.PeakMemory`.
     """
 
     status: str
@@ -134,7 +135,8 @@ class StepMemory(keras.callbacks.Callback):
 
     Attributes:
         bytes: It, beyond what was held when this was made, over all steps but the
-            first; `None` where there was no other, or nothing counts it.
+            first (under JAX, which cannot count anew, over all there was since);
+            `None` where there was no other step, or nothing counts it.
     """
 
     def __init__(self):

@@ -30,7 +30,7 @@ NAMED = {
     "memory_vs_perplexity": """
         from tf_models.data import byte_vocabulary
         held = {name: result.numbers_held for name, result in results.items()}
-        et2 = results["et2"]
+        et2, runs = results["et2"], results.values()
     """,
     "images_resnet": """
         held = {name: result.numbers_held for name, result in results.items()}
@@ -46,6 +46,7 @@ CLAIMS = {
         history.history["val_accuracy"][-1] > 0.9
         predictions_differ_by == 0.0
         states_differ_by == 0.0
+        moved_by > 1e-6
         weights_differ_by == 0.0
     """,
     "memory_vs_perplexity": """
@@ -55,6 +56,7 @@ CLAIMS = {
         held["et_inf"] < held["et3"] < held["et2"] < held["et1"] == held["sm3"]
         held["sm3"] < held["adafactor"] < held["adam"]
         100 * held["et1"] < held["adam"]
+        all(r.peak_device_bytes > 4 * r.model_numbers + r.bytes_held for r in runs)
         # Of the memory that Adam holds more, the device sees most.
         adam.peak_device_bytes - et2.peak_device_bytes > 0.5 * adam.bytes_held
         all(r.validation < 0.2 * byte_vocabulary.SIZE for r in results.values())
@@ -72,13 +74,14 @@ CLAIMS = {
         all(r.curve[-1][1] < r.curve[0][1] for r in results.values())
     """,
     "bigger_model_same_memory": """
-        largest[ADAM].peak_bytes <= BUDGET and largest[ET].peak_bytes <= BUDGET
         weights_ratio > 1.5
-        too_large[ADAM].peak_bytes > BUDGET and too_large[ET].peak_bytes > BUDGET
-        too_large[ET].width - largest[ET].width == WIDTHS.step
-        largest[ADAM].state_bytes == 2 * largest[ADAM].weight_bytes
-        100 * largest[ET].state_bytes < largest[ADAM].state_bytes
-        all(r.curve[-1][1] < 0.5 * byte_vocabulary.SIZE for r in results.values())
+        all(results[o].model_numbers == chosen[o].model_numbers for o in OPTIMIZERS)
+        # The long runs stay within the budget that short ones were chosen by.
+        max(result.peak_device_bytes for result in results.values()) <= BUDGET
+        min(rest) > 0
+        chosen[ADAM].bytes_held == 2 * BYTES_A_WEIGHT * chosen[ADAM].model_numbers
+        100 * chosen[ET].bytes_held < chosen[ADAM].bytes_held
+        all(r.curve[-1][1] < 0.2 * byte_vocabulary.SIZE for r in results.values())
         all(r.curve[-1][1] < r.curve[0][1] for r in results.values())
     """,
     "inside_the_preconditioner": """
@@ -147,7 +150,8 @@ def test_committed_outputs_are_those_of_one_whole_run_at_smoke_size(name):
 def test_a_line_says_that_the_outputs_are_of_smoke_size(name):
     line = (
         "*The outputs below are those of a run at smoke size, on two CPU cores without "
-        "a GPU. On a GPU the same cells run at full size.*"
+        "a GPU. On a GPU the same cells run at full size, which has not been tried on "
+        "one yet.*"
     )
     first = committed(name).cells[0]
     assert first.cell_type == "markdown"
@@ -250,7 +254,12 @@ def test_the_first_cell_installs_the_repository_it_is_given(
     for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "1"]):
         subprocess.run(["git", *command], cwd=repository, check=True)
 
-    given = {"ET_OPTIMIZER_REPOSITORY": f"file://{repository}"}
+    given = {
+        "ET_OPTIMIZER_REPOSITORY": f" git+file://{repository}",
+        # What it takes to build is here. (So is this spelt: without isolation.)
+        "PIP_NO_BUILD_ISOLATION": "0",
+        "PIP_NO_INDEX": "1",
+    }
     ran = run_first_cell(python_without_the_library, elsewhere, **given)
     assert ran.returncode == 0, ran.stderr
     # From now on it is installed, and needs no repository.

@@ -256,7 +256,7 @@ def image_batches(data, batch_size, *, steps, seed, first_step=0, augment=False)
             f"first_step must be 0 or more; received first_step={first_step}. Leave "
             "it out to begin at the beginning."
         )
-    images, labels = map(tf.constant, data.train)
+    images, labels = data.train
     seed = tf.constant(seed, tf.int64)
 
     def index_at(position):
@@ -269,8 +269,16 @@ def image_batches(data, batch_size, *, steps, seed, first_step=0, augment=False)
     def crop_at(position):
         return _crop(data, seed=tf.stack([seed, position]))
 
+    def gather(index):
+        return images[index], labels[index]
+
     def examples_at(index):
-        return tf.gather(images, index), tf.gather(labels, index)
+        # The images stay where they are: as a tensor they would lie on a GPU.
+        types = tf.uint8, tf.int32
+        image_batch, label_batch = tf.numpy_function(gather, [index], types)
+        image_batch.set_shape((batch_size, *data.shape))
+        label_batch.set_shape((batch_size,))
+        return image_batch, label_batch
 
     def cropped(examples, crops):
         return _cropped(examples[0], crops, data.shape), examples[1]
@@ -301,7 +309,8 @@ def evaluation_batches(data, images_and_labels, batch_size):
         ValueError: `batch_size` is not positive.
     """
     _check_batch_size(batch_size)
-    examples = tf.data.Dataset.from_tensor_slices(images_and_labels)
+    with tf.device("CPU:0"):  # Not in a GPU's memory.
+        examples = tf.data.Dataset.from_tensor_slices(images_and_labels)
     return _standardized_and_prefetched(examples.batch(batch_size), data)
 
 
