@@ -18,14 +18,15 @@ demo: $(FOR_DEMO)
 test: lint test-jax test-torch test-tensorflow
 
 test-tensorflow: $(FOR_TESTS)
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal --cov=et_optimizer \
-		--cov-report=term-missing:skip-covered --cov-fail-under=95
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal \
+		--cov=et_optimizer --cov-report=term-missing:skip-covered --cov-fail-under=95
 
-# Each of JAX's tests is nearly all compiling: machine code that is not optimized is made a
-# quarter faster.
+# JAX's tests are nearly all compiling: where machine code is not optimized, they take a
+# fifth less.
 test-jax: $(FOR_TESTS)
 	XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true' \
-		KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/tf_models
+		KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal \
+		--ignore=tests/tf_models
 
 test-torch: $(FOR_TESTS)
 	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 --dist worksteal \
