@@ -426,6 +426,10 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2
 )
+import tf_keras
+
+# The weights are drawn, and the images shuffled, by global seeds.
+tf_keras.utils.set_random_seed(0)
 from tf_models import model_garden
 
 model_garden.register()
