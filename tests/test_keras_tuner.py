@@ -34,6 +34,7 @@ def classifier(hp):
             level=level if level == "inf" else int(level),
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,  # It would compile every trial; JAX always does.
     )
     return model
 
