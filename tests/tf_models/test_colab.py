@@ -185,7 +185,7 @@ def test_colab_gives_a_notebook_a_gpu(name):
 # The first cell, in a Python that has the dependencies and not the library.
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def python_without_the_library(tmp_path_factory):
     """An environment that sees this one's packages, but not what is being developed.
 
