@@ -374,9 +374,46 @@ class TensorIndex:
         return f"TensorIndex({self.shape} as {split}, slots={self.slots})"
 
 
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
+    """A variable's shape, seen as a matrix.
+
+    Args:
+        shape: The variable's shape.
+
+    Returns:
+        `(rows, columns)`: of more than two axes longer than 1 the first ones make up
+        the rows, cut where rows and columns are fewest together. `None` where there
+        are fewer than two.
+    """
+    merged = TensorIndex.from_merged_axes(shape, 1).modes
+    return merged if len(merged) == 2 else None
+
+
+def by_path(argument: str, given, paths: Sequence[str], otherwise) -> list:
+    """What an argument says for every variable.
+
+    Args:
+        argument: The argument's name.
+        given: One value for all; or a mapping from regular expressions, searched for
+            in a variable's path (the first match wins), to values.
+        paths: The variables' paths.
+        otherwise: The value of variables that no expression matches.
+
+    Returns:
+        A list of values.
+
+    Raises:
+        ValueError: if an expression matches no path.
+    """
+    if not isinstance(given, Mapping):
+        return [given] * len(paths)
+    _check_all_match(argument, given, paths)
+    return [_first_match(given, path, otherwise) for path in paths]
+
+
 def index_variables(
     named_shapes: Sequence[tuple[str, tuple[int, ...]]],
-    level: int | str,
+    level: int | str | Mapping[str, int | str],
     overrides: Mapping[str, Sequence[int]] | Callable | None = None,
     merge_axes: bool = False,
 ) -> list[TensorIndex]:
@@ -384,7 +421,9 @@ def index_variables(
 
     Args:
         named_shapes: A sequence of `(path, shape)`, one a variable.
-        level: The level for variables that no override names.
+        level: The level for variables that no override names; or a mapping to it from
+            a regular expression, searched for in the path (the first match wins).
+            Variables that none matches get level 1.
         overrides: `None`; or a mapping from a regular expression, searched for in
             the path (the first match wins), to mode sizes; or a callable
             `(path, shape) -> sizes or None`.
@@ -398,18 +437,16 @@ def index_variables(
         ValueError: if an expression matches no path, or sizes do not fit.
     """
     of_level = TensorIndex.from_merged_axes if merge_axes else TensorIndex.from_shape
-    if overrides is None:
-        return [of_level(shape, level) for _, shape in named_shapes]
+    paths = [path for path, _ in named_shapes]
+    levels = by_path("level", level, paths, otherwise=1)
     if callable(overrides):
-        find = overrides
+        by_hand = [overrides(path, shape) for path, shape in named_shapes]
     else:
-        _check_all_match("tensor_index", overrides, named_shapes)
-        find = lambda path, shape: _first_match(overrides, path)  # noqa: E731
+        by_hand = by_path("tensor_index", overrides, paths, otherwise=None)
     indices = []
-    for path, shape in named_shapes:
-        sizes = find(path, shape)
+    for (path, shape), own, sizes in zip(named_shapes, levels, by_hand):
         if sizes is None:
-            indices.append(of_level(shape, level))
+            indices.append(of_level(shape, own))
             continue
         try:
             indices.append(TensorIndex.from_sizes(shape, sizes))
@@ -436,19 +473,24 @@ def index_one_mode(
     Raises:
         ValueError: if an expression matches no path, or a variable lacks its axis.
     """
-    overrides = axis if isinstance(axis, Mapping) else {"": axis}
-    if isinstance(axis, Mapping):
-        _check_all_match("axis", overrides, named_shapes)
+    axes = by_path("axis", axis, [path for path, _ in named_shapes], otherwise="auto")
     indices = []
-    for path, shape in named_shapes:
-        found = _first_match(overrides, path)
+    for (path, shape), own in zip(named_shapes, axes):
         try:
-            indices.append(
-                TensorIndex.with_one_mode(shape, "auto" if found is None else found)
-            )
+            indices.append(TensorIndex.with_one_mode(shape, own))
         except ValueError as error:
             raise ValueError(f"axis for variable {path!r}: {error}") from None
     return indices
+
+
+def check_levels(level) -> None:
+    """Raises `ValueError` unless `level` is a level, or a dict from paths to them."""
+    if not isinstance(level, Mapping):
+        check_level(level)
+        return
+    check_expressions("level", level)
+    for own in level.values():
+        check_level(own)
 
 
 def check_level(level) -> None:
@@ -484,7 +526,7 @@ def check_overrides(overrides) -> None:
             "variable paths to tuples of sizes, or a callable (path, shape) -> "
             f"sizes or None; received tensor_index={overrides!r}."
         )
-    _check_expressions("tensor_index", overrides)
+    check_expressions("tensor_index", overrides)
     for sizes in overrides.values():
         check_sizes(sizes)
 
@@ -492,7 +534,7 @@ def check_overrides(overrides) -> None:
 def check_axis(axis) -> None:
     """Raises `ValueError` unless `axis` can be the argument of Subset-Norm."""
     if isinstance(axis, Mapping):
-        _check_expressions("axis", axis)
+        check_expressions("axis", axis)
     for given in axis.values() if isinstance(axis, Mapping) else [axis]:
         if not checks.is_integer(given) and not (
             isinstance(given, str) and given == "auto"
@@ -504,7 +546,8 @@ def check_axis(axis) -> None:
             )
 
 
-def _check_expressions(argument, overrides) -> None:
+def check_expressions(argument, overrides) -> None:
+    """Raises `ValueError` unless the keys of `overrides` are regular expressions."""
     for pattern in overrides:
         try:
             re.compile(pattern)
@@ -591,8 +634,7 @@ def _deal(shape, sizes) -> list[tuple[int, ...]] | None:
     return None
 
 
-def _check_all_match(argument, overrides, named_shapes) -> None:
-    paths = [path for path, _ in named_shapes]
+def _check_all_match(argument, overrides, paths) -> None:
     for pattern in overrides:
         if not any(re.search(pattern, path) for path in paths):
             raise ValueError(
@@ -601,8 +643,8 @@ def _check_all_match(argument, overrides, named_shapes) -> None:
             )
 
 
-def _first_match(overrides, path):
-    for pattern, sizes in overrides.items():
+def _first_match(overrides, path, otherwise):
+    for pattern, value in overrides.items():
         if re.search(pattern, path):
-            return sizes
-    return None
+            return value
+    return otherwise

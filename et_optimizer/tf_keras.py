@@ -132,10 +132,10 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        indices, plans = self._paper.plan(var_list)
-        self.check_fits(self._restored_plans, plans)
+        plans = self._paper.plan(var_list)
+        self.check_fits(self._restored_plans, [plan.held for plan in plans])
         super().build(var_list)
-        held = [self._hold(*of_one) for of_one in zip(var_list, indices, plans)]
+        held = [self._hold(*of_one) for of_one in zip(var_list, plans)]
         self._held = self._no_dependency(tuple(held))
         self._trainable_variables = self._no_dependency(tuple(var_list))
         self._built = True
@@ -172,17 +172,19 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
         config["learning_rate"] = self._serialize_hyperparameter(self._learning_rate)
         return config
 
-    def _hold(self, variable, index, plan):
-        made = {
-            name: self._add(variable, name, tf.zeros(shape, dtype))
-            for name, shape, dtype in plan
-        }
-        return HeldForVariable.of(index, made)
+    def _hold(self, variable, plan):
+        made = [
+            self._add(
+                variable, name, tf.zeros(shape, dtype) if start is None else start
+            )
+            for (name, shape, dtype), start in zip(plan.held, plan.starts())
+        ]
+        return HeldForVariable.of(plan, made)
 
     def _plans(self):
         if not self.built:
             return []
-        return self._paper.plan(self._trainable_variables)[1]
+        return [plan.held for plan in self._paper.plan(self._trainable_variables)]
 
     def _check_arguments(self, given):
         known = arguments(self.keras_class)

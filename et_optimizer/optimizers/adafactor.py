@@ -134,7 +134,10 @@ class Adafactor(PreconditionedOptimizer):
         cap_learning_rate=True,
         beta_1=0.0,
         min_dim_size_to_factor=0,
-        momentum_dtype="float32",
+        momentum_dtype="bfloat16",
+        momentum_rank="auto",
+        refresh_every=50,
+        update_bound=None,
         **kwargs,
     ):
         checks.boolean("relative_step", relative_step)
@@ -150,7 +153,10 @@ class Adafactor(PreconditionedOptimizer):
             learning_rate,
             momentum=beta_1,
             clip_threshold=clip_threshold,
+            momentum_rank=momentum_rank,
+            refresh_every=refresh_every,
             momentum_dtype=momentum_dtype,
+            update_bound=update_bound,
             weight_decay=weight_decay,
             clipnorm=clipnorm,
             clipvalue=clipvalue,

@@ -111,26 +111,37 @@ class ExtremeTensoring(TensoredOptimizer):
     statistic = argument_of_preconditioner("statistic", '`"mean"` or `"sum"`.')
     epsilon = argument_of_preconditioner("epsilon", "The paper's ε.")
 
+    combination = argument_of_preconditioner(
+        "combination", '`"rank_one"` or `"geometric"`.'
+    )
+
     def __init__(
         self,
         learning_rate=0.002,
-        level=2,
+        level=1,
         tensor_index=None,
-        beta_1=0.0,
+        beta_1=0.9,
         beta_2=0.99,
         statistic="mean",
         epsilon=0.0,
         clip_threshold=None,
-        momentum_dtype="float32",
+        momentum_dtype="bfloat16",
+        combination="rank_one",
+        update_bound=3.0,
+        momentum_rank="auto",
+        refresh_every=50,
         **kwargs,
     ):
         super().__init__(
-            preconditioners.ExtremeTensoring(beta_2, statistic, epsilon),
+            preconditioners.ExtremeTensoring(beta_2, statistic, epsilon, combination),
             learning_rate,
             level=level,
             tensor_index=tensor_index,
             momentum=beta_1,
-            clip_threshold=clip_threshold,
+            momentum_rank=momentum_rank,
+            refresh_every=refresh_every,
             momentum_dtype=momentum_dtype,
+            clip_threshold=clip_threshold,
+            update_bound=update_bound,
             **kwargs,
         )

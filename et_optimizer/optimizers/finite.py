@@ -1,5 +1,7 @@
 """The optimizers that take no step on a gradient with NaN or infinity in it."""
 
+import dataclasses
+
 from keras import ops
 
 from et_optimizer import checks, gradients, naming, tracing
@@ -77,8 +79,10 @@ class FiniteOptimizer(SkippedSteps, PreconditionedOptimizer):
         """The arguments that make an equal optimizer."""
         return super().get_config() | {"nonfinite": self.nonfinite}
 
-    def _plan(self, variable, index):
-        return [*super()._plan(variable, index), ("skipped_steps", (), "int32")]
+    def _plan(self, index, momentum):
+        plan = super()._plan(index, momentum)
+        held = [*plan.held, ("skipped_steps", (), "int32")]
+        return dataclasses.replace(plan, held=held)
 
     def _take_step(self, held, gradient, variable, learning_rate, step):
         gradient = gradients.made_dense(gradient, held.index.shape)

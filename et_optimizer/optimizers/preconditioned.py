@@ -1,17 +1,44 @@
 """The Keras shell that all optimizers of this library share."""
 
 import dataclasses
+import itertools
 import math
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 from keras import ops
 
-from et_optimizer import checks, gradients, naming
+from et_optimizer import checks, gradients, momenta, naming
 from et_optimizer.optimizers.saved_form import SavedForm
-from et_optimizer.tensor_index import TensorIndex
+from et_optimizer.tensor_index import (
+    TensorIndex,
+    by_path,
+    check_expressions,
+    matrix_shape,
+)
 
-MOMENTUM_DTYPES = ("float32", "bfloat16")
+MOMENTUM_OF = ("update", "gradient")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the optimizer is to hold for one variable of the model.
+
+    Attributes:
+        index: The variable's `TensorIndex`.
+        momentum: Its `Momentum`.
+        held: The name, shape and dtype of everything to be held.
+    """
+
+    index: TensorIndex
+    momentum: momenta.Momentum
+    held: list[tuple[str, tuple[int, ...], str]]
+
+    def starts(self):
+        """What each of these starts at: an array, or `None` for zeros."""
+        return [self.momentum.start(name) for name, _, _ in self.held]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,17 +46,29 @@ class HeldForVariable:
     """What the optimizer holds for one variable of the model."""
 
     index: TensorIndex
+    momentum: momenta.Momentum
     slots: list[Any]
-    momentum: Any = None
+    averages: list[Any]
     skipped_steps: Any = None
 
     @classmethod
-    def of(cls, index, made):
-        """From a dict of what was made of a plan, in its order."""
-        slots = dict(made)
-        momentum = slots.pop("momentum", None)
-        skipped_steps = slots.pop("skipped_steps", None)
-        return cls(index, list(slots.values()), momentum, skipped_steps)
+    def of(cls, plan, made):
+        """From a plan and what was made of it, in its order."""
+        named = {name: one for (name, _, _), one in zip(plan.held, made)}
+        averages = [named.pop(name) for name in plan.momentum.plan()]
+        skipped_steps = named.pop("skipped_steps", None)
+        slots = list(named.values())
+        return cls(plan.index, plan.momentum, slots, averages, skipped_steps)
+
+
+def by_path_to_keep(given):
+    """An argument as an attribute, where Keras would track a dict."""
+    return tuple(given.items()) if isinstance(given, Mapping) else given
+
+
+def by_path_as_given(kept):
+    """What `by_path_to_keep` was given."""
+    return dict(kept) if isinstance(kept, tuple) else kept
 
 
 def argument_of_preconditioner(name, meaning):
@@ -49,7 +88,9 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
             `et_optimizer.preconditioners`.
         learning_rate: As in `keras.optimizers.Optimizer`.
         momentum: Decay in [0, 1) of a moving average of the updates.
-        clip_threshold, momentum_dtype: As in `et_optimizer.ExtremeTensoring`.
+        momentum_of: `"update"`, or `"gradient"` for an average before the scaling.
+        momentum_rank, refresh_every, momentum_dtype, clip_threshold, update_bound: As
+            in `et_optimizer.ExtremeTensoring`.
         **kwargs: The arguments of `keras.optimizers.Optimizer`.
     """
 
@@ -68,16 +109,28 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         learning_rate,
         *,
         momentum,
-        clip_threshold,
+        momentum_rank,
+        refresh_every,
         momentum_dtype,
+        clip_threshold,
+        update_bound,
+        momentum_of="update",
         **kwargs,
     ):
         checks.decay(self.momentum_argument, momentum)
+        _check_ranks(momentum_rank)
+        checks.whole("refresh_every", refresh_every, 1)
+        checks.choice("momentum_dtype", momentum_dtype, momenta.DTYPES)
+        checks.choice("momentum_of", momentum_of, MOMENTUM_OF)
         checks.positive("clip_threshold", clip_threshold, or_none=True)
-        checks.choice("momentum_dtype", momentum_dtype, MOMENTUM_DTYPES)
+        checks.positive("update_bound", update_bound, or_none=True, example=3.0)
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.clip_threshold = clip_threshold
+        self.refresh_every = refresh_every
         self.momentum_dtype = momentum_dtype
+        self.momentum_of = momentum_of
+        self.clip_threshold = clip_threshold
+        self.update_bound = update_bound
+        self._momentum_rank = by_path_to_keep(momentum_rank)
         self._momentum_decay = momentum
         self._preconditioner = preconditioner
         self._held = ()
@@ -108,13 +161,13 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         """
         if self.built:
             return
-        learned = [v for v in var_list if not self._overwrite_variable_with_gradient(v)]
-        indices, plans = self.plan(learned)
-        self.check_fits(self._restored_plans, plans)
+        learned = self._learned(var_list)
+        plans = self.plan(learned)
+        self.check_fits(self._restored_plans, [plan.held for plan in plans])
         super().build(var_list)
         held = {
-            id(variable): self._hold(variable, index, plan)
-            for variable, index, plan in zip(learned, indices, plans)
+            id(variable): self._hold(variable, plan)
+            for variable, plan in zip(learned, plans)
         }
         self._held = tuple(held.get(id(variable)) for variable in var_list)
 
@@ -125,8 +178,7 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
             variables: List of variables to be trained.
 
         Returns:
-            `(indices, plans)`: for each variable its `TensorIndex`, and a list of the
-            name, shape and dtype of everything to be held for it.
+            A list with a `Plan` for each variable.
 
         Raises:
             ValueError: as `build`.
@@ -135,7 +187,8 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
             _check_floating(variable)
         named_shapes = [(naming.path(v), tuple(v.shape)) for v in variables]
         indices = self.index_variables(named_shapes)
-        return indices, [self._plan(v, index) for v, index in zip(variables, indices)]
+        kinds = self._momenta(named_shapes)
+        return [self._plan(*pair) for pair in zip(indices, kinds)]
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates a variable and what is held for it.
@@ -167,33 +220,47 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
 
         A gradient for a step that may not be taken is finite all the same.
         """
+        is_matrix = isinstance(held.momentum, momenta.SubspaceMomentum)
+        if held.averages:
+            # All entries take part in a step of momentum.
+            gradient = gradients.made_dense(gradient, held.index.shape)
         before = [_value(slot) for slot in held.slots]
-        seen = gradients.see(gradient, held.index)
+        averages = [_value(average) for average in held.averages]
+        seen = gradients.see(gradient, held.index, as_matrix=is_matrix)
         update, slots = self._preconditioner(seen, before, step)
-        if is_taken is not None:
-            slots = [ops.where(is_taken, *pair) for pair in zip(slots, before)]
-        for slot, value in zip(held.slots, slots):
-            self.assign(slot, value)
-        scale = self._clip_scale(update)
+        if held.averages and is_taken is None:
+            is_taken = _are_finite(slots)
         rate = self._preconditioner.rate(
             ops.cast(learning_rate, "float32"), variable, step
         )
-        if is_taken is not None:
-            rate = ops.where(is_taken, rate, 0.0)
-        if held.momentum is None:
-            self.assign_sub(variable, update.times(scale * rate))
-            return
+        update = self._clipped(update)
         if self.momentum_of_steps:
-            scale, rate = scale * rate, 1.0
-        decay = self._momentum_decay
-        addition = update.times(scale * (1.0 - decay))
+            update = update.scaled(rate)
+        average = held.momentum
+        average = average.of_gradient if self.momentum_of == "gradient" else average
+        direction, new_averages = average(update, averages, step)
+        if not self.momentum_of_steps:
+            direction = direction.scaled(rate)
+        if self.update_bound is not None:
+            limit = self.update_bound * ops.abs(rate)
+            direction = direction.mapped(lambda u: ops.clip(u, -limit, limit))
         if is_taken is not None:
-            decay = ops.where(is_taken, decay, 1.0)
-            addition = ops.where(is_taken, addition, 0.0)
-        self._average(held.momentum, decay, addition)
-        momentum = ops.cast(held.momentum, "float32")
-        self.assign_sub(variable, momentum * (rate / self._momentum_weight(step)))
+            direction = direction.mapped(lambda u: ops.where(is_taken, u, 0.0))
+            slots = [ops.where(is_taken, *pair) for pair in zip(slots, before)]
+            new_averages = [
+                ops.where(is_taken, *pair) for pair in zip(new_averages, averages)
+            ]
+        for slot, value in zip([*held.slots, *held.averages], [*slots, *new_averages]):
+            self.assign(slot, value)
+        if direction.goes_by_blocks:
+            self.assign(variable, direction.subtracted_from(_value(variable)))
+        else:
+            self.assign_sub(variable, direction.in_form(direction.entries()))
 
+    momentum_rank = property(
+        lambda self: by_path_as_given(self._momentum_rank),
+        doc='The directions of the momentum: "auto", a number, `None`, or a dict.',
+    )
     momentum_decay = property(
         lambda self: self._momentum_decay,
         doc="The decay of the momentum; 0 keeps none.",
@@ -206,8 +273,11 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
             dataclasses.asdict(self._preconditioner)
             | {
                 self.momentum_argument: self._momentum_decay,
-                "clip_threshold": self.clip_threshold,
+                "momentum_rank": self.momentum_rank,
+                "refresh_every": self.refresh_every,
                 "momentum_dtype": self.momentum_dtype,
+                "clip_threshold": self.clip_threshold,
+                "update_bound": self.update_bound,
             }
         )
         return config
@@ -218,53 +288,86 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         # A copy, because Keras puts the schedule it makes in the dictionary's place.
         return super().from_config(dict(config), custom_objects=custom_objects)
 
-    def _plan(self, variable, index):
-        """Name, shape and dtype of everything to be held for a variable."""
+    def _plan(self, index, momentum):
+        """What is to be held for a variable."""
         shapes = self._preconditioner.slot_shapes(index)
-        plan = [(slot, shape, "float32") for slot, shape in shapes.items()]
-        if self._momentum_decay:
-            plan.append(("momentum", tuple(variable.shape), self.momentum_dtype))
-        return plan
+        held = [(slot, shape, "float32") for slot, shape in shapes.items()]
+        held += [(name, *of_name) for name, of_name in momentum.plan().items()]
+        return Plan(index, momentum, held)
 
-    def _hold(self, variable, index, plan):
-        made = {
-            name: self.add_variable(
+    def _momenta(self, named_shapes):
+        """The momentum of every variable."""
+        paths = [path for path, _ in named_shapes]
+        ranks = by_path("momentum_rank", self.momentum_rank, paths, momenta.AUTO)
+        kinds = [
+            self._momentum(shape, rank) for (_, shape), rank in zip(named_shapes, ranks)
+        ]
+        in_subspaces = [
+            place
+            for place, kind in enumerate(kinds)
+            if isinstance(kind, momenta.SubspaceMomentum)
+        ]
+        # Spread over the steps, so that none of them takes much longer than another.
+        for count, place in enumerate(in_subspaces):
+            offset = count * self.refresh_every // len(in_subspaces)
+            kinds[place] = dataclasses.replace(kinds[place], offset=offset)
+        return kinds
+
+    def _momentum(self, shape, rank):
+        """The momentum of a variable of a shape."""
+        own = {
+            "decay": self._momentum_decay,
+            "is_corrected": self.momentum_is_corrected,
+        }
+        if not self._momentum_decay or rank == 0 or math.prod(shape) == 0:
+            return momenta.Momentum()
+        matrix = matrix_shape(shape)
+        if matrix is None:
+            # Of the few numbers of a vector each is worth two bytes.
+            dtype = "bfloat16" if self.momentum_dtype == "int8" else self.momentum_dtype
+            return momenta.FullMomentum(**own, shape=shape, dtype=dtype)
+        if rank == momenta.AUTO:
+            rank = momenta.auto_rank(*matrix)
+        rows, columns = matrix
+        if rank is None or rank * (rows + columns) >= rows * columns:
+            leading = list(itertools.accumulate(shape, operator.mul)).index(rows) + 1
+            return momenta.FullMomentum(
+                **own, shape=shape, dtype=self.momentum_dtype, rows=leading
+            )
+        return momenta.SubspaceMomentum(
+            **own,
+            rows=rows,
+            columns=columns,
+            rank=rank,
+            refresh_every=self.refresh_every,
+            dtype=self.momentum_dtype,
+        )
+
+    def _hold(self, variable, plan):
+        made = [
+            self.add_variable(
                 shape=shape,
                 dtype=dtype,
+                initializer="zeros" if start is None else _constant(start),
                 name=naming.slot_prefix(variable) + name,
                 layout=_layout(name, shape, variable),
             )
-            for name, shape, dtype in plan
-        }
-        return HeldForVariable.of(index, made)
+            for (name, shape, dtype), start in zip(plan.held, plan.starts())
+        ]
+        return HeldForVariable.of(plan, made)
 
-    def _clip_scale(self, update):
+    def _clipped(self, update):
         if self.clip_threshold is None:
-            return 1.0
+            return update
         excess = update.root_mean_square() / self.clip_threshold
-        return 1.0 / ops.maximum(excess, 1.0)
-
-    def _momentum_weight(self, step):
-        """What the weights of the averaged updates add up to, where it matters."""
-        if not self.momentum_is_corrected:
-            return 1.0
-        # 1 − β₁^t without the cancellation at small t.
-        return -ops.expm1(step * math.log(self._momentum_decay))
-
-    def _average(self, momentum, decay, addition):
-        """momentum ← decay · momentum + addition, where the addition may be sparse."""
-        decayed = ops.cast(momentum, "float32") * decay
-        if hasattr(addition, "indices"):
-            self.assign(momentum, decayed)
-            self.assign_add(momentum, addition)
-        else:
-            self.assign(momentum, decayed + addition)
+        return update.scaled(1.0 / ops.maximum(excess, 1.0))
 
     def check_fits(self, saved, own):
         """Raises unless what was saved has the form of what this optimizer holds."""
         if not saved or saved == own:
             return
         form = [*self.form_arguments, self.momentum_argument]
+        form += ["momentum_rank", "momentum_dtype"]
         given = ", ".join(f"{name}={getattr(self, name)!r}" for name in form)
         raise ValueError(
             f"The saved optimizer state does not fit this {type(self).__name__} "
@@ -275,12 +378,15 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         )
 
     def _plans(self):
-        held = [
-            (variable, held.index)
-            for variable, held in zip(self._trainable_variables, self._held)
-            if held is not None
+        if not self.built:
+            return []
+        return [
+            plan.held for plan in self.plan(self._learned(self._trainable_variables))
         ]
-        return [self._plan(variable, index) for variable, index in held]
+
+    def _learned(self, variables):
+        """The variables that are trained, without those that take their gradient."""
+        return [v for v in variables if not self._overwrite_variable_with_gradient(v)]
 
 
 def _value(slot):
@@ -290,20 +396,46 @@ def _value(slot):
     return ops.convert_to_tensor(slot)
 
 
-def _layout(slot, shape, variable):
+def _layout(name, shape, variable):
     """Where the parts of a slot lie under `keras.distribution`.
 
-    Momentum lies as its variable does. All else, being small, lies on every device; a
-    `LayoutMap` is not asked, whose expressions are meant for the variables' axes.
+    Momentum of the variable's shape lies as the variable does. All else, being small,
+    lies on every device; a `LayoutMap` is not asked, whose expressions are meant for
+    the variables' axes.
     """
     distribution = keras.distribution.distribution()
     if distribution is None:
         return None
-    if slot == "momentum":
+    if name == "momentum" and shape == tuple(variable.shape):
         return getattr(variable, "_layout", None)
     return keras.distribution.TensorLayout(
         [None] * len(shape), distribution.device_mesh
     )
+
+
+def _constant(start):
+    """An initializer that gives an array."""
+    return lambda shape, dtype: ops.convert_to_tensor(start, dtype)
+
+
+def _are_finite(slots):
+    """Whether no slot has taken in a gradient with NaN or infinity in it."""
+    return ops.isfinite(sum(ops.sum(slot) for slot in slots))
+
+
+def _check_ranks(momentum_rank):
+    ranks = [momentum_rank]
+    if isinstance(momentum_rank, Mapping):
+        check_expressions("momentum_rank", momentum_rank)
+        ranks = momentum_rank.values()
+    for rank in ranks:
+        is_whole = checks.is_integer(rank) and rank >= 0
+        if not is_whole and rank is not None and rank != momenta.AUTO:
+            raise ValueError(
+                'momentum_rank must be "auto", an integer ≥ 0 (0 for no momentum), '
+                "None for full momentum, or a dict from regular expressions on paths "
+                f"to these; received momentum_rank={momentum_rank!r}."
+            )
 
 
 def _check_floating(variable):

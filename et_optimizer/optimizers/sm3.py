@@ -108,7 +108,10 @@ class SM3(TensoredOptimizer):
         momentum=0.0,
         epsilon=0.0,
         clip_threshold=None,
-        momentum_dtype="float32",
+        momentum_dtype="bfloat16",
+        momentum_rank="auto",
+        refresh_every=50,
+        update_bound=None,
         **kwargs,
     ):
         super().__init__(
@@ -118,6 +121,9 @@ class SM3(TensoredOptimizer):
             tensor_index=tensor_index,
             momentum=momentum,
             clip_threshold=clip_threshold,
+            momentum_rank=momentum_rank,
+            refresh_every=refresh_every,
             momentum_dtype=momentum_dtype,
+            update_bound=update_bound,
             **kwargs,
         )

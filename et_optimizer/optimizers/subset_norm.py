@@ -1,13 +1,13 @@
 """The Subset-Norm optimizer."""
 
-from collections.abc import Mapping
-
 import keras
 
 from et_optimizer import preconditioners
 from et_optimizer.optimizers.preconditioned import (
     PreconditionedOptimizer,
     argument_of_preconditioner,
+    by_path_as_given,
+    by_path_to_keep,
 )
 from et_optimizer.tensor_index import check_axis, index_one_mode
 
@@ -106,25 +106,34 @@ class SubsetNorm(PreconditionedOptimizer):
         statistic="mean",
         epsilon=0.0,
         clip_threshold=None,
-        momentum_dtype="float32",
+        momentum_dtype="bfloat16",
+        momentum_rank="auto",
+        refresh_every=50,
+        update_bound=None,
+        momentum_of="update",
         **kwargs,
     ):
         check_axis(axis)
         super().__init__(
-            preconditioners.ExtremeTensoring(beta_2, statistic, epsilon),
+            preconditioners.ExtremeTensoring(
+                beta_2, statistic, epsilon, combination="geometric"
+            ),
             learning_rate,
             momentum=beta_1,
             clip_threshold=clip_threshold,
+            momentum_rank=momentum_rank,
+            refresh_every=refresh_every,
             momentum_dtype=momentum_dtype,
+            update_bound=update_bound,
+            momentum_of=momentum_of,
             **kwargs,
         )
-        # As a tuple, because Keras would put a tracking dict in a dict's place.
-        self._axis = tuple(axis.items()) if isinstance(axis, Mapping) else axis
+        self._axis = by_path_to_keep(axis)
 
     @property
     def axis(self):
         """The axis that keeps a number a position, or a dict of them by path."""
-        return dict(self._axis) if isinstance(self._axis, tuple) else self._axis
+        return by_path_as_given(self._axis)
 
     def index_variables(self, named_shapes):
         """The tensor index of every variable; see the base."""
@@ -133,5 +142,5 @@ class SubsetNorm(PreconditionedOptimizer):
     def get_config(self):
         """The arguments that make an equal optimizer."""
         config = super().get_config()
-        config.update(axis=self.axis)
-        return config
+        del config["combination"]  # Of one mode there is nothing to combine.
+        return config | {"axis": self.axis, "momentum_of": self.momentum_of}

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 
 import keras
 
-from et_optimizer.optimizers.preconditioned import PreconditionedOptimizer
-from et_optimizer.tensor_index import check_level, check_overrides, index_variables
+from et_optimizer.optimizers.preconditioned import (
+    PreconditionedOptimizer,
+    by_path_as_given,
+    by_path_to_keep,
+)
+from et_optimizer.tensor_index import check_levels, check_overrides, index_variables
 
 
 class TensoredOptimizer(PreconditionedOptimizer):
@@ -20,14 +24,19 @@ class TensoredOptimizer(PreconditionedOptimizer):
     form_arguments = ("level", "tensor_index")
 
     def __init__(self, preconditioner, learning_rate, *, level, tensor_index, **kwargs):
-        check_level(level)
+        check_levels(level)
         check_overrides(tensor_index)
         super().__init__(preconditioner, learning_rate, **kwargs)
-        self.level = level
+        self._level = by_path_to_keep(level)
         # As a tuple, because Keras would put a tracking dict in a dict's place.
         self._tensor_index = tensor_index
         if isinstance(tensor_index, Mapping):
             self._tensor_index = tuple(tensor_index.items())
+
+    @property
+    def level(self):
+        """The level, or a dict of levels by path."""
+        return by_path_as_given(self._level)
 
     @property
     def tensor_index(self):

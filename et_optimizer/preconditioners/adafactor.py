@@ -5,6 +5,7 @@ import dataclasses
 from keras import ops
 
 from et_optimizer import checks, gradients
+from et_optimizer.preconditioners import rank_one
 from et_optimizer.preconditioners.preconditioner import Preconditioner
 
 
@@ -54,13 +55,8 @@ class Adafactor(Preconditioner):
         slots = [
             (1.0 - weight) * slot + weight * mean for slot, mean in zip(slots, means)
         ]
-        # Roots first: with R at ε₁ in an empty row, R / mean(R) can leave float32. So
-        # can a very small ε₁ times 1 − β₂ₜ; any finite root will do where g is 0.
-        least = checks.SMALLEST_FLOAT32
-        roots = [ops.rsqrt(ops.maximum(slot, least)) for slot in slots]
-        if len(slots) == 2:
-            rows, _ = slots
-            roots[0] = roots[0] * ops.sqrt(ops.mean(rows, axis=-1, keepdims=True))
+        averages = [ops.mean(slot, axis=-1, keepdims=True) for slot in slots]
+        roots = rank_one.inverse_roots(slots, averages)
         return gradient.scaled_by(gradient.at_slices(roots)), slots
 
     def rate(self, learning_rate, variable, step):

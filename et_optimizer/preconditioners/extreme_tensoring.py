@@ -8,7 +8,10 @@ import numpy as np
 from keras import ops
 
 from et_optimizer import checks
+from et_optimizer.preconditioners import rank_one
 from et_optimizer.preconditioners.preconditioner import Preconditioner, total_weight
+
+COMBINATIONS = ("rank_one", "geometric")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,41 +21,72 @@ class ExtremeTensoring(Preconditioner):
     With S_i[j] the discounted sum of g² over slice j of mode i, over p modes:
 
         S_i[j] ← β₂ S_i[j] + Σ_{I: I_i = j} g[I]²
-        update[I] = g[I] · (ε + Π_i M_i[I_i])^(−1/(2p))
+        geometric:  update[I] = g[I] · (ε + Π_i M_i[I_i])^(−1/(2p))
+        rank-one:   update[I] = g[I] · (ε + m Π_i M_i[I_i] / m)^(−1/2)
 
     M_i is S_i as `statistic` and `beta_2` have it: divided by Σ_{s<t} β₂^s, which
     makes it a bias-corrected moving average, and for "mean" by the number of
-    entries in the slice. The slots hold S itself, so that its range is that of
-    g²: float32 keeps |g| from about 1e-19 to 1e19 · √((1 − β₂) / entries in the
-    slice).
+    entries in the slice. m is the mean of all entries. The slots hold S itself, so
+    that its range is that of g²: float32 keeps |g| from about 1e-19 to 1e19 ·
+    √((1 − β₂) / entries in the slice).
 
     Args:
         beta_2: Decay of the moving average in [0, 1), or `None` to accumulate.
-        statistic: `"mean"` or `"sum"`.
-        epsilon: The paper's ε ≥ 0.
+        statistic: `"mean"` or `"sum"`; the rank-one combination is of means.
+        epsilon: ε ≥ 0.
+        combination: `"rank_one"` or `"geometric"`.
     """
 
     beta_2: float | None
     statistic: str
     epsilon: float
+    combination: str
 
     def __post_init__(self):
         checks.decay("beta_2", self.beta_2, or_none=True)
         checks.choice("statistic", self.statistic, ("mean", "sum"))
         checks.epsilon("epsilon", self.epsilon)
+        checks.choice("combination", self.combination, COMBINATIONS)
+        if self.combination == "rank_one" and self.statistic == "sum":
+            raise ValueError(
+                "The rank-one combination estimates the second moment of single "
+                "entries, from means; received statistic='sum' with "
+                "combination='rank_one'. Use statistic='mean', or "
+                "combination='geometric' for the paper's Algorithm 1."
+            )
 
     def __call__(self, gradient, slots, step):
         """One step; see `Preconditioner`."""
         decay = 1.0 if self.beta_2 is None else self.beta_2
         sums = gradient.slice_sums()
         slots = [decay * slot + total for slot, total in zip(slots, sums)]
+        weight = total_weight(self.beta_2, step)
+        # One mode is its own estimate, whatever combines several.
+        if self.combination == "rank_one" and gradient.index.order > 1:
+            return self._rank_one(gradient, slots, weight), slots
         totals = gradient.at_slices(slots)
         most, shares = self._entries(gradient.index)
         shares = gradient.at_slices(shares)
-        weight = total_weight(self.beta_2, step)
         if self.epsilon == 0.0:
             return self._scale(gradient, totals, most, shares, weight), slots
         return self._scale_with_epsilon(gradient, totals, most, shares, weight), slots
+
+    def _rank_one(self, gradient, slots, weight):
+        index = gradient.index
+        # Of a slice that lies wholly in the padding 0 is the mean of nothing.
+        entries = [np.maximum(n, 1).astype("float32") for n in index.entries_per_slice]
+        means = [slot / n for slot, n in zip(slots, entries)]
+        averages = [ops.sum(slot) / index.size for slot in slots]
+        if self.epsilon == 0.0:
+            roots = rank_one.inverse_roots(means, averages)
+            return gradient.scaled_by(gradient.at_slices(roots), ops.sqrt(weight))
+
+        def scaled(matrix, row_factor, column_factor):
+            estimate = row_factor * column_factor
+            return matrix * ops.rsqrt(estimate / weight + self.epsilon)
+
+        ratios = gradient.at_slices(rank_one.ratios(means, averages))
+        return gradient.elementwise(scaled, gradient.factors(ratios))
 
     def _scale(self, gradient, totals, most, shares, weight):
         # Each mode's root is taken before anything is multiplied: the product

@@ -145,7 +145,7 @@ class Shampoo(Preconditioner):
 
     @property
     def _diagonal(self):
-        return ExtremeTensoring(self.beta_2, "mean", 0.0)
+        return ExtremeTensoring(self.beta_2, "mean", 0.0, "geometric")
 
     def _grafting_index(self, index):
         """What the grafting rule sees the variable through; `None` if it has none."""

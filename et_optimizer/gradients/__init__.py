@@ -1,0 +1,84 @@
+"""Gradients seen through a tensor index: numbers for its slices, and back.
+
+An optimizer here asks two things of a gradient: one number for every slice of every
+mode (the sum of g² over it, or a maximum), and to be scaled by what the slices of
+each entry say (their product, or their minimum). All of it is written once, for dense
+gradients and for the rows of sparse ones.
+
+The gradient is held as a matrix: its rows are the leading axes of the tensor
+index, its columns the trailing ones. The slice sums of any number of modes are
+marginals of its row sums and column sums, and the product over all modes is a
+row vector times a column vector; so it is with maxima and minima. Whatever the level,
+the gradient is read for its rows, for its columns and to apply the update, and the
+rest is small. Where an index stacks tensors, there is one such matrix for each.
+
+Under `keras.distribution.ModelParallel`, on JAX, a gradient may lie in parts on
+several devices. It is not reshaped there, which could bring the parts together: rows
+and columns are the positions on some dimensions of the variable. The marginals, which
+are small, go to every device.
+"""
+
+from keras import ops
+
+from et_optimizer.gradients.dense import DenseGradient
+from et_optimizer.gradients.reductions import root_mean_square, sum_of_squares
+from et_optimizer.gradients.sparse import SparseGradient, SparseStackGradient
+from et_optimizer.gradients.updates import WrittenUpdate
+
+__all__ = [
+    "DenseGradient",
+    "WrittenUpdate",
+    "is_sparse",
+    "made_dense",
+    "root_mean_square",
+    "see",
+    "sum_of_squares",
+]
+
+
+def see(gradient, index, as_matrix=False):
+    """Sees a gradient through a tensor index.
+
+    Args:
+        gradient: A tensor of the variable's shape; or rows of it as TensorFlow's
+            `tf.IndexedSlices`, where repeated indices add up.
+        index: The variable's `TensorIndex`, of at least one slot.
+        as_matrix: Whether a dense gradient's rows and columns are those of the
+            variable seen as a matrix (`TensorIndex.matrix_shape`), where the index
+            does not run across them. Otherwise they are cut where they are fewest.
+
+    Returns:
+        A `DenseGradient`, or one of its sparse kinds.
+
+    Raises:
+        ValueError: if the gradient has another shape than the variable.
+    """
+    if not is_sparse(gradient):
+        _check_shape(gradient.shape, index.shape)
+        return DenseGradient(gradient, index, as_matrix)
+    _check_shape(gradient.values.shape[1:], index.shape[1:])
+    if index.stack > 1:
+        return SparseStackGradient(gradient, index)
+    return SparseGradient(gradient, index)
+
+
+def made_dense(gradient, shape):
+    """The gradient as a tensor of the variable's shape, whether or not it is sparse."""
+    if is_sparse(gradient):
+        _check_shape(gradient.values.shape[1:], shape[1:])
+    else:
+        _check_shape(gradient.shape, shape)
+    # The shape of one that is or was sparse may be unknown while tracing.
+    return ops.reshape(ops.convert_to_tensor(gradient), shape)
+
+
+def is_sparse(gradient):
+    return hasattr(gradient, "indices") and hasattr(gradient, "dense_shape")
+
+
+def _check_shape(received, expected):
+    if None not in received and tuple(received) != expected:
+        raise ValueError(
+            f"A gradient must have its variable's shape; received {tuple(received)} "
+            f"for {expected}. Check the order of gradients and variables."
+        )

@@ -1,0 +1,64 @@
+"""Going through the rows of a matrix in blocks.
+
+XLA fuses sums and products of entries into one pass over a variable; the product of two
+matrices it writes out. Of a large variable it is therefore made of some rows at a time.
+"""
+
+from keras import ops
+
+from et_optimizer import tracing
+from et_optimizer.gradients.layout import may_be_in_parts
+
+# 8 MB in float32.
+MAX_ENTRIES = 2**21
+
+
+def are_needed(rows, columns):
+    """Whether what is as large as a matrix of this shape is not to be written out."""
+    return rows * columns > MAX_ENTRIES and rows > 1 and not may_be_in_parts()
+
+
+def over(rows, columns, body, carry):
+    """Carries something through all rows of a matrix.
+
+    Args:
+        rows, columns: The matrix's shape.
+        body: `(carry, start, count) -> carry`, for `count` rows from `start` on, a
+            number or a tensor.
+        carry: What the first call takes.
+
+    Returns:
+        What the last call gives.
+    """
+    if not are_needed(rows, columns):
+        return body(carry, 0, rows)
+    count = max(1, MAX_ENTRIES // columns)
+    blocks = rows // count
+    if tracing.is_known(carry):
+        # JAX would compile the loop anew at every step.
+        for block in range(blocks):
+            carry = body(carry, block * count, count)
+    else:
+        carry = ops.fori_loop(
+            0, blocks, lambda block, held: body(held, block * count, count), carry
+        )
+    rest = rows - blocks * count
+    return body(carry, blocks * count, rest) if rest else carry
+
+
+def take(tensor, rows):
+    """Some rows of a matrix, or the one that it has.
+
+    Args:
+        tensor: Shape (rows or 1, columns).
+        rows: `(start, count)`, or `None` for all.
+    """
+    if rows is None or tensor.shape[0] == 1:
+        return tensor
+    start, count = rows
+    return ops.slice(tensor, (start, 0), (count, tensor.shape[1]))
+
+
+def put(tensor, start, block):
+    """The matrix with a block of rows put in from `start` on."""
+    return ops.slice_update(tensor, (start, 0), block)

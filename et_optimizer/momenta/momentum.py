@@ -1,0 +1,63 @@
+"""What all momenta have in common, and none at all."""
+
+import dataclasses
+import math
+
+from keras import ops
+
+
+@dataclasses.dataclass(frozen=True)
+class Momentum:
+    """No momentum: every update is the direction.
+
+    Args:
+        decay: β₁ in [0, 1).
+        is_corrected: Whether the average's start at 0 is corrected for, as in Adam.
+    """
+
+    decay: float = 0.0
+    is_corrected: bool = True
+
+    def plan(self):
+        """What is kept for a variable.
+
+        Returns:
+            A dict from name to `(shape, dtype)`.
+        """
+        return {}
+
+    def start(self, name):
+        """What one of the names of `plan` starts at: an array, or `None` for zeros."""
+        return None
+
+    def __call__(self, update, held, step):
+        """One step.
+
+        Args:
+            update: An update; see `et_optimizer.gradients.updates`.
+            held: List of tensors, in the order of `plan`.
+            step: Scalar float32 tensor, t from 1.
+
+        Returns:
+            `(direction, new_held)`; the direction is an update.
+        """
+        return update, held
+
+    def of_gradient(self, update, held, step):
+        """One step whose average is of the gradient, before it is scaled.
+
+        Args:
+            update: An update made of a gradient; see `GradientUpdate`.
+            held, step: As for a call.
+
+        Returns:
+            As a call: the update's rule, for the averaged gradient.
+        """
+        return update, held
+
+    def weight(self, step):
+        """What the weights of the averaged updates add up to, where it matters."""
+        if not self.is_corrected:
+            return 1.0
+        # 1 − β₁^t without the cancellation at small t.
+        return -ops.expm1(step * math.log(self.decay))

@@ -1,0 +1,156 @@
+"""Momentum in a subspace (Nguyen, Nguyen, 2024, arXiv:2411.07120, Section 4)."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from keras import ops
+
+from et_optimizer import tracing
+from et_optimizer.gradients.updates import UpdatePlusProduct
+from et_optimizer.momenta import stored
+from et_optimizer.momenta.momentum import Momentum
+
+AUTO = "auto"
+# "auto" keeps a direction for so many of a matrix's shorter side, and so many at least.
+WIDTH_A_DIRECTION, LEAST_DIRECTIONS = 32, 8
+# The share of the old basis that is in the new one: it completes the basis where the
+# gradient has fewer directions, and is not seen where it has them.
+SHARE_OF_OLD_BASIS = 1e-6
+
+
+def auto_rank(rows, columns):
+    """How many directions `"auto"` keeps of a matrix."""
+    return max(LEAST_DIRECTIONS, min(rows, columns) // WIDTH_A_DIRECTION)
+
+
+@dataclasses.dataclass(frozen=True)
+class SubspaceMomentum(Momentum):
+    """A moving average of the update inside a few directions; outside, the update.
+
+    For an m × n update U with m ≤ n and an orthonormal basis P of r directions, m × r:
+
+        R = Pᵀ U,   M ← β₁ M + (1 − β₁) R
+        direction = P M / (1 − β₁^t) + (U − P R)
+
+    (for m > n the same of Uᵀ). Every so many steps, before that,
+
+        P' = orth(U (Uᵀ P)),   M ← (P'ᵀ P) M,   P ← P'
+
+    a step of subspace iteration towards the leading left singular vectors, by which
+    the momentum that the new basis can hold is carried over.
+
+    Args:
+        rows, columns: The variable's shape as a matrix, m and n.
+        rank: r, less than m and n.
+        refresh_every: The number of steps from one refresh to the next.
+        offset: Which of them: refreshes are at steps t with (t − 1 + offset) a
+            multiple of `refresh_every`; and at the first.
+        dtype: Of M: `"float32"`, `"bfloat16"`, or `"int8"`, with a scale a row. The
+            basis is in bfloat16 but for the first.
+    """
+
+    rows: int = 0
+    columns: int = 0
+    rank: int = 0
+    refresh_every: int = 50
+    offset: int = 0
+    dtype: str = "bfloat16"
+
+    def plan(self):
+        """What is kept: basis, momentum, and its scales; see `Momentum`."""
+        shorter, longer = sorted((self.rows, self.columns))
+        basis = {"momentum_basis": ((shorter, self.rank), self._basis_dtype)}
+        return basis | stored.plan("momentum", (self.rank, longer), self.dtype)
+
+    def start(self, name):
+        """The basis starts at random directions; see `Momentum`."""
+        if name != "momentum_basis":
+            return None
+        return _random_basis(min(self.rows, self.columns), self.rank)
+
+    def __call__(self, update, held, step):
+        """One step; see `Momentum`."""
+        update = update.as_matrix(self.rows, self.columns)
+        left, right, held = self._correction(update, held, step)
+        return UpdatePlusProduct(update, left, right), held
+
+    def of_gradient(self, update, held, step):
+        """One step whose average is of the gradient; see `Momentum`."""
+        plain = update.gradient.plain()
+        gradient = plain.as_matrix(self.rows, self.columns)
+        left, right, held = self._correction(gradient, held, step)
+        if gradient is plain:
+            return update.of_gradient_plus(left, right), held
+        averaged = UpdatePlusProduct(gradient, left, right)
+        return update.of_gradient(averaged.times(1.0)), held
+
+    @property
+    def _basis_dtype(self):
+        return "float32" if self.dtype == "float32" else "bfloat16"
+
+    @property
+    def _is_wide(self):
+        return self.rows <= self.columns
+
+    def _correction(self, update, held, step):
+        """What turns an update into the direction: a product of two thin matrices."""
+        basis, average = ops.cast(held[0], "float32"), stored.decode(held[1:])
+        basis, average = self._refreshed(update, basis, average, step)
+        inside = self._inside(update, basis)
+        average = self.decay * average + (1.0 - self.decay) * inside
+        held = [
+            ops.cast(basis, self._basis_dtype),
+            *stored.encode(average, self.dtype),
+        ]
+        change = average / self.weight(step) - inside
+        if self._is_wide:
+            return basis, change, held
+        return ops.transpose(change), ops.transpose(basis), held
+
+    def _inside(self, update, basis):
+        """Pᵀ U, or Pᵀ Uᵀ of a tall one: shape (r, longer side)."""
+        if self._is_wide:
+            return update.left_product(basis)
+        return ops.transpose(update.right_product(basis))
+
+    def _refreshed(self, update, basis, average, step):
+        """The basis and the momentum in it, where it is time for another basis."""
+        place = ops.cast(step, "int32") - 1
+        is_due = ops.logical_or(
+            (place + self.offset) % self.refresh_every == 0, place == 0
+        )
+
+        def refreshed():
+            new = self._iterated(update, basis)
+            return new, ops.matmul(ops.matmul(ops.transpose(new), basis), average)
+
+        if tracing.is_known(is_due):
+            # JAX would compile both ways anew at every step.
+            return refreshed() if bool(is_due) else (basis, average)
+        return ops.cond(is_due, refreshed, lambda: (basis, average))
+
+    def _iterated(self, update, basis):
+        """A step of subspace iteration, in the precision that the basis is kept in."""
+        inside = _of_length_1(self._inside(update, basis))
+        if self._is_wide:
+            turned = update.right_product(ops.transpose(inside))
+        else:
+            turned = ops.transpose(update.left_product(ops.transpose(inside)))
+        found, _ = ops.qr(_of_length_1(turned) + SHARE_OF_OLD_BASIS * basis)
+        return ops.cast(ops.cast(found, self._basis_dtype), "float32")
+
+
+def _of_length_1(matrix):
+    """The matrix over its norm; one of zeros, or with anything not finite, is 0."""
+    largest = ops.max(ops.abs(matrix))
+    is_usable = ops.logical_and(ops.isfinite(largest), largest > 0)
+    scaled = ops.where(is_usable, matrix, 0.0) / ops.where(is_usable, largest, 1.0)
+    return scaled / ops.sqrt(ops.maximum(ops.sum(ops.square(scaled)), 1.0))
+
+
+@functools.lru_cache(maxsize=64)
+def _random_basis(size, rank):
+    """The same random orthonormal directions every time."""
+    gaussian = np.random.default_rng(0).standard_normal((size, rank))
+    return np.linalg.qr(gaussian)[0].astype("float32")

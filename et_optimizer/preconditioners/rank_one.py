@@ -1,0 +1,55 @@
+"""The rank-one estimate of second moments from their means over slices.
+
+With M_i[j] the mean over slice j of mode i and m the mean over all entries, the entry I
+is estimated as
+
+    v̂[I] = m · Π_i (M_i[I_i] / m)
+
+which is exact where the second moments are an outer product over the modes. Of all
+non-negative outer products it is the one closest to them in generalised
+Kullback-Leibler divergence (Huang, Sidiropoulos, 2017, arXiv:1711.07925; Ghalamkari,
+Sugiyama, 2021, arXiv:2103.02898). For two modes it is Adafactor's (Shazeer, Stern, 2018,
+arXiv:1804.04235).
+"""
+
+from keras import ops
+
+from et_optimizer import checks
+
+
+def ratios(means, averages):
+    """One vector a mode, whose product at an entry is v̂.
+
+    Args:
+        means, averages: As for `inverse_roots`.
+
+    Returns:
+        A list of tensors of the shapes of `means`.
+    """
+    least = checks.SMALLEST_FLOAT32
+    relative = [
+        mean / ops.maximum(average, least)
+        for mean, average in zip(means[1:], averages[1:])
+    ]
+    return [means[0], *relative]
+
+
+def inverse_roots(means, averages):
+    """One vector a mode, whose product at an entry is v̂^(−1/2).
+
+    Args:
+        means: A list of tensors of shape (slices,) or (stack, slices), one a mode: M_i.
+        averages: A list of tensors, m as each mode has it.
+
+    Returns:
+        A list of tensors of the shapes of `means`. Roots are taken before anything is
+        multiplied: M / m leaves float32 easily. A slice of zeros has a finite root:
+        its gradients are 0, whatever they are multiplied by.
+    """
+    least = checks.SMALLEST_FLOAT32
+    roots = [ops.rsqrt(ops.maximum(mean, least)) for mean in means]
+    # The first mode has the scale, all others are relative to the mean.
+    relative = [
+        root * ops.sqrt(average) for root, average in zip(roots[1:], averages[1:])
+    ]
+    return [roots[0], *relative]
