@@ -50,9 +50,17 @@ OPTIMIZERS = {
     "SGD with momentum": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
     "Adagrad": keras.optimizers.Adagrad,
     "keras Adafactor": keras.optimizers.Adafactor,
+    "ExtremeTensoring()": et_optimizer.ExtremeTensoring,
     **{
-        f"ExtremeTensoring {level}": lambda level=level: et_optimizer.ExtremeTensoring(
-            level=level
+        f"ExtremeTensoring rank {rank}": functools.partial(
+            et_optimizer.ExtremeTensoring, momentum_rank=rank
+        )
+        for rank in (8, 16)
+    },
+    # Without momentum.
+    **{
+        f"ExtremeTensoring {level}": functools.partial(
+            et_optimizer.ExtremeTensoring, level=level, beta_1=0.0
         )
         for level in ("inf", 1, 2, 3)
     },

@@ -24,6 +24,8 @@ class HeldRow:
         model_numbers: How many numbers the variable has.
         slots: How many numbers the optimizer holds for it.
         bytes: How many bytes they take.
+        momentum_bytes: How many of them are momentum: moving averages of gradients or
+            updates, with their bases and scales.
         names: The names of the optimizer's variables for it.
     """
 
@@ -32,6 +34,7 @@ class HeldRow:
     model_numbers: int
     slots: int
     bytes: int
+    momentum_bytes: int
     names: tuple[str, ...]
 
 
@@ -46,6 +49,7 @@ class MemoryReport:
             `unassigned`. Not counted are counters and learning rates, the few
             scalars that every optimizer has.
         bytes: The same in bytes.
+        momentum_bytes: How many of them are momentum.
         unassigned: Numbers held that belong to no single variable.
         model_numbers: Numbers in the model's trained variables.
         model_bytes: The same in bytes.
@@ -58,6 +62,7 @@ class MemoryReport:
     rows: tuple[HeldRow, ...]
     slots: int
     bytes: int
+    momentum_bytes: int
     unassigned: int
     model_numbers: int
     model_bytes: int
@@ -117,6 +122,7 @@ def memory_report(optimizer):
             model_numbers=_numbers(variable),
             slots=sum(map(_numbers, own)),
             bytes=sum(map(_bytes, own)),
+            momentum_bytes=sum(_bytes(slot) for slot in own if _is_momentum(slot)),
             names=tuple(map(_name, own)),
         )
         for variable, own in zip(variables, held)
@@ -128,6 +134,7 @@ def memory_report(optimizer):
         rows=rows,
         slots=sum(row.slots for row in rows) + sum(map(_numbers, unassigned)),
         bytes=sum(row.bytes for row in rows) + sum(map(_bytes, unassigned)),
+        momentum_bytes=sum(row.momentum_bytes for row in rows),
         unassigned=sum(map(_numbers, unassigned)),
         model_numbers=model_numbers,
         model_bytes=model_bytes,
@@ -177,6 +184,11 @@ def _is_counter(slot):
     return _name(slot) in COUNTERS and len(slot.shape) == 0
 
 
+def _is_momentum(slot):
+    """By its name, which in Keras's own optimizers ends as in this library's."""
+    return re.search(r"_(momentum|momentum_basis|momentum_scale|m)$", _name(slot))
+
+
 def _name(slot):
     """A slot's name; that of a `tf.Variable` has scopes before it and `:0` behind."""
     return slot.name.split("/")[-1].removesuffix(":0")
@@ -201,7 +213,7 @@ def _render(report):
     table = Table(title=f"What {report.optimizer} holds", title_justify="left")
     table.add_column("variable", overflow="fold")
     table.add_column("shape")
-    for title in ("numbers", "held", "bytes held", "× less than Adam"):
+    for title in ("numbers", "held", "bytes", "of which momentum", "× less than Adam"):
         table.add_column(title, justify="right")
     for row in report.rows:
         table.add_row(
@@ -210,6 +222,7 @@ def _render(report):
             f"{row.model_numbers:,}",
             f"{row.slots:,}",
             f"{row.bytes:,}",
+            f"{row.momentum_bytes:,}",
             _ratio(2 * row.model_numbers, row.slots),
         )
     if report.unassigned:
@@ -221,6 +234,7 @@ def _render(report):
         f"{report.model_numbers:,}",
         f"{report.slots:,}",
         f"{report.bytes:,}",
+        f"{report.momentum_bytes:,}",
         _ratio(report.adam_slots, report.slots),
     )
     # Plain text everywhere: in a notebook rich would show the table by itself and leave
@@ -231,7 +245,8 @@ def _render(report):
     console.print(table)
     console.print(
         f"The model's variables take {report.model_bytes:,} bytes; Adam would hold "
-        f"{report.adam_slots:,} numbers in {report.adam_bytes:,} bytes."
+        f"{report.adam_slots:,} numbers in {report.adam_bytes:,} bytes, of which this "
+        f"is {report.bytes / max(report.adam_bytes, 1):.2%}."
     )
     return console.file.getvalue().rstrip()
 

@@ -9,8 +9,8 @@ from keras import ops
 from et_optimizer import tracing
 from et_optimizer.gradients.layout import may_be_in_parts
 
-# 8 MB in float32.
-MAX_ENTRIES = 2**21
+# 1 MB in float32, which stays in a processor's cache.
+MAX_ENTRIES = 2**18
 
 
 def are_needed(rows, columns):

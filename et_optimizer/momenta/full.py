@@ -28,7 +28,7 @@ class FullMomentum(Momentum):
 
     def plan(self):
         """What is kept: "momentum", and its scales; see `Momentum`."""
-        return stored.plan("momentum", self.shape, self.dtype, self.rows)
+        return stored.plan("momentum", self.shape, self.dtype, self._along_row)
 
     def __call__(self, update, held, step):
         """One step; see `Momentum`."""
@@ -41,6 +41,10 @@ class FullMomentum(Momentum):
         average, held = self._average(gradient, held)
         return update.of_gradient(average / self.weight(step)), held
 
+    @property
+    def _along_row(self):
+        return tuple(range(self.rows, len(self.shape)))
+
     def _average(self, addition, held):
         average = self.decay * stored.decode(held) + ops.cast(addition, "float32")
-        return average, stored.encode(average, self.dtype, self.rows)
+        return average, stored.encode(average, self.dtype, self._along_row)

@@ -6,39 +6,32 @@ DTYPES = ("float32", "bfloat16", "int8")
 LARGEST_INT8 = 127.0
 
 
-def plan(name, shape, dtype, rows=1):
+def plan(name, shape, dtype, along=()):
     """The names, shapes and dtypes of what stores a tensor.
 
     Args:
         name: The tensor's name.
         shape: Its shape.
-        dtype: One of `DTYPES`. As integers of 8 bits each row has a scale of its own.
-        rows: How many of the leading dimensions are rows.
+        dtype: One of `DTYPES`. Integers of 8 bits have scales beside them.
+        along: The axes along which entries share a scale.
     """
     if dtype != "int8":
-        return {name: (shape, dtype)}
-    return {name: (shape, "int8"), f"{name}_scale": (shape[:rows], "float32")}
+        return {name: (tuple(shape), dtype)}
+    scales = tuple(1 if axis in along else n for axis, n in enumerate(shape))
+    return {name: (tuple(shape), "int8"), f"{name}_scale": (scales, "float32")}
 
 
 def decode(held):
     """The float32 tensor that was stored."""
     tensor = ops.cast(held[0], "float32")
-    if len(held) == 1:
-        return tensor
-    return tensor * _per_row(held[1], tensor)
+    return tensor * held[1] if len(held) > 1 else tensor
 
 
-def encode(tensor, dtype, rows=1):
+def encode(tensor, dtype, along=()):
     """What stores a float32 tensor, in the order of `plan`."""
     if dtype != "int8":
         return [ops.cast(tensor, dtype)]
-    along_row = tuple(range(rows, len(tensor.shape)))
-    scale = ops.max(ops.abs(tensor), axis=along_row) / LARGEST_INT8
-    # A row of zeros has a scale of 0.
-    steps = tensor / _per_row(ops.where(scale > 0, scale, 1.0), tensor)
-    return [ops.cast(ops.round(steps), "int8"), scale]
-
-
-def _per_row(scale, tensor):
-    missing = len(tensor.shape) - len(scale.shape)
-    return ops.reshape(scale, (*scale.shape, *[1] * missing))
+    scale = ops.max(ops.abs(tensor), axis=along, keepdims=True) / LARGEST_INT8
+    # Where all is 0 so is the scale.
+    steps = ops.round(tensor / ops.where(scale > 0, scale, 1.0))
+    return [ops.cast(steps, "int8"), scale]

@@ -46,8 +46,8 @@ class SubspaceMomentum(Momentum):
         refresh_every: The number of steps from one refresh to the next.
         offset: Which of them: refreshes are at steps t with (t − 1 + offset) a
             multiple of `refresh_every`; and at the first.
-        dtype: Of M: `"float32"`, `"bfloat16"`, or `"int8"`, with a scale a row. The
-            basis is in bfloat16 but for the first.
+        dtype: Of M: `"float32"`, `"bfloat16"`, or `"int8"`, with a scale a direction.
+            The basis is in bfloat16 but for the first.
     """
 
     rows: int = 0
@@ -61,7 +61,8 @@ class SubspaceMomentum(Momentum):
         """What is kept: basis, momentum, and its scales; see `Momentum`."""
         shorter, longer = sorted((self.rows, self.columns))
         basis = {"momentum_basis": ((shorter, self.rank), self._basis_dtype)}
-        return basis | stored.plan("momentum", (self.rank, longer), self.dtype)
+        shape = (self.rank, longer) if self._is_wide else (longer, self.rank)
+        return basis | stored.plan("momentum", shape, self.dtype, self._along_direction)
 
     def start(self, name):
         """The basis starts at random directions; see `Momentum`."""
@@ -93,28 +94,28 @@ class SubspaceMomentum(Momentum):
     def _is_wide(self):
         return self.rows <= self.columns
 
+    @property
+    def _along_direction(self):
+        return (1,) if self._is_wide else (0,)
+
     def _correction(self, update, held, step):
         """What turns an update into the direction: a product of two thin matrices."""
-        basis, average = ops.cast(held[0], "float32"), stored.decode(held[1:])
-        basis, average = self._refreshed(update, basis, average, step)
+        basis, average = self._decoded(self._refreshed(update, held, step))
         inside = self._inside(update, basis)
         average = self.decay * average + (1.0 - self.decay) * inside
-        held = [
-            ops.cast(basis, self._basis_dtype),
-            *stored.encode(average, self.dtype),
-        ]
+        held = self._encoded(basis, average)
         change = average / self.weight(step) - inside
         if self._is_wide:
             return basis, change, held
-        return ops.transpose(change), ops.transpose(basis), held
+        return change, ops.transpose(basis), held
 
     def _inside(self, update, basis):
-        """Pᵀ U, or Pᵀ Uᵀ of a tall one: shape (r, longer side)."""
+        """Pᵀ U, or of a tall one U P."""
         if self._is_wide:
             return update.left_product(basis)
-        return ops.transpose(update.right_product(basis))
+        return update.right_product(basis)
 
-    def _refreshed(self, update, basis, average, step):
+    def _refreshed(self, update, held, step):
         """The basis and the momentum in it, where it is time for another basis."""
         place = ops.cast(step, "int32") - 1
         is_due = ops.logical_or(
@@ -122,23 +123,34 @@ class SubspaceMomentum(Momentum):
         )
 
         def refreshed():
+            basis, average = self._decoded(held)
             new = self._iterated(update, basis)
-            return new, ops.matmul(ops.matmul(ops.transpose(new), basis), average)
+            turn = ops.matmul(ops.transpose(new), basis)
+            if self._is_wide:
+                return self._encoded(new, ops.matmul(turn, average))
+            return self._encoded(new, ops.matmul(average, ops.transpose(turn)))
 
         if tracing.is_known(is_due):
             # JAX would compile both ways anew at every step.
-            return refreshed() if bool(is_due) else (basis, average)
-        return ops.cond(is_due, refreshed, lambda: (basis, average))
+            return refreshed() if bool(is_due) else held
+        return ops.cond(is_due, refreshed, lambda: list(held))
 
     def _iterated(self, update, basis):
-        """A step of subspace iteration, in the precision that the basis is kept in."""
+        """The basis after a step of subspace iteration."""
         inside = _of_length_1(self._inside(update, basis))
         if self._is_wide:
             turned = update.right_product(ops.transpose(inside))
         else:
-            turned = ops.transpose(update.left_product(ops.transpose(inside)))
+            turned = ops.transpose(update.left_product(inside))
         found, _ = ops.qr(_of_length_1(turned) + SHARE_OF_OLD_BASIS * basis)
-        return ops.cast(ops.cast(found, self._basis_dtype), "float32")
+        return found
+
+    def _decoded(self, held):
+        return ops.cast(held[0], "float32"), stored.decode(held[1:])
+
+    def _encoded(self, basis, average):
+        average = stored.encode(average, self.dtype, self._along_direction)
+        return [ops.cast(basis, self._basis_dtype), *average]
 
 
 def _of_length_1(matrix):

@@ -55,7 +55,11 @@ class Adafactor(Preconditioner):
         slots = [
             (1.0 - weight) * slot + weight * mean for slot, mean in zip(slots, means)
         ]
-        averages = [ops.mean(slot, axis=-1, keepdims=True) for slot in slots]
+        # A scalar is its own mean.
+        averages = [
+            ops.mean(slot, axis=-1, keepdims=True) if slot.shape else slot
+            for slot in slots
+        ]
         roots = rank_one.inverse_roots(slots, averages)
         return gradient.scaled_by(gradient.at_slices(roots)), slots
 

@@ -8,8 +8,8 @@ is estimated as
 which is exact where the second moments are an outer product over the modes. Of all
 non-negative outer products it is the one closest to them in generalised
 Kullback-Leibler divergence (Huang, Sidiropoulos, 2017, arXiv:1711.07925; Ghalamkari,
-Sugiyama, 2021, arXiv:2103.02898). For two modes it is Adafactor's (Shazeer, Stern, 2018,
-arXiv:1804.04235).
+Sugiyama, 2021, arXiv:2103.02898). For two modes it is Adafactor's (Shazeer, Stern,
+2018, arXiv:1804.04235).
 """
 
 from keras import ops
