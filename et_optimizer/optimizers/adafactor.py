@@ -28,7 +28,9 @@ class Adafactor(PreconditionedOptimizer):
     Memory, in float32 numbers: m + n for an m × n matrix, s·(m + n) for s of them
     stacked, n for a vector; nothing else, beside Keras's iteration and learning rate.
     For a 2000 × 512 kernel 2512, where `keras.optimizers.Adafactor` holds 1 026 512.
-    `beta_1 > 0` adds as many numbers as the variable has.
+    `beta_1 > 0` adds, in bfloat16, 2·r·(m + n) bytes for r directions of an m × n
+    matrix, or 2·m·n for full momentum; of a variable of more than two axes the update
+    is then written out.
 
     Args:
         learning_rate: η: a float, a `keras.optimizers.schedules.LearningRateSchedule`,
@@ -55,8 +57,14 @@ class Adafactor(PreconditionedOptimizer):
             Defaults to 0.
         min_dim_size_to_factor: A matrix with fewer rows or columns than this keeps V
             itself. Defaults to 0, which factors every one.
-        momentum_dtype: `"float32"` or `"bfloat16"`, for the momentum that `beta_1`
-            asks for. Defaults to `"float32"`.
+        momentum_dtype: `"float32"`, `"bfloat16"` or `"int8"`, for the momentum that
+            `beta_1` asks for. Defaults to `"bfloat16"`.
+        momentum_rank, refresh_every: The directions of the momentum, and how often they
+            are found anew, as in `et_optimizer.ExtremeTensoring`; `None` is full
+            momentum. Default to `"auto"` and 50.
+        update_bound: The largest absolute value that an entry of the update may have
+            after momentum, in units of the learning rate, or `None`. Defaults to
+            `None`.
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when built,

@@ -81,8 +81,9 @@ class SketchyShampoo(ModeCovarianceOptimizer):
     sketches hold b·((s + 1)·min(rank, s) + 1), and grafting from extreme tensoring d
     more: rank·(m + n) + O(m + n) for an m × n matrix, and one number a variable to
     count skipped steps. For 2000 × 512 and rank 32: 82 996, where Shampoo holds
-    2 267 172 and Adam 2 048 000. At level 2: 4 415. `beta_1 > 0` adds the variable's
-    size, and so does `graft="rmsprop"`.
+    2 267 172 and Adam 2 048 000. At level 2: 4 415. `beta_1 > 0` adds, in bfloat16,
+    2·r·(m + n) bytes for r directions of momentum, or 2·m·n for full momentum;
+    `graft="rmsprop"` adds a number an entry.
 
     What is not a matrix: variables with fewer than two axes longer than 1 (biases,
     scales) are updated by extreme tensoring alone, which keeps at level 1 one number an
@@ -132,7 +133,14 @@ class SketchyShampoo(ModeCovarianceOptimizer):
             (momentum). 0 keeps none. Defaults to 0.
         clip_threshold: The largest root mean square an update of a variable may have;
             larger ones are scaled down to it. `None` turns it off. Defaults to `None`.
-        momentum_dtype: `"float32"` or `"bfloat16"`. Defaults to `"float32"`.
+        momentum_dtype: `"float32"`, `"bfloat16"` or `"int8"`. Defaults to
+            `"bfloat16"`.
+        momentum_rank, refresh_every: The directions of the momentum, and how often they
+            are found anew, as in `et_optimizer.ExtremeTensoring`; `None` is full
+            momentum. Default to `"auto"` and 50.
+        update_bound: The largest absolute value that an entry of the update may have
+            after momentum, in units of the learning rate, or `None`. Defaults to
+            `None`.
         nonfinite: What happens where a gradient has NaN or infinity in it, or squares
             that overflow, also together with what is held. `"skip"`: this variable is
             not moved, all that is held for it stays as it is, and `skipped_steps`
@@ -255,7 +263,8 @@ class Shampoo(ModeCovarianceOptimizer):
     Args:
         learning_rate, beta_2, level, tensor_index, block_size, update_every,
             start_preconditioning_step, graft, epsilon, relative_epsilon, merge_axes,
-            beta_1, clip_threshold, momentum_dtype, nonfinite, **kwargs: As in
+            beta_1, clip_threshold, momentum_dtype, momentum_rank, refresh_every,
+            update_bound, nonfinite, **kwargs: As in
             `et_optimizer.SketchyShampoo`, with the same defaults.
 
     Raises:
@@ -338,7 +347,8 @@ class SketchyAdagrad(FiniteOptimizer):
     problems and small models: every variable is flattened.
 
     Memory: (d + 1)·min(rank, d) + 2 numbers for a variable of d, and nothing else
-    beside Keras's iteration and learning rate. `beta_1 > 0` adds d numbers.
+    beside Keras's iteration and learning rate. `beta_1 > 0` adds, in bfloat16,
+    2·r·(m + n) bytes for r directions of an m × n matrix, or 2·d for full momentum.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
@@ -352,7 +362,14 @@ class SketchyAdagrad(FiniteOptimizer):
             (momentum). 0 keeps none. Defaults to 0.
         clip_threshold: The largest root mean square an update of a variable may have;
             larger ones are scaled down to it. `None` turns it off. Defaults to `None`.
-        momentum_dtype: `"float32"` or `"bfloat16"`. Defaults to `"float32"`.
+        momentum_dtype: `"float32"`, `"bfloat16"` or `"int8"`. Defaults to
+            `"bfloat16"`.
+        momentum_rank, refresh_every: The directions of the momentum, and how often they
+            are found anew, as in `et_optimizer.ExtremeTensoring`; `None` is full
+            momentum. Default to `"auto"` and 50.
+        update_bound: The largest absolute value that an entry of the update may have
+            after momentum, in units of the learning rate, or `None`. Defaults to
+            `None`.
         nonfinite: `"skip"` or `"raise"`, as in `et_optimizer.SketchyShampoo`. Defaults
             to `"skip"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,

@@ -29,7 +29,8 @@ class SM3(TensoredOptimizer):
 
     Memory: d₁ + … + d_p float32 numbers a variable and nothing else, beside Keras's
     iteration and learning rate. For a 2000 × 512 kernel: 2512 at level 1, the paper's
-    own; 138 at level 2; 48 at level 3. `momentum > 0` adds d numbers.
+    own; 138 at level 2; 48 at level 3. `momentum > 0` adds, in bfloat16, 2·r·(m + n)
+    bytes for r directions of an m × n matrix, or 2·d for full momentum.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
@@ -53,8 +54,14 @@ class SM3(TensoredOptimizer):
         clip_threshold: The largest root mean square that an update of a variable may
             have before momentum; larger ones are scaled down to it. `None` turns it
             off. Defaults to `None`.
-        momentum_dtype: `"float32"` or `"bfloat16"`, for the momentum. Defaults to
-            `"float32"`.
+        momentum_dtype: `"float32"`, `"bfloat16"` or `"int8"`, for the momentum.
+            Defaults to `"bfloat16"`.
+        momentum_rank, refresh_every: The directions of the momentum, and how often they
+            are found anew, as in `et_optimizer.ExtremeTensoring`; `None` is full
+            momentum. Default to `"auto"` and 50.
+        update_bound: The largest absolute value that an entry of the update may have
+            after momentum, in units of the learning rate, or `None`. Defaults to
+            `None`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and

@@ -28,12 +28,19 @@ class SubsetNorm(PreconditionedOptimizer):
     Memory: as many float32 numbers a variable as the axis has positions and nothing
     else, beside Keras's iteration and learning rate: with `axis="auto"` min(m, n) for
     an m × n matrix, 512 for a 2000 × 512 kernel. Variables with at most one axis longer
-    than 1 keep a number an entry, as in AdaGrad or RMSprop. `beta_1 > 0` adds as many
-    numbers as the variable has.
+    than 1 keep a number an entry, as in AdaGrad or RMSprop. `beta_1 > 0` adds, in
+    bfloat16, 2·r·(m + n) bytes for r directions of the matrix, or 2·m·n for full
+    momentum.
 
-    The paper's rule with accumulation is
+    The paper's rule with accumulation, and with the momentum in a subspace that it
+    calls SNSM, are
 
         SubsetNorm(lr, beta_2=None, statistic="sum")
+        SubsetNorm(lr, beta_2=None, statistic="sum", beta_1=0.9, momentum_rank=r,
+                   refresh_every=k, momentum_of="gradient")
+
+    but for two things: a basis is refreshed by a step of subspace iteration in place of
+    singular vectors, and the momentum is carried over into it instead of set to 0.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
@@ -57,8 +64,17 @@ class SubsetNorm(PreconditionedOptimizer):
         clip_threshold: The largest root mean square that an update of a variable may
             have; larger ones are scaled down to it. `None` turns it off. Defaults to
             `None`.
-        momentum_dtype: `"float32"` or `"bfloat16"`, for the momentum that `beta_1`
-            asks for. Defaults to `"float32"`.
+        momentum_dtype: `"float32"`, `"bfloat16"` or `"int8"`, for the momentum that
+            `beta_1` asks for. Defaults to `"bfloat16"`.
+        momentum_rank, refresh_every: The directions of the momentum, and how often they
+            are found anew, as in `et_optimizer.ExtremeTensoring`; `None` is full
+            momentum. Default to `"auto"` and 50.
+        update_bound: The largest absolute value that an entry of the update may have
+            after momentum, in units of the learning rate, or `None`. Defaults to
+            `None`.
+        momentum_of: What the momentum averages: `"update"`, the gradient scaled by
+            Subset-Norm, or `"gradient"`, which is scaled after that. Defaults to
+            `"update"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
