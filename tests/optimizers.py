@@ -12,34 +12,81 @@ from et_optimizer import (
     SubsetNorm,
 )
 
+# So few directions, found anew so often, that the tests' small matrices have them.
+IN_A_SUBSPACE = {"momentum_rank": 2, "refresh_every": 2}
+FULL = {"momentum_rank": None, "momentum_dtype": "float32"}
+
 # Name → a function from keyword arguments to an optimizer. Together they cover
-# every path of the library: levels, elementwise and outer-product updates, sums and
-# maxima, stacks of matrices, covariances whole and sketched, clipping and momentum of
-# each kind.
+# every path of the library: levels, elementwise and outer-product updates, means
+# combined in both ways, sums and maxima, stacks of matrices, covariances whole and
+# sketched, clipping, and momentum that is full or in a subspace, in every dtype. What
+# is not the class's default is given, and so stays what it is should a default change.
 OPTIMIZERS = {
     "ExtremeTensoring": ExtremeTensoring,
-    "ExtremeTensoring level 1": functools.partial(ExtremeTensoring, level=1),
-    "ExtremeTensoring level inf": functools.partial(ExtremeTensoring, level="inf"),
+    "ExtremeTensoring in a subspace": functools.partial(
+        ExtremeTensoring, beta_1=0.9, momentum_dtype="float32", **IN_A_SUBSPACE
+    ),
+    "ExtremeTensoring in a subspace in int8": functools.partial(
+        ExtremeTensoring, level=2, beta_1=0.9, momentum_dtype="int8", **IN_A_SUBSPACE
+    ),
+    "ExtremeTensoring level 1": functools.partial(ExtremeTensoring, level=1, beta_1=0),
+    "ExtremeTensoring level inf": functools.partial(
+        ExtremeTensoring, level="inf", beta_1=0
+    ),
     "ExtremeTensoring everything on": functools.partial(
-        ExtremeTensoring, level=3, beta_1=0.9, epsilon=1e-8, clip_threshold=1.0
+        ExtremeTensoring,
+        level=3,
+        combination="rank_one",
+        beta_1=0.9,
+        epsilon=1e-8,
+        clip_threshold=1.0,
+        update_bound=2.0,
+        **FULL,
+    ),
+    "ExtremeTensoring with epsilon": functools.partial(
+        ExtremeTensoring, combination="rank_one", beta_1=0, epsilon=1e-8
+    ),
+    "ExtremeTensoring geometric": functools.partial(
+        ExtremeTensoring, level=2, beta_1=0, combination="geometric", update_bound=None
     ),
     "ExtremeTensoring accumulating": functools.partial(
-        ExtremeTensoring, beta_2=None, statistic="sum"
+        ExtremeTensoring,
+        level=2,
+        beta_1=0,
+        beta_2=None,
+        statistic="sum",
+        combination="geometric",
+        update_bound=None,
     ),
-    "SM3": SM3,
-    "SM3 level 2 averaging": functools.partial(SM3, level=2, beta_2=0.9),
+    "SM3": functools.partial(SM3, momentum=0),
+    "SM3 level 2 averaging": functools.partial(SM3, level=2, beta_2=0.9, momentum=0),
+    "SM3 in a subspace": functools.partial(SM3, momentum=0.9, **IN_A_SUBSPACE),
     "SM3-I everything on": functools.partial(
-        SM3, variant="I", level=2, momentum=0.9, epsilon=1e-8, clip_threshold=1.0
+        SM3,
+        variant="I",
+        level=2,
+        momentum=0.9,
+        epsilon=1e-8,
+        clip_threshold=1.0,
+        update_bound=2.0,
+        **FULL,
     ),
-    "Adafactor": Adafactor,
+    "Adafactor": functools.partial(Adafactor, beta_1=0),
+    "Adafactor in a subspace": functools.partial(
+        Adafactor, beta_1=0.9, **IN_A_SUBSPACE
+    ),
     "Adafactor as in Tensor2Tensor": functools.partial(
         Adafactor,
         beta_1=0.9,
         multiply_by_parameter_scale=False,
         cap_learning_rate=False,
         min_dim_size_to_factor=7,
+        **FULL,
     ),
-    "SubsetNorm": SubsetNorm,
+    "SubsetNorm": functools.partial(SubsetNorm, beta_1=0),
+    "SubsetNorm of an averaged gradient": functools.partial(
+        SubsetNorm, beta_1=0.9, momentum_of="gradient", **IN_A_SUBSPACE
+    ),
     "SubsetNorm everything on": functools.partial(
         SubsetNorm,
         axis={".*": 0},
@@ -48,12 +95,14 @@ OPTIMIZERS = {
         statistic="sum",
         epsilon=1e-8,
         clip_threshold=1.0,
+        update_bound=2.0,
+        **FULL,
     ),
     # Whole covariances of the few gradients of a test are singular: with the default
     # ridge of 1e-6, rounding that differs between two ways to the same gradient would
     # be seen in directions that the covariances have not.
     "Shampoo": functools.partial(
-        Shampoo, update_every=2, block_size=16, relative_epsilon=1e-2
+        Shampoo, beta_1=0, update_every=2, block_size=16, relative_epsilon=1e-2
     ),
     "SketchyShampoo everything on": functools.partial(
         SketchyShampoo,
@@ -66,8 +115,12 @@ OPTIMIZERS = {
         graft="rmsprop",
         epsilon=1e-8,
         clip_threshold=1.0,
+        momentum_dtype="float32",
+        **IN_A_SUBSPACE,
     ),
-    "SketchyAdagrad averaging": functools.partial(SketchyAdagrad, rank=3, beta_2=0.9),
+    "SketchyAdagrad averaging": functools.partial(
+        SketchyAdagrad, rank=3, beta_2=0.9, beta_1=0
+    ),
 }
 # Those whose tensor index can be given by hand.
 TENSORED = {

@@ -1,5 +1,6 @@
 """Adafactor against Keras's own, against a float64 transcription, and what it holds."""
 
+import functools
 import inspect
 
 import keras
@@ -13,6 +14,8 @@ from et_optimizer import Adafactor, TensorIndex, gradients, memory_report, sched
 from tests.reference import adafactor as reference
 from tests.updates import random_gradients, spread_gradients
 
+# The paper's steps: not averaged, and as long as clipping lets them be.
+papers = functools.partial(Adafactor, beta_1=0, update_bound=None)
 RANKS = [(), (1,), (7,), (6, 9), (1, 8), (8, 1), (3, 4, 5), (3, 1, 5), (2, 3, 4, 5)]
 
 
@@ -36,7 +39,7 @@ def test_it_gives_the_weights_of_keras_adafactor(shape, rate, relative_step):
     steps, start = random_gradients(shape, seed=0, steps=20), start_of(shape)
     arguments = dict(learning_rate=rate, relative_step=relative_step)
     theirs = weights_after(keras.optimizers.Adafactor(**arguments), start, steps)
-    ours = weights_after(Adafactor(**arguments), start, steps)
+    ours = weights_after(papers(**arguments), start, steps)
     assert np.any(theirs != start)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -54,7 +57,7 @@ def test_it_takes_the_place_of_keras_adafactor_with_any_arguments():
         clipnorm=50.0,
     )
     theirs = weights_after(keras.optimizers.Adafactor(**arguments), start, steps)
-    ours = weights_after(Adafactor(**arguments), start, steps)
+    ours = weights_after(papers(**arguments), start, steps)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     names, ours_by_place = (
         list(inspect.signature(optimizer).parameters)
@@ -67,6 +70,7 @@ def test_it_takes_the_place_of_keras_adafactor_with_any_arguments():
     assert {name: again[name] for name in config} == config
 
 
+FULL = dict(momentum_rank=None, momentum_dtype="float32")
 OPTIONS = {
     "the paper's": (dict(), dict()),
     "without clipping": (dict(clip_threshold=None), dict(clip=None)),
@@ -75,7 +79,7 @@ OPTIONS = {
         dict(scale_by_parameter=False),
     ),
     "with a rate of its own": (dict(cap_learning_rate=False), dict(cap=False)),
-    "with momentum": (dict(beta_1=0.9), dict(beta_1=0.9)),
+    "with momentum": (dict(beta_1=0.9, **FULL), dict(beta_1=0.9)),
     "factoring large matrices only": (
         dict(min_dim_size_to_factor=5),
         dict(least_to_factor=5),
@@ -87,6 +91,7 @@ OPTIONS = {
             multiply_by_parameter_scale=False,
             min_dim_size_to_factor=4,
             beta_2_decay=-1.0,
+            **FULL,
         ),
         dict(
             beta_1=0.8,
@@ -114,7 +119,7 @@ def test_weights_equal_the_transcription(ours, theirs, shape, exponent, seed):
     start = np.zeros(shape, "float32")
     rates = 0.3 * 0.9 ** np.arange(8)
     schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 1, 0.9)
-    found = weights_after(Adafactor(schedule, **ours), start, steps)
+    found = weights_after(papers(schedule, **ours), start, steps)
     *_, expected = reference.weights(start, steps, rates, **theirs)
     scale = np.max(np.abs(expected), initial=0.0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * scale)
@@ -126,7 +131,7 @@ def test_weights_equal_the_transcription(ours, theirs, shape, exponent, seed):
 def test_large_odd_shapes_equal_the_transcription(shape):
     # Large enough for the sums over slabs, with remainders on both axes.
     steps, start = spread_gradients(shape, 1.0, seed=0, steps=3), start_of(shape)
-    found = weights_after(Adafactor(0.1), start, steps)
+    found = weights_after(papers(0.1), start, steps)
     *_, expected = reference.weights(start, steps, [0.1] * 3)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -135,16 +140,16 @@ def test_large_odd_shapes_equal_the_transcription(shape):
 def test_gradients_of_zero_move_nothing_and_leave_no_trace(shape):
     start = start_of(shape)
     steps = np.zeros((3, *shape), "float32")
-    np.testing.assert_array_equal(weights_after(Adafactor(), start, steps), start)
+    np.testing.assert_array_equal(weights_after(papers(), start, steps), start)
     steps[2] = random_gradients(shape, seed=0, steps=1)[0]
-    found = weights_after(Adafactor(0.1), start, steps)
+    found = weights_after(papers(0.1), start, steps)
     *_, expected = reference.weights(start, steps, [0.1] * 3)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("epsilon_1", [1.2e-38, 1e-36, 1e-30])
 def test_a_row_without_gradient_stays_at_rest_however_long_and_small_epsilon(epsilon_1):
-    rule = Adafactor(epsilon_1=epsilon_1)._preconditioner
+    rule = papers(epsilon_1=epsilon_1)._preconditioner
     index = TensorIndex.of_matrices((3, 4))
     gradient = np.ones((3, 4), "float32")
     gradient[1] = 0
@@ -161,7 +166,7 @@ def test_other_float_dtypes_compute_in_float32(dtype):
     variable = keras.Variable(start_of((24, 9)), dtype=dtype)
     start = ops.convert_to_numpy(ops.cast(variable, "float32"))
     gradient = ops.cast(start_of((24, 9), seed=2), dtype)
-    optimizer = Adafactor(0.5)
+    optimizer = papers(0.5)
     optimizer.apply([gradient], [variable])
     slots = optimizer.variables[2:]
     assert {keras.backend.standardize_dtype(v.dtype) for v in slots} == {"float32"}
@@ -179,7 +184,7 @@ def test_other_float_dtypes_compute_in_float32(dtype):
 @pytest.mark.parametrize("shape", RANKS)
 def test_it_holds_rows_and_columns_and_nothing_else(shape):
     variable = keras.Variable(np.zeros(shape, "float32"), name="kernel")
-    optimizer = Adafactor()
+    optimizer = papers()
     optimizer.build([variable])
     held = {v.name: tuple(v.shape) for v in optimizer.variables[2:]}
     matrix = [n for n in shape[-2:] if n > 1]
@@ -198,7 +203,7 @@ def test_it_holds_rows_and_columns_and_nothing_else(shape):
 
 def test_only_matrices_of_the_least_size_are_factored():
     variables = [keras.Variable(np.zeros(s, "float32")) for s in [(8, 9), (7, 90)]]
-    optimizer = Adafactor(min_dim_size_to_factor=8)
+    optimizer = papers(min_dim_size_to_factor=8)
     optimizer.build(variables)
     assert [row.slots for row in memory_report(optimizer).rows] == [17, 630]
 
@@ -206,17 +211,17 @@ def test_only_matrices_of_the_least_size_are_factored():
 def test_the_report_shows_what_keras_adafactor_holds_beside_it():
     net = keras.Sequential([keras.Input((2000,)), keras.layers.Dense(512)])
     reports = {}
-    for make in (Adafactor, keras.optimizers.Adafactor):
+    for make in (papers, keras.optimizers.Adafactor):
         optimizer = make()
         optimizer.build(net.trainable_variables)
         reports[make] = memory_report(optimizer).rows[0].slots
-    assert reports[Adafactor] == 2512
+    assert reports[papers] == 2512
     assert reports[keras.optimizers.Adafactor] == 2512 + 2000 * 512
 
 
 def test_the_state_of_keras_adafactor_is_refused():
     variable = keras.Variable(np.zeros((6, 9), "float32"))
-    theirs, ours = keras.optimizers.Adafactor(), Adafactor()
+    theirs, ours = keras.optimizers.Adafactor(), papers()
     for optimizer in (theirs, ours):
         optimizer.apply([ops.ones((6, 9))], [variable])
     store = {}
@@ -228,7 +233,7 @@ def test_the_state_of_keras_adafactor_is_refused():
 def test_it_follows_the_schedules_of_the_paper():
     rate = schedules.InverseSquareRoot(0.5, warmup_steps=3)
     steps, start = random_gradients((4, 5), seed=0), start_of((4, 5))
-    found = weights_after(Adafactor(rate, cap_learning_rate=False), start, steps)
+    found = weights_after(papers(rate, cap_learning_rate=False), start, steps)
     rates = [0.5 * min(t * 3**-1.5, t**-0.5) for t in range(1, 7)]
     *_, expected = reference.weights(start, steps, rates, cap=False)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -14,6 +14,8 @@ from tests.updates import last_update, lengths_and_modes, spread_gradients
 
 STEPS = 20
 LEVELS = [1, 2, 3, "inf"]
+# The paper's steps: a geometric combination, unaveraged and as long as they are.
+PAPERS = dict(combination="geometric", beta_1=0, update_bound=None)
 RULES = {
     "algorithm 1": dict(beta_2=None, statistic="sum", epsilon=1e-8),
     "algorithm 1 without epsilon": dict(beta_2=None, statistic="sum", epsilon=0.0),
@@ -26,7 +28,9 @@ RULES = {
 
 
 def library_update(rule, index, steps):
-    return last_update(preconditioners.ExtremeTensoring(**rule), index, steps)
+    return last_update(
+        preconditioners.ExtremeTensoring(**rule, combination="geometric"), index, steps
+    )
 
 
 def reference_update(rule, index, steps):
@@ -148,6 +152,7 @@ def test_the_documented_line_is_algorithm_1_to_the_letter(level):
         statistic="sum",
         epsilon=1e-8,
         clip_threshold=None,
+        **PAPERS,
     )
     for gradient in steps:
         optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
@@ -167,7 +172,12 @@ def test_clipping_bounds_the_root_mean_square_as_adafactor_does():
     for epsilon in (0.0, 1e-8):
         variable = keras.Variable(np.zeros(shape, "float32"))
         optimizer = et_optimizer.ExtremeTensoring(
-            1.0, beta_2=0.9, epsilon=epsilon, clip_threshold=threshold
+            1.0,
+            level=2,
+            beta_2=0.9,
+            epsilon=epsilon,
+            clip_threshold=threshold,
+            **PAPERS,
         )
         expected = np.zeros(shape)
         index = lengths_and_modes(TensorIndex.from_shape(shape, 2))
@@ -186,7 +196,13 @@ def test_momentum_is_the_bias_corrected_average_of_updates(momentum_dtype):
     steps = rng.standard_normal((8, 6, 9)).astype("float32")
     variable = keras.Variable(np.zeros((6, 9), "float32"))
     optimizer = et_optimizer.ExtremeTensoring(
-        0.5, beta_1=0.9, beta_2=0.99, momentum_dtype=momentum_dtype, clip_threshold=None
+        0.5,
+        level=2,
+        beta_2=0.99,
+        momentum_dtype=momentum_dtype,
+        momentum_rank=None,
+        clip_threshold=None,
+        **PAPERS | {"beta_1": 0.9},
     )
     index = lengths_and_modes(TensorIndex.from_shape((6, 9), 2))
     average, expected = 0.0, 0.0
@@ -211,7 +227,7 @@ def test_other_float_dtypes_keep_float32_slots(dtype, level):
     gradient = ops.cast(rng.standard_normal((24, 9)), dtype)
     variable = keras.Variable(start, dtype=dtype, name="weights")
     before = ops.convert_to_numpy(ops.cast(variable, "float32")).astype("float64")
-    optimizer = et_optimizer.ExtremeTensoring(0.125, level=level, beta_2=0.9)
+    optimizer = et_optimizer.ExtremeTensoring(0.125, level=level, beta_2=0.9, **PAPERS)
     optimizer.apply([gradient], [variable])
     held = [v for v in optimizer.variables if "weights" in v.name]
     assert {keras.backend.standardize_dtype(v.dtype) for v in held} == {"float32"}

@@ -17,7 +17,9 @@ shapes = st.lists(st.integers(1, 13), max_size=3).map(tuple)
 seeds = st.integers(0, 2**32 - 1)
 
 
-ACCUMULATED = preconditioners.ExtremeTensoring(None, "sum", 0.0)
+ACCUMULATED = preconditioners.ExtremeTensoring(None, "sum", 0.0, "geometric")
+# The lemmas are about the paper's own steps: unaveraged, and as long as they are.
+PAPERS = dict(combination="geometric", beta_1=0, update_bound=None)
 
 
 @given(shape=shapes, level=levels, seed=seeds)
@@ -46,7 +48,7 @@ def test_equal_gradient_sizes_give_adams_step(shape, level, seed, beta_2):
     ours = keras.Variable(np.zeros(shape, "float32"))
     adams = keras.Variable(np.zeros(shape, "float32"))
     optimizer = et_optimizer.ExtremeTensoring(
-        0.1, level=level, beta_2=beta_2, clip_threshold=None
+        0.1, level=level, beta_2=beta_2, clip_threshold=None, **PAPERS
     )
     adam = keras.optimizers.Adam(0.1, beta_1=0.0, beta_2=beta_2, epsilon=0.0)
     for size in sizes:
@@ -69,7 +71,7 @@ def test_equal_gradient_sizes_give_adams_step(shape, level, seed, beta_2):
 def test_scaling_all_gradients_leaves_the_update_unchanged(
     shape, level, seed, factor, statistic, beta_2
 ):
-    rule = preconditioners.ExtremeTensoring(beta_2, statistic, 0.0)
+    rule = preconditioners.ExtremeTensoring(beta_2, statistic, 0.0, "geometric")
     index, steps = TensorIndex.from_shape(shape, level), random_gradients(shape, seed)
     np.testing.assert_allclose(
         last_update(rule, index, steps * factor),
@@ -105,7 +107,12 @@ def test_regret_stays_under_the_papers_bound(level, seed, shape):
     x = keras.Variable(np.zeros(shape, "float32"))
     x.constraint = lambda w: ops.clip(w, -1.0, 1.0)
     optimizer = et_optimizer.ExtremeTensoring(
-        float(rate), level=level, beta_2=None, statistic="sum", clip_threshold=None
+        float(rate),
+        level=level,
+        beta_2=None,
+        statistic="sum",
+        clip_threshold=None,
+        **PAPERS,
     )
     loss = 0.0
     for gradient in steps:
@@ -130,7 +137,12 @@ def test_regret_on_least_squares_stays_under_the_bound_at_the_measured_diameter(
     best = np.linalg.lstsq(features, targets, rcond=None)[0]
     x = keras.Variable(np.zeros(shape, "float32"))
     optimizer = et_optimizer.ExtremeTensoring(
-        rate, level=level, beta_2=None, statistic="sum", clip_threshold=None
+        rate,
+        level=level,
+        beta_2=None,
+        statistic="sum",
+        clip_threshold=None,
+        **PAPERS,
     )
     regret, diameter, steps = 0.0, 0.0, []
     for row, target in zip(features, targets):

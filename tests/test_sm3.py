@@ -199,7 +199,14 @@ def test_it_equals_optax(shape, beta_2, momentum):
     optax = pytest.importorskip("optax")
     steps = random_gradients(shape, seed=0, steps=12)
     variable = keras.Variable(np.ones(shape, "float32"))
-    optimizer = SM3(0.1, beta_2=beta_2, momentum=momentum, epsilon=1e-8)
+    optimizer = SM3(
+        0.1,
+        beta_2=beta_2,
+        momentum=momentum,
+        epsilon=1e-8,
+        momentum_rank=None,
+        momentum_dtype="float32",
+    )
     theirs = optax.scale_by_sm3(
         b1=momentum, b2=1.0 if beta_2 is None else beta_2, eps=1e-8
     )
@@ -219,7 +226,13 @@ def test_it_equals_optax(shape, beta_2, momentum):
 def test_momentum_averages_the_scaled_gradients_without_correction(momentum_dtype):
     steps = random_gradients((6, 9), seed=0, steps=8)
     variable = keras.Variable(np.zeros((6, 9), "float32"))
-    optimizer = SM3(0.5, level=2, momentum=0.9, momentum_dtype=momentum_dtype)
+    optimizer = SM3(
+        0.5,
+        level=2,
+        momentum=0.9,
+        momentum_dtype=momentum_dtype,
+        momentum_rank=None,
+    )
     index = lengths_and_modes(TensorIndex.from_shape((6, 9), 2))
     average, expected = 0.0, 0.0
     for gradient, update in zip(steps, sm3.updates(steps, index, "II")):
@@ -238,7 +251,7 @@ def test_other_float_dtypes_keep_float32_slots(dtype):
     variable = keras.Variable(rng.standard_normal((24, 9)), dtype=dtype)
     before = ops.convert_to_numpy(ops.cast(variable, "float32")).astype("float64")
     gradient = ops.cast(rng.standard_normal((24, 9)), dtype)
-    optimizer = SM3(0.125, level=2)
+    optimizer = SM3(0.125, level=2, momentum=0)
     optimizer.apply([gradient], [variable])
     slots = optimizer.variables[2:]
     assert {keras.backend.standardize_dtype(v.dtype) for v in slots} == {"float32"}
@@ -256,12 +269,12 @@ def test_it_holds_the_sum_of_the_dimensions_or_less_at_higher_levels():
     net = keras.Sequential([keras.Input((2000,)), keras.layers.Dense(512)])
     held = {}
     for level in (1, 2, 3):
-        optimizer = SM3(level=level)
+        optimizer = SM3(level=level, momentum=0)
         optimizer.build(net.trainable_variables)
         held[level] = memory_report(optimizer).slots
         counted = sum(int(np.prod(v.shape)) for v in optimizer.variables[2:])
         assert counted == held[level]
     assert held == {1: 2000 + 512 + 512, 2: 40 + 50 + 2 * (16 + 32), 3: 28 + 2 * 20}
-    with_momentum = SM3(momentum=0.9)
+    with_momentum = SM3(level=1, momentum=0.9, momentum_rank=None)
     with_momentum.build(net.trainable_variables)
     assert memory_report(with_momentum).slots == held[1] + 2000 * 512 + 512
