@@ -6,7 +6,7 @@ equally many rates, on the first seed; the other seeds run the best. At the end:
 table, results.csv, and plots of what was reached against the memory the optimizer
 holds, of the learning curves, and of the sensitivity to the learning rate.
 
-    python -m tf_models.compare                     # the demo, nine optimizers
+    python -m tf_models.compare                     # the demo, eight optimizers
     python -m tf_models.compare --preset=language --seeds=0,1,2
     python -m tf_models.compare --preset=language --size=paper --data_dir=/data
     python -m tf_models.compare --optimizers=adam,et2 --steps=300 --output_dir=out
@@ -450,7 +450,7 @@ class _Progress:
         self._bar.console.print(
             f"{len(self.finished)}/{runs} {one.entry.label}, rate "
             f"{one.run.learning_rate:g}, seed {one.run.seed}: {measured}, "
-            f"{result.numbers_held:,} numbers held, {result.ms_per_step:.1f} ms a step"
+            f"{result.bytes_held:,} bytes held, {result.ms_per_step:.1f} ms a step"
             + (f" (found in {JOURNAL_NAME})" if is_found else "")
         )
 

@@ -1,11 +1,17 @@
 """The optimizers that studies compare, each with a learning rate to search around.
 
-The rates of `DEMO` are the best of a short search, three or four rates a factor of 1.5
-to 3 apart, on the demo with one seed; those of the matrix preconditioners of three,
-1.5e-3, 3e-3 and 6e-3 (RESULTS.md of the benchmarks says which runs were made). The
-others are a beginning, from neighbours of theirs. Rounding alone can move a perplexity
-by 2%, so none of this ranks optimizers whose perplexities are close. Studies search
-anew, around these rates or their own.
+"ET" is `ExtremeTensoring()` as it is by default; ET1, ET2, ET3 and ET∞ are its levels
+without momentum. "Geometric" is how version 0.1 combined modes, which is Algorithm 1 of
+the paper; all others are rank-one. Arguments whose defaults may change are written out,
+so that a name stands for the same optimizer in every version.
+
+The rates are on the demo's scale. Those of SGD, SM3, Adafactor, Keras's Adafactor and
+Adam are the best of a short search, three or four rates a factor of 1.5 to 3 apart,
+with one seed; those of the matrix preconditioners of three, 1.5e-3, 3e-3 and 6e-3
+(RESULTS.md of the benchmarks says which runs were made). ET has Adam's, on whose scale
+its rates are, and the others are a beginning, from neighbours of theirs. Rounding alone
+can move a perplexity by 2%, so none of this ranks optimizers whose perplexities are
+close. Studies search anew, around these rates or their own.
 """
 
 import dataclasses
@@ -35,73 +41,173 @@ class Contender:
         return dataclasses.replace(self, optimizer=text)
 
 
-# What `make demo` runs, in the order of the memory they hold.
+# What `make demo` runs, in the order of the bytes they hold.
 DEMO = (
     "sgd",
-    "et_inf",
-    "et3",
     "et2",
     "et1",
     "sm3",
+    "et",
     "adafactor",
     "keras_adafactor",
     "adam",
 )
+# Fine where tokens tell entries apart, rare and frequent ones, and coarse elsewhere.
+TOKENS_AT_LEVEL_1 = "level={'embeddings|logits': 1, '.*': 2}"
+# The momentum that the matrix preconditioners were measured with.
+FULL_MOMENTUM = "beta_1=0.9, momentum_rank=None, momentum_dtype='float32'"
+
+
+def _tensoring(arguments):
+    return f"ExtremeTensoring({arguments})"
+
+
+def _without_momentum(arguments):
+    return _tensoring(f"{arguments}, beta_1=0.0")
+
+
+def _geometric(arguments):
+    """As version 0.1 was by default, where it had not yet a bound of the update."""
+    own = "combination='geometric', update_bound=None"
+    return _without_momentum(f"{arguments}, {own}")
+
+
+# Plain SGD is best at a rate at which a run of fewer steps, hence a shorter warm-up,
+# diverges. The clip prevents that, holds nothing, and left the perplexity where it was.
+_SGD = (
+    Contender("sgd", "SGD", 1.0, "SGD(global_clipnorm=1.0)"),
+    Contender("sgd_momentum", "SGD, momentum", 0.1, "SGD(momentum=0.9)"),
+)
+_WITH_MOMENTUM = (
+    Contender("et", "ET", 3e-3, "ExtremeTensoring"),
+    Contender("et_16", "ET, rank 16", 3e-3, _tensoring("momentum_rank=16")),
+    Contender("et_4", "ET, rank 4", 3e-3, _tensoring("momentum_rank=4")),
+    Contender(
+        "et_int8",
+        "ET, rank 16, int8",
+        3e-3,
+        _tensoring("momentum_rank=16, momentum_dtype='int8'"),
+    ),
+    Contender("et_95", "ET, β₂ 0.95", 3e-3, _tensoring("beta_2=0.95")),
+    Contender("et_999", "ET, β₂ 0.999", 3e-3, _tensoring("beta_2=0.999")),
+    Contender(
+        "et1_momentum", "ET1, full momentum", 3e-3, _tensoring("momentum_rank=None")
+    ),
+    Contender(
+        "et2_momentum",
+        "ET2, full momentum",
+        3e-3,
+        _tensoring("level=2, momentum_rank=None"),
+    ),
+    Contender(
+        "et2_tokens_momentum",
+        "ET2, tokens at 1, momentum",
+        3e-3,
+        _tensoring(TOKENS_AT_LEVEL_1),
+    ),
+)
+_WITHOUT_MOMENTUM = (
+    Contender("et_inf", "ET∞", 1.5e-3, _without_momentum("level='inf'")),
+    Contender("et3", "ET3", 1.5e-3, _without_momentum("level=3")),
+    Contender("et2", "ET2", 2e-3, _without_momentum("level=2")),
+    Contender(
+        "et2_tokens", "ET2, tokens at 1", 2e-3, _without_momentum(TOKENS_AT_LEVEL_1)
+    ),
+    Contender("et1", "ET1", 3e-3, _without_momentum("level=1")),
+    Contender("et2_geometric", "ET2, geometric", 2e-3, _geometric("level=2")),
+    Contender("et1_geometric", "ET1, geometric", 3e-3, _geometric("level=1")),
+)
+_OTHERS_OF_THE_LIBRARY = (
+    Contender(
+        "sm3",
+        "SM3",
+        0.12,
+        "SM3(level=1, beta_2=None, momentum=0.0, update_bound=None)",
+    ),
+    Contender(
+        "sm3_momentum",
+        "SM3, momentum",
+        0.12,
+        "SM3(level=1, beta_2=None, momentum=0.9, momentum_rank='auto', "
+        "momentum_dtype='bfloat16', update_bound=None)",
+    ),
+    Contender(
+        "adafactor",
+        "Adafactor",
+        6e-2,
+        "Adafactor(beta_1=0.0, clip_threshold=1.0, update_bound=None)",
+    ),
+    Contender(
+        "adafactor_momentum",
+        "Adafactor, momentum",
+        6e-2,
+        "Adafactor(beta_1=0.9, momentum_rank='auto', momentum_dtype='bfloat16', "
+        "clip_threshold=1.0, update_bound=None)",
+    ),
+    # Subset-Norm with the momentum of its own paper, and with that of this library.
+    Contender(
+        "snsm",
+        "SNSM",
+        3e-3,
+        "SubsetNorm(beta_1=0.9, beta_2=0.99, momentum_of='gradient', momentum_rank=8, "
+        "momentum_dtype='bfloat16', update_bound=None)",
+    ),
+    Contender(
+        "subset_momentum",
+        "Subset-Norm, momentum",
+        3e-3,
+        "SubsetNorm(beta_1=0.9, beta_2=0.99, momentum_of='update', momentum_rank=8, "
+        "momentum_dtype='bfloat16', update_bound=3.0)",
+    ),
+    Contender(
+        "sketchy2",
+        "Sketchy, level 2",
+        1.5e-3,
+        "SketchyShampoo(rank=32, level=2, beta_1=0.0, beta_2=0.99)",
+    ),
+    Contender(
+        "sketchy", "Sketchy", 3e-3, "SketchyShampoo(rank=32, beta_1=0.0, beta_2=0.99)"
+    ),
+    Contender(
+        "sketchy_momentum",
+        "Sketchy, momentum",
+        3e-3,
+        f"SketchyShampoo(rank=32, beta_2=0.99, {FULL_MOMENTUM})",
+    ),
+    Contender("shampoo", "Shampoo", 3e-3, "Shampoo(beta_1=0.0, beta_2=0.99)"),
+    Contender(
+        "shampoo_momentum",
+        "Shampoo, momentum",
+        6e-3,
+        f"Shampoo(beta_2=0.99, {FULL_MOMENTUM})",
+    ),
+)
+_OF_KERAS = (
+    Contender("keras_adafactor", "Keras Adafactor", 3e-2, "keras.Adafactor"),
+    Contender("adam", "Adam", 3e-3, "Adam"),
+    Contender("adam_99", "Adam, β₂ 0.99", 3e-3, "Adam(beta_2=0.99)"),
+    Contender("adam_95", "Adam, β₂ 0.95", 3e-3, "Adam(beta_2=0.95)"),
+    Contender(
+        "adam_clip",
+        "Adam, β₂ 0.99, clipped",
+        3e-3,
+        "Adam(beta_2=0.99, global_clipnorm=1.0)",
+    ),
+    Contender("rmsprop", "RMSprop", 2e-3, "RMSprop(rho=0.99)"),
+    Contender(
+        "adagrad",
+        "AdaGrad",
+        3e-2,
+        "Adagrad(initial_accumulator_value=0.0, epsilon=1e-8)",
+    ),
+)
 CONTENDERS = {
     contender.name: contender
     for contender in (
-        # Plain SGD is best at a rate at which a run of fewer steps, hence a shorter
-        # warm-up, diverges. The clip prevents that, holds nothing, and left the
-        # perplexity where it was.
-        Contender("sgd", "SGD", 1.0, "SGD(global_clipnorm=1.0)"),
-        Contender("et_inf", "ET∞", 1.5e-3, "ExtremeTensoring(level='inf')"),
-        Contender("et3", "ET3", 1.5e-3, "ExtremeTensoring(level=3)"),
-        Contender("et2", "ET2", 2e-3, "ExtremeTensoring(level=2)"),
-        Contender("et1", "ET1", 3e-3, "ExtremeTensoring(level=1)"),
-        Contender("sm3", "SM3", 0.12, "SM3"),
-        Contender("adafactor", "Adafactor", 6e-2, "Adafactor"),
-        Contender("keras_adafactor", "Keras Adafactor", 3e-2, "keras.Adafactor"),
-        Contender("adam", "Adam", 3e-3, "Adam"),
-        Contender("adam_99", "Adam, β₂ 0.99", 3e-3, "Adam(beta_2=0.99)"),
-        Contender("rmsprop", "RMSprop", 2e-3, "RMSprop(rho=0.99)"),
-        Contender(
-            "adagrad",
-            "AdaGrad",
-            3e-2,
-            "Adagrad(initial_accumulator_value=0.0, epsilon=1e-8)",
-        ),
-        Contender(
-            "et1_momentum",
-            "ET1, momentum",
-            3e-3,
-            "ExtremeTensoring(level=1, beta_1=0.9)",
-        ),
-        Contender(
-            "et2_momentum",
-            "ET2, momentum",
-            3e-3,
-            "ExtremeTensoring(level=2, beta_1=0.9)",
-        ),
-        Contender("sgd_momentum", "SGD, momentum", 0.1, "SGD(momentum=0.9)"),
-        Contender(
-            "sketchy2",
-            "Sketchy, level 2",
-            1.5e-3,
-            "SketchyShampoo(rank=32, level=2, beta_2=0.99)",
-        ),
-        Contender("sketchy", "Sketchy", 3e-3, "SketchyShampoo(rank=32, beta_2=0.99)"),
-        Contender(
-            "sketchy_momentum",
-            "Sketchy, momentum",
-            3e-3,
-            "SketchyShampoo(rank=32, beta_1=0.9, beta_2=0.99)",
-        ),
-        Contender("shampoo", "Shampoo", 3e-3, "Shampoo(beta_2=0.99)"),
-        Contender(
-            "shampoo_momentum",
-            "Shampoo, momentum",
-            6e-3,
-            "Shampoo(beta_1=0.9, beta_2=0.99)",
-        ),
+        *_SGD,
+        *_WITHOUT_MOMENTUM,
+        *_WITH_MOMENTUM,
+        *_OTHERS_OF_THE_LIBRARY,
+        *_OF_KERAS,
     )
 }

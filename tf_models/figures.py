@@ -12,20 +12,24 @@ from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
     NullFormatter,
+    NullLocator,
     SymmetricalLogLocator,
 )
 from matplotlib.transforms import Bbox
 
-# The axis is linear from 0, where SGD is, to here, and logarithmic beyond.
+# The axis of bytes is linear from 0, where SGD is, to here, and logarithmic beyond.
 LINEAR_UP_TO = 10
 # Measures that differ by more than this factor are drawn on a logarithmic axis.
 LARGE_RATIO = 10
+# The shares of Adam's memory that are written above the plot, in per cent.
+PERCENTS_OF_ADAM = (0.001, 0.01, 0.1, 1, 10, 100)
 POINT_SIZE = 9
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLORS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 # Where a label may go, nearest first: distances in points, and at each distance the
-# directions (right, up) from the point.
-LABEL_DISTANCES = (10, 20, 32, 46)
+# directions (right, up) from the point. From afar a thin line leads to the point.
+LABEL_DISTANCES = (10, 20, 32, 46, 62, 80, 100, 125)
+NEAR_ENOUGH = 20
 LABEL_DIRECTIONS = (
     (1, 0),
     (0, 1),
@@ -43,14 +47,16 @@ def measure_against_memory(summaries, title, memory="optimizer"):
 
     Args:
         summaries: `Summary`s, a labelled point each, with a line from the least to the
-            largest of its seeds. Those that diverged are named below the plot.
+            largest of its seeds. Those that diverged are named below the plot. Above
+            it are shares of what Adam holds, where that is the same for all.
         title: What the runs have in common, in a line.
-        memory: `"optimizer"`, or `"model and optimizer"` to count the weights too.
+        memory: `"optimizer"`, or `"model and optimizer"` to count the weights too; in
+            bytes, so that what is held in half precision counts half.
 
     Returns:
         A `matplotlib.figure.Figure`; its `savefig` writes a file.
     """
-    figure, axes = _new_figure(title)
+    figure, axes = _new_figure(title, size=(11, 6.5))
     finished = [summary for summary in summaries if not summary.diverged]
     diverged = [summary.entry.label for summary in summaries if summary.diverged]
     points = [
@@ -71,11 +77,12 @@ def measure_against_memory(summaries, title, memory="optimizer"):
     )
     axes.margins(x=0.12, y=0.15)
     if memory == "optimizer":
-        axes.set_xscale("symlog", linthresh=LINEAR_UP_TO, linscale=0.5)
+        _scale_from_0(axes, LINEAR_UP_TO)
         axes.xaxis.set_major_locator(
             SymmetricalLogLocator(base=10, linthresh=LINEAR_UP_TO)
         )
         axes.set_xlim(left=-LINEAR_UP_TO / 4)
+        _show_percents_of_adam(axes, {s.first.adam_bytes for s in finished})
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     values = [point.y for point in points]
     if values and 0 < LARGE_RATIO * min(values) < max(values):
@@ -83,7 +90,7 @@ def measure_against_memory(summaries, title, memory="optimizer"):
     held = "the optimizer holds" if memory == "optimizer" else "both hold"
     _name_axes(
         axes,
-        f"numbers that {held} (left is better)"
+        f"bytes that {held} (left is better)"
         + (f"\nDiverged: {', '.join(diverged)}" if diverged else ""),
         _measure(summaries[0].first),
     )
@@ -206,8 +213,30 @@ class Point:
 
 
 def _memory(summary, memory):
-    weights = 0 if memory == "optimizer" else summary.first.model_numbers
-    return weights + summary.first.numbers_held
+    weights = 0 if memory == "optimizer" else summary.first.model_bytes
+    return weights + summary.first.bytes_held
+
+
+def _scale_from_0(axes, linear_up_to):
+    axes.set_xscale("symlog", linthresh=linear_up_to, linscale=0.5)
+
+
+def _show_percents_of_adam(axes, adam_bytes):
+    """Writes shares of Adam's bytes above the plot, in the places of those bytes."""
+    if len(adam_bytes) != 1:
+        return
+    percents_a_byte = 100 / adam_bytes.pop()
+    above = axes.twiny()
+    # The same axis in another unit: scaled alike, a share is where its bytes are.
+    _scale_from_0(above, LINEAR_UP_TO * percents_a_byte)
+    low, high = (percents_a_byte * limit for limit in axes.get_xlim())
+    above.set_xticks([p for p in PERCENTS_OF_ADAM if low <= p <= high])
+    above.set_xlim(low, high)
+    above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}%"))
+    above.xaxis.set_minor_locator(NullLocator())
+    above.set_xlabel("of what Adam holds", fontsize="small")
+    above.tick_params(labelsize="small")
+    above.spines[["right"]].set_visible(False)
 
 
 def _measure(result):
@@ -215,8 +244,8 @@ def _measure(result):
     return f"validation {result.measure}, {result.unit} (lower is better)"
 
 
-def _new_figure(title):
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+def _new_figure(title, size=(8, 5)):
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize="medium")
@@ -261,6 +290,7 @@ def _styles():
 def _label_points(axes, points):
     """Puts each label at the first place where it covers no point and no label."""
     axes.figure.draw_without_rendering()  # Settles the layout, hence the pixels.
+    axes.autoscale(False)
     taken = [_point_box(axes, point) for point in points]
     for point in points:
         taken.append(_place_label(axes, point, taken))
@@ -285,7 +315,18 @@ def _place_label(axes, point, taken):
         box = label.get_window_extent()
         if _is_inside(box, axes) and not any(map(box.overlaps, taken)):
             break
+    if distance > NEAR_ENOUGH:
+        _lead_to(axes, point, label)
     return box
+
+
+def _lead_to(axes, point, label):
+    """Draws a line from a point to where its label is anchored."""
+    pixels_a_point = axes.figure.dpi / 72
+    here = axes.transData.transform((point.x, point.y))
+    there = here + [pixels_a_point * offset for offset in label.xyann]
+    ends = axes.transData.inverted().transform([here, there])
+    axes.plot(*ends.T, color="0.6", linewidth=0.7, zorder=1)
 
 
 def _move_label(label, direction, distance):

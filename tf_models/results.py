@@ -2,13 +2,14 @@
 
 import csv
 import dataclasses
-import math
 
 from rich.table import Table
 
 from tf_models.output import replacing
 from tf_models.training import RunResult
 
+# What is smaller is not told apart in the table; the CSV file has the bytes.
+LEAST_PERCENT = 0.001
 # Learning curves stay in the journal.
 _LEFT_OUT = {"curve"}
 COLUMNS = (
@@ -54,22 +55,23 @@ def results_table(summaries, title):
     """
     table = Table(title=title, title_justify="left")
     table.add_column("optimizer")
-    measure = f"{summaries[0].first.measure}, {summaries[0].first.unit}"
+    measure, unit = summaries[0].first.measure, summaries[0].first.unit
+    # Broken by hand: in a narrow terminal the console would cut words and numbers off.
     for heading in (
         "rate",
-        "numbers held",
-        "× less than Adam",
-        f"validation {measure}",
-        f"test {summaries[0].first.measure}",
-        "ms a step",
+        "bytes\nheld",
+        "% of\nAdam's",
+        f"validation\n{measure},\n{unit}",
+        f"test\n{measure}",
+        "ms a\nstep",
     ):
         table.add_column(heading, justify="right")
     for summary in summaries:
         table.add_row(
             summary.entry.label,
             f"{summary.rate:g}{' *' if summary.is_at_edge else ''}",
-            f"{summary.first.numbers_held:,}",
-            times_less_text(summary.first.times_less_than_adam),
+            f"{summary.first.bytes_held:,}",
+            percent_text(summary.first.percent_of_adam),
             measure_text(summary),
             measure_text(summary, "test"),
             f"{summary.ms_per_step:.1f}",
@@ -79,11 +81,11 @@ def results_table(summaries, title):
     return table
 
 
-def times_less_text(times_less):
-    """Writes how many times less memory than Adam, with two or more digits."""
-    if math.isinf(times_less):
-        return "∞"
-    return f"{times_less:,.0f}" if times_less >= 10 else f"{times_less:.1f}"
+def percent_text(percent):
+    """Writes a percentage of Adam's bytes with three digits, as far as they matter."""
+    if 0 < percent < LEAST_PERCENT:
+        return f"< {LEAST_PERCENT:g}"
+    return f"{percent:.3g}"
 
 
 def measure_text(summary, split="validation"):

@@ -13,7 +13,6 @@ import os
 import statistics
 from collections.abc import Callable
 
-from tf_models import optimizers
 from tf_models.training import Run, RunResult
 
 
@@ -27,8 +26,6 @@ class Entry:
         optimizer: The text of an optimizer, see `tf_models.optimizers`.
         rates: The peak learning rates to try.
         task: A task of `tf_models.tasks`.
-        index_of: Takes the task and returns the optimizer's `tensor_index` for it;
-            `None` for an optimizer without one.
     """
 
     name: str
@@ -36,15 +33,6 @@ class Entry:
     optimizer: str
     rates: tuple[float, ...]
     task: object
-    index_of: Callable | None = dataclasses.field(default=None, compare=False)
-
-    @property
-    def optimizer_text(self):
-        """The text of the optimizer for the entry's task."""
-        if self.index_of is None:
-            return self.optimizer
-        index = {"tensor_index": self.index_of(self.task)}
-        return optimizers.with_arguments(self.optimizer, index)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +73,7 @@ class Study:
         """The `Run` of an entry with a learning rate and a seed."""
         return Run(
             task=entry.task.for_seed(seed),
-            optimizer=entry.optimizer_text,
+            optimizer=entry.optimizer,
             learning_rate=rate,
             schedule=self.schedule,
             warmup_steps=self.warmup_steps,

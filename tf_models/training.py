@@ -65,8 +65,10 @@ class RunResult:
         test: The same on the test split.
         curve: Pairs of a step and the validation measure then.
         model_numbers: Numbers in the model's trained variables.
+        model_bytes: The bytes they take.
         numbers_held: Numbers the optimizer holds, without step count and rate.
-        bytes_held: The bytes they take.
+        bytes_held: The bytes they take, each in its own dtype.
+        adam_bytes: The bytes Adam would hold for this model.
         times_less_than_adam: Adam's numbers held over this optimizer's; infinite
             for one that holds none.
         ms_per_step: Median time of a training step in milliseconds, without the
@@ -89,8 +91,10 @@ class RunResult:
     test: float
     curve: tuple[tuple[int, float], ...]
     model_numbers: int
+    model_bytes: int
     numbers_held: int
     bytes_held: int
+    adam_bytes: int
     times_less_than_adam: float
     ms_per_step: float
     examples_per_second: float
@@ -100,6 +104,11 @@ class RunResult:
     def diverged(self):
         """Whether the loss stopped being a number."""
         return self.status == "diverged"
+
+    @property
+    def percent_of_adam(self):
+        """The bytes held, in per cent of Adam's."""
+        return 100.0 * self.bytes_held / self.adam_bytes
 
 
 class StepClock(keras.callbacks.Callback):
@@ -204,8 +213,10 @@ def train(
         test=test,
         curve=tuple(curve),
         model_numbers=memory.model_numbers,
+        model_bytes=memory.model_bytes,
         numbers_held=memory.slots,
         bytes_held=memory.bytes,
+        adam_bytes=memory.adam_bytes,
         times_less_than_adam=(
             memory.adam_slots / memory.slots if memory.slots else math.inf
         ),

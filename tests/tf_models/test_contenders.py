@@ -2,7 +2,7 @@
 
 import pytest
 
-from et_optimizer import memory_report
+from et_optimizer import ExtremeTensoring, memory_report
 from tf_models import optimizers
 from tf_models.contenders import CONTENDERS, DEMO
 from tf_models.transformer import transformer_language_model
@@ -14,33 +14,98 @@ def model():
     return transformer_language_model(256, 96)
 
 
-def held_by(name, model):
+def report(name, model):
     optimizer = optimizers.make(CONTENDERS[name].optimizer, 0.1)
     optimizer.build(model.trainable_variables)
-    return memory_report(optimizer).slots
+    return memory_report(optimizer)
 
 
-def test_the_demos_contenders_stand_in_the_order_of_the_memory_they_hold(model):
-    held = [held_by(name, model) for name in DEMO]
+def held_by(name, model):
+    return report(name, model).slots
+
+
+def test_the_demos_contenders_stand_in_the_order_of_the_bytes_they_hold(model):
+    reports = [report(name, model) for name in DEMO]
+    held = [one.bytes for one in reports]
     assert list(DEMO) == [
         "sgd",
-        "et_inf",
-        "et3",
         "et2",
         "et1",
         "sm3",
+        "et",
         "adafactor",
         "keras_adafactor",
         "adam",
     ]
     assert held == sorted(held)
     # Only level 1 and SM3, which keeps the same slices, hold equally much.
-    assert len(set(held)) == len(held) - 1 and held[4] == held[5]
+    assert len(set(held)) == len(held) - 1 and held[2] == held[3]
     assert held[0] == 0
-    assert held[-1] == 2 * model.count_params()
-    # One number a variable, and at level 1 one number for every index of every axis.
-    assert held[1] == len(model.trainable_variables)
-    assert held[4] == sum(sum(v.shape) for v in model.trainable_variables)
+    assert held[-1] == reports[0].adam_bytes == 8 * model.count_params()
+    # At level 1 one number for every index of every axis.
+    slices = sum(sum(v.shape) for v in model.trainable_variables)
+    assert reports[2].slots == slices
+
+
+def test_et_is_extreme_tensoring_as_it_is_by_default():
+    optimizer_class, arguments = optimizers.parse(CONTENDERS["et"].optimizer)
+    assert (optimizer_class, arguments) == (ExtremeTensoring, {})
+
+
+@pytest.mark.parametrize(
+    "name", ["et_inf", "et3", "et2", "et2_tokens", "et1", "et2_geometric"]
+)
+def test_levels_without_momentum_hold_their_slices_and_nothing_else(name, model):
+    optimizer = optimizers.make(CONTENDERS[name].optimizer, 0.1)
+    optimizer.build(model.trainable_variables)
+    named_shapes = [(v.path, tuple(v.shape)) for v in model.trainable_variables]
+    indices = optimizer.index_variables(named_shapes)
+    held = memory_report(optimizer)
+    assert held.slots == sum(index.slots for index in indices)
+    assert held.momentum_bytes == 0
+
+
+def test_tokens_are_at_level_1_where_they_are_told_apart_and_all_else_at_2(model):
+    fine, coarse, mixed = (report(name, model) for name in ("et1", "et2", "et2_tokens"))
+    for rows in zip(fine.rows, coarse.rows, mixed.rows, strict=True):
+        of_fine, of_coarse, of_mixed = rows
+        is_of_tokens = "embeddings" in of_mixed.path or "logits" in of_mixed.path
+        assert of_mixed.slots == (of_fine if is_of_tokens else of_coarse).slots
+    assert coarse.bytes < mixed.bytes < fine.bytes
+
+
+def test_geometric_and_rank_one_keep_the_same_numbers_and_combine_them_otherwise(model):
+    for name in ("et1", "et2"):
+        assert held_by(f"{name}_geometric", model) == held_by(name, model)
+        old = optimizers.make(CONTENDERS[f"{name}_geometric"].optimizer, 0.1)
+        new = optimizers.make(CONTENDERS[name].optimizer, 0.1)
+        assert (old.combination, new.combination) == ("geometric", "rank_one")
+        assert (old.update_bound, new.update_bound) == (None, 3.0)
+        assert old.clip_threshold is new.clip_threshold is None
+
+
+def test_momentum_in_a_subspace_costs_a_small_part_of_a_full_one(model):
+    names = ("et1", "et_4", "et", "et_int8", "et_16", "et1_momentum")
+    held = [report(name, model).bytes for name in names]
+    assert held == sorted(held) and len(set(held)) == len(held)
+    adam = report("adam", model).bytes
+    assert 20 * held[2] < adam
+    for name in ("sm3", "adafactor"):
+        momentum = report(f"{name}_momentum", model).bytes - report(name, model).bytes
+        assert 0 < 20 * momentum < adam
+    assert report("snsm", model).bytes == report("subset_momentum", model).bytes
+
+
+def test_rivals_of_the_same_name_differ_in_one_argument_alone(model):
+    for name in ("et_95", "et_999"):
+        assert report(name, model).bytes == report("et", model).bytes
+    decays = {
+        name: optimizers.make(CONTENDERS[name].optimizer, 0.1).beta_2
+        for name in ("et_95", "et", "et_999", "adam_95", "adam_99", "adam")
+    }
+    assert list(decays.values()) == [0.95, 0.99, 0.999] * 2
+    _, clipped = optimizers.parse(CONTENDERS["adam_clip"].optimizer)
+    assert clipped == {"beta_2": 0.99, "global_clipnorm": 1.0}
 
 
 def test_the_matrix_contenders_hold_more_the_more_of_the_covariances_they_keep(model):
@@ -52,7 +117,7 @@ def test_the_matrix_contenders_hold_more_the_more_of_the_covariances_they_keep(m
         assert momentum == model.count_params()
 
 
-def test_momentum_costs_a_number_a_weight_and_rivals_hold_one_or_two(model):
+def test_full_momentum_costs_a_number_a_weight_and_rivals_hold_one_or_two(model):
     weights = model.count_params()
     assert held_by("adam_99", model) == held_by("adam", model) == 2 * weights
     for name in ("rmsprop", "adagrad", "sgd_momentum"):

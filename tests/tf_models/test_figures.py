@@ -10,15 +10,20 @@ import pytest
 from tests.tf_models.measured import entry, finished, result, summary
 from tf_models.figures import (
     LABEL_DIRECTIONS,
+    NEAR_ENOUGH,
     learning_curves,
     measure_against_memory,
     sensitivity,
     trace_ratios,
 )
+from tf_models.presets import PRESETS
+
+ADAM_BYTES = 3_799_040
 
 
-def one(label, numbers_held, perplexity):
-    return summary(label, result(perplexity, numbers_held=numbers_held))
+def one(label, bytes_held, perplexity):
+    measured = result(perplexity, bytes_held=bytes_held, adam_bytes=ADAM_BYTES)
+    return summary(label, measured)
 
 
 # Close together on purpose: every label's first place is taken by another point.
@@ -32,7 +37,7 @@ CROWDED = [
     one("Adafactor", 507_610, 6.4),
     one("Adam", 949_760, 6.4),
 ]
-POINTS = [(s.first.numbers_held, s.first.validation) for s in CROWDED]
+POINTS = [(s.first.bytes_held, s.first.validation) for s in CROWDED]
 
 
 def points(axes):
@@ -60,7 +65,7 @@ def test_each_entry_is_a_labelled_point_at_its_memory_and_measure():
     names = [label.get_text() for label in axes.texts]
     assert names == [one.entry.label for one in CROWDED]
     assert [label.xy for label in axes.texts] == POINTS
-    assert "the optimizer holds" in axes.get_xlabel()
+    assert "bytes that the optimizer holds" in axes.get_xlabel()
     assert "validation perplexity, a byte" in axes.get_ylabel()
 
 
@@ -87,17 +92,57 @@ def test_an_optimizer_that_holds_nothing_stands_at_0_left_of_all_others():
 def test_a_point_of_several_seeds_is_their_mean_with_a_line_from_least_to_largest():
     seeds = [result(value) for value in (6.0, 7.0, 9.5)]
     axes = measure_against_memory([summary("ET2", *seeds)], "title").axes[0]
-    assert points(axes) == [(8, 7.5)]
+    assert points(axes) == [(32, 7.5)]
     (segments,) = [c.get_segments() for c in axes.collections]
-    assert segments[0].tolist() == [[8, 6.0], [8, 9.5]]
+    assert segments[0].tolist() == [[32, 6.0], [32, 9.5]]
 
 
 def test_where_models_differ_the_plot_counts_their_weights_too():
-    shallow = summary("AdaGrad", result(7.0, model_numbers=1000, numbers_held=1000))
-    deep = summary("ET2", result(6.0, model_numbers=1900, numbers_held=10))
+    shallow = summary("AdaGrad", result(7.0, model_bytes=1000, bytes_held=1000))
+    deep = summary("ET2", result(6.0, model_bytes=1900, bytes_held=10))
     drawn = measure_against_memory([shallow, deep], "title", "model and optimizer")
     assert points(drawn.axes[0]) == [(2000, 7.0), (1910, 6.0)]
-    assert "both hold" in drawn.axes[0].get_xlabel()
+    assert "bytes that both hold" in drawn.axes[0].get_xlabel()
+
+
+def test_above_the_plot_each_share_of_adams_memory_stands_over_its_bytes():
+    figure = measure_against_memory(CROWDED, "title")
+    axes, above = figure.axes
+    shares = dict(
+        zip(
+            [label.get_text() for label in above.get_xticklabels()],
+            above.get_xticks(),
+            strict=True,
+        )
+    )
+    assert list(shares) == ["0.001%", "0.01%", "0.1%", "1%", "10%", "100%"]
+    for share in shares.values():
+        there, _ = above.transData.transform((share, 0))
+        here, _ = axes.transData.transform((share / 100 * ADAM_BYTES, 0))
+        assert there == pytest.approx(here)
+    assert_is_drawn(figure)
+
+
+@pytest.mark.parametrize("memory", ["optimizer", "model and optimizer"])
+def test_where_models_differ_there_is_no_one_adam_to_take_shares_of(memory):
+    many = [
+        summary("shallow", result(7.0)),
+        summary("deep", result(6.0, model_bytes=4000, adam_bytes=8000)),
+    ]
+    assert len(measure_against_memory(many, "title", memory).axes) == 1
+
+
+def test_a_label_far_from_its_point_is_led_to_it():
+    stacked = [one(f"Adam with a long name {i}", ADAM_BYTES, 6.4) for i in range(12)]
+    axes = measure_against_memory(stacked, "title").axes[0]
+    boxes = [label.get_window_extent() for label in axes.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    far = [t for t in axes.texts if max(map(abs, t.xyann)) > NEAR_ENOUGH]
+    leads = axes.lines[1:]
+    assert len(leads) == len(far) > 0
+    assert all(
+        line.get_xydata()[0] == pytest.approx((ADAM_BYTES, 6.4)) for line in leads
+    )
 
 
 def test_an_entry_that_diverged_is_named_and_not_drawn():
@@ -163,7 +208,8 @@ def test_trace_ratios_are_drawn_over_the_steps_and_for_every_variable():
 
 def test_every_entry_of_the_largest_study_has_a_style_of_its_own():
     many = [dataclasses.replace(s, entry=entry(str(i))) for i, s in enumerate(CROWDED)]
-    many += [one(f"more {i}", 10 * i, 7.0) for i in range(6)]
+    many += [one(f"more {i}", 10 * i, 7.0) for i in range(13)]
+    assert len(many) >= len(PRESETS["language"]("laptop").entries)
     axes = learning_curves(many, "title").axes[0]
     styles = {(line.get_color(), line.get_marker()) for line in axes.lines}
     assert len(styles) == len(many)

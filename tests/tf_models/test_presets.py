@@ -1,5 +1,6 @@
 """The studies by name."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from et_optimizer import memory_report
 from tf_models import optimizers
 from tf_models.classifiers import logistic_regression
+from tf_models.contenders import CONTENDERS
 from tf_models.learning_rates import SCHEDULES
 from tf_models.presets import PRESETS, SIZES
 from tf_models.tasks import Convex, Images, Language
@@ -17,11 +19,16 @@ SUBWORDS = 32_768
 ALL = list(itertools.product(PRESETS, SIZES))
 
 
-def held(entry, model):
-    """How many numbers an entry's optimizer holds for a model."""
-    optimizer = optimizers.make(entry.optimizer_text, 0.1)
+def report(entry, model):
+    """What an entry's optimizer holds for a model."""
+    optimizer = optimizers.make(entry.optimizer, 0.1)
     optimizer.build(model.trainable_variables)
-    return memory_report(optimizer).slots
+    return memory_report(optimizer)
+
+
+def held(entry, model):
+    """How many numbers that is."""
+    return report(entry, model).slots
 
 
 def named(study):
@@ -43,7 +50,7 @@ def test_every_preset_is_a_study_whose_optimizers_exist(name, size):
     for entry in study.entries:
         for rate in entry.rates:
             assert rate > 0
-            optimizers.make(entry.optimizer_text, rate)
+            optimizers.make(entry.optimizer, rate)
 
 
 @pytest.mark.parametrize(("name", "size"), ALL)
@@ -108,6 +115,67 @@ def test_at_the_laptops_size_level_2_holds_a_number_for_500_weights_or_more():
     assert 500 * held(named(study)["et2"], model) <= model.count_params()
 
 
+def test_the_language_study_goes_from_nothing_held_to_adam_by_bytes():
+    study = PRESETS["language"]("laptop")
+    model = model_of(study.entries[0].task)
+    reports = [report(entry, model) for entry in study.entries]
+    held_bytes = [one.bytes for one in reports]
+    assert held_bytes == sorted(held_bytes)
+    assert held_bytes[0] == 0
+    assert {one.adam_bytes for one in reports} == {held_bytes[-1]}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_rates_of_the_language_study_are_around_adams_where_theirs_are_like_it(
+    size,
+):
+    for entry in PRESETS["language"](size).entries:
+        if entry.name not in ("sgd", "sm3", "adafactor", "adagrad"):
+            assert entry.rates == (2e-3, 4e-3, 8e-3), entry.name
+
+
+@pytest.mark.parametrize("preset", ["language", "depth", "quality"])
+def test_only_the_geometric_levels_are_clipped_in_the_language_studies(preset):
+    study = PRESETS[preset]("laptop")
+    for contender in CONTENDERS.values():
+        _, own = optimizers.parse(study.entry_of(contender).optimizer)
+        threshold = 1.0 if contender.name.endswith("_geometric") else None
+        _, before = optimizers.parse(contender.optimizer)
+        assert own.get("clip_threshold") == before.get("clip_threshold", threshold)
+
+
+@pytest.mark.parametrize("subwords", [300, 5000])
+def test_levels_of_tokens_fit_whatever_the_vocabulary_is(subwords):
+    entry = named(PRESETS["language"]("laptop"))["et2_tokens"]
+    model = model_of(dataclasses.replace(entry.task, subwords=subwords))
+    slots = {row.path: row.slots for row in report(entry, model).rows}
+    width = MODELS[entry.task.model]["width"]
+    assert slots["logits/kernel"] == subwords + width
+    assert slots["embedding/token/embeddings"] == subwords + width
+
+
+def test_the_large_language_study_is_the_laptops_on_over_3_million_weights():
+    study, language = (
+        PRESETS[name]("laptop") for name in ("language_large", "language")
+    )
+    assert [entry.name for entry in study.entries] == [
+        "adam_95",
+        "adam_99",
+        "et",
+        "et_16",
+    ]
+    assert study.steps == 1000
+    for entry in study.entries:
+        other = named(language)[entry.name]
+        assert entry.rates == (1e-3, 2e-3)
+        assert entry.optimizer == other.optimizer
+        assert dataclasses.replace(entry.task, model=other.task.model) == other.task
+    assert model_of(study.entries[0].task).count_params() > 3_000_000
+    # Others of the language study come with their own rate, smaller by as much.
+    sgd = study.entry_of(CONTENDERS["sgd"])
+    assert sgd.rates == (0.25, 0.5)
+
+
 def test_twice_the_depth_with_et2_takes_less_than_the_shallow_model_with_adagrad():
     entries = named(PRESETS["depth"]("laptop"))
     deep, shallow = entries["et2_deep"], entries["adagrad"]
@@ -140,8 +208,28 @@ def test_the_convex_levels_hold_ever_fewer_numbers():
     task = entries["et1"].task
     model = logistic_regression(task.features, task.classes)
     names = ("sgd", "et_inf", "et3", "et2", "et1", "adagrad")
+    assert set(entries) == {*names, "et1_rank_one"}
+    assert held(entries["et1_rank_one"], model) == held(entries["et1"], model)
     numbers = [held(entries[name], model) for name in names]
     assert numbers == sorted(numbers) and len(set(numbers)) == len(numbers)
     assert numbers[0] == 0
     assert numbers[2:5] == [8 + 8 + 8 + 10, 16 + 32 + 10, 512 + 10]
     assert numbers[-1] == model.count_params() == 5120
+
+
+def test_the_convex_levels_are_algorithm_1_which_accumulates_without_momentum():
+    for name, entry in named(PRESETS["convex"]("laptop")).items():
+        if not name.startswith("et"):
+            continue
+        _, arguments = optimizers.parse(entry.optimizer)
+        assert (arguments["beta_1"], arguments["beta_2"]) == (0.0, None)
+        assert arguments["update_bound"] is None
+        rule = "rank_one" if name == "et1_rank_one" else "geometric"
+        assert arguments["combination"] == rule
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_images_study_has_et_as_it_is_beside_its_levels_without_momentum(size):
+    entries = named(PRESETS["images"](size))
+    assert {"et", "et1", "et2", "et3", "adam"} <= set(entries)
+    assert entries["et"].optimizer == "ExtremeTensoring(weight_decay=0.0005)"

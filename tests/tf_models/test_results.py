@@ -11,11 +11,14 @@ from tests.tf_models.measured import entry, finished, result, summary
 from tf_models.results import results_table, write_csv
 
 ADAM = result(math.pi, numbers_held=1000, bytes_held=4000, times_less_than_adam=1.0)
+HALF = result(4.0, numbers_held=100, bytes_held=207, adam_bytes=4000)
+FEW = result(4.4, numbers_held=1, bytes_held=4, adam_bytes=400_000_001)
 ET2 = result(4.2, ms_per_step=13.0)
 SGD = result(
     math.nan,
     steps=7,
     numbers_held=0,
+    bytes_held=0,
     times_less_than_adam=math.inf,
     ms_per_step=11.0,
 )
@@ -26,9 +29,9 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def table(*summaries):
-    """The table's lines, and each row's cells by its first."""
-    console = Console(file=io.StringIO(), width=140)
+def table(*summaries, width=140):
+    """The table's text, and each row's cells by its first; the headings' are ""."""
+    console = Console(file=io.StringIO(), width=width)
     console.print(results_table(summaries, "10 steps"))
     text = console.file.getvalue()
     cells = (
@@ -36,7 +39,14 @@ def table(*summaries):
         for line in text.splitlines()
         if line.startswith("│")
     )
-    return text, {row[0]: row[1:] for row in cells}
+    headings = (
+        [cell.strip() for cell in line.split("┃")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("┃")
+    )
+    found = {row[0]: row[1:] for row in cells}
+    found[""] = [" ".join(filter(None, words)) for words in zip(*headings)][1:]
+    return text, found
 
 
 def test_the_file_holds_every_number_in_full(tmp_path):
@@ -54,6 +64,8 @@ def test_the_file_holds_every_number_in_full(tmp_path):
     assert float(third["learning_rate"]) == 1 / 3
     assert (third["seed"], third["numbers_held"]) == ("5", "8")
     assert float(third["times_less_than_adam"]) == 125
+    assert (third["bytes_held"], third["adam_bytes"]) == ("32", "4000")
+    assert third["model_bytes"] == "2000"
     assert (second["status"], second["validation"]) == ("diverged", "nan")
     best = [row["is_best_rate"] for row in (first, second, third)]
     assert best == ["True", "False", "True"]
@@ -79,11 +91,42 @@ def test_the_table_shows_rate_memory_measures_and_time_of_each_entry():
     text, cells = table(
         summary("SGD", SGD, rate=1.0), summary("ET2", ET2), summary("Adam", ADAM)
     )
-    assert cells["Adam"] == ["0.001", "1,000", "1.0", "3.142", "3.642", "12.3"]
-    assert cells["ET2"] == ["0.001", "8", "125", "4.2", "4.7", "13.0"]
-    assert cells["SGD"] == ["1", "0", "∞", *["diverged at step 7"] * 2, "11.0"]
-    assert "10 steps" in text and "validation perplexity, a byte" in text
+    assert cells["Adam"] == ["0.001", "4,000", "100", "3.142", "3.642", "12.3"]
+    assert cells["ET2"] == ["0.001", "32", "0.8", "4.2", "4.7", "13.0"]
+    assert cells["SGD"] == ["1", "0", "0", *["diverged at step 7"] * 2, "11.0"]
+    assert "10 steps" in text
+    assert cells[""] == [
+        "rate",
+        "bytes held",
+        "% of Adam's",
+        "validation perplexity, a byte",
+        "test perplexity",
+        "ms a step",
+    ]
     assert "smallest tried" not in text
+
+
+def test_memory_is_counted_in_bytes_and_as_a_share_of_adams_of_three_digits():
+    _, cells = table(summary("ET", HALF), summary("ET∞", FEW), summary("A", ADAM))
+    # 100 numbers take 207 bytes where some are in bfloat16, others integers of 8 bits.
+    assert cells["ET"][1:3] == ["207", "5.17"]
+    assert cells["ET∞"][1:3] == ["4", "< 0.001"]
+    assert HALF.percent_of_adam == pytest.approx(5.175)
+
+
+def test_the_table_of_the_demo_cuts_no_number_off_in_80_columns():
+    def of(label, **values):
+        measured = result(6.543, **{"adam_bytes": 3_799_040} | values)
+        return summary(label, measured, rate=0.0015)
+
+    rows_of = [
+        of("Keras Adafactor", bytes_held=2_030_440),
+        of("ET", bytes_held=129_888),
+        of("Adam", bytes_held=3_799_040),
+    ]
+    text, _ = table(*rows_of, width=80)
+    assert "…" not in text
+    assert "2,030,440" in text and "3,799,040" in text
 
 
 def test_the_table_shows_the_mean_the_least_and_the_largest_of_several_seeds():

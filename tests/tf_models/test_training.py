@@ -68,6 +68,9 @@ def test_a_run_reports_what_its_optimizer_holds(still):
     # RMSprop keeps one moment where Adam keeps two.
     assert rmsprop.times_less_than_adam == 2
     assert rmsprop.bytes_held == 4 * rmsprop.numbers_held
+    assert rmsprop.model_bytes == 4 * rmsprop.model_numbers
+    assert rmsprop.adam_bytes == 2 * rmsprop.model_bytes
+    assert (sgd.percent_of_adam, rmsprop.percent_of_adam) == (0, 50)
     assert rmsprop.numbers_held == rmsprop.model_numbers == sgd.model_numbers
 
 
