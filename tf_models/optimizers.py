@@ -4,7 +4,8 @@ A text is one of
 
 - a class of `et_optimizer` or, where that has none of the name, `keras.optimizers`:
   `ExtremeTensoring`, `Adam`, `keras.Adafactor`;
-- a class with arguments, literals of Python: `ExtremeTensoring(level=2, beta_1=0.9)`;
+- a class with arguments, literals of Python: `ExtremeTensoring(level=2, beta_1=0.0)`,
+  `ExtremeTensoring(level={'embeddings|logits': 1, '.*': 2}, momentum_rank=None)`;
 - a Keras configuration in JSON: `{"class_name": "Adam", "config": {"beta_1": 0.5}}`.
 
 The learning rate is not part of it: programs set it, and the schedule, by themselves.

@@ -1,6 +1,8 @@
 """Trains one model with one optimizer, and prints what it measured as a line of JSON.
 
     python -m tf_models.train --optimizer=ExtremeTensoring --level=2
+    python -m tf_models.train --momentum_rank=16 --momentum_dtype=int8
+    python -m tf_models.train --beta_1=0 --level="{'embeddings|logits': 1, '.*': 2}"
     python -m tf_models.train --optimizer='Adam(beta_2=0.99)' --text=folder \\
         --text_dir=~/notes --model=small --checkpoint_dir=out --evaluations=20
     python -m tf_models.train --task=images --images=digits --image_size=32 \\
@@ -13,6 +15,7 @@ weights of one that was never stopped. A checkpoint is written at every evaluati
 Progress goes to standard error, so that standard output is the line alone.
 """
 
+import ast
 import itertools
 import json
 import pathlib
@@ -34,8 +37,19 @@ from tf_models.transformer import SIZES
 
 REFUSED = 1
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
-# Arguments of optimizers that have a flag of their own.
+# Arguments of optimizers that have a flag of their own: numbers,
 OPTIMIZER_FLAGS = ("beta_1", "beta_2", "momentum", "weight_decay", "clipnorm")
+# and Python's literals, of which a word may be written without its quotes.
+LITERAL_FLAGS = {
+    "level": "1, 2, … or inf; or a dict of levels by regular expressions on paths, as "
+    "in \"{'embeddings|logits': 1, '.*': 2}\"",
+    "combination": "rank_one or geometric",
+    "update_bound": "the largest entry of an update in learning rates, or None",
+    "momentum_rank": "the directions of the momentum: auto, a number, None for a full "
+    "momentum, or a dict of these by regular expressions on paths",
+    "refresh_every": "steps from one choice of these directions to the next",
+    "momentum_dtype": "float32, bfloat16 or int8",
+}
 # For each kind of task its models, and the flags that go with it.
 IMAGE_MODELS = ("resnet18", "mlp")
 MODELS = {"language": tuple(SIZES), "images": IMAGE_MODELS, "convex": ()}
@@ -124,14 +138,15 @@ def _define_optimizer(values):
         "ExtremeTensoring",
         "One of "
         + ", ".join(optimizers.names())
-        + "; with arguments, as in 'ExtremeTensoring(level=2, beta_1=0.9)'; or a Keras "
+        + "; with arguments, as in 'ExtremeTensoring(level=2, beta_1=0.0)'; or a Keras "
         "configuration in JSON.",
         flag_values=values,
     )
     flag_rules.optimizer("optimizer", values)
-    flags.DEFINE_string(
-        "level", None, "The optimizer's level: 1, 2, … or inf.", flag_values=values
-    )
+    for name, text in LITERAL_FLAGS.items():
+        flags.DEFINE_string(
+            name, None, f"The optimizer's {name}: {text}.", flag_values=values
+        )
     for name in OPTIMIZER_FLAGS:
         flags.DEFINE_float(name, None, f"The optimizer's {name}.", flag_values=values)
     flags.DEFINE_float(
@@ -253,12 +268,20 @@ def chosen_run(values):
 
 
 def _optimizer_text(values):
-    arguments = {name: values[name].value for name in OPTIMIZER_FLAGS}
-    level = values.level
-    if level is not None:
-        arguments["level"] = int(level) if level.isdigit() else level
-    given = {name: value for name, value in arguments.items() if value is not None}
+    numbers = {name: values[name].value for name in OPTIMIZER_FLAGS}
+    texts = {name: values[name].value for name in LITERAL_FLAGS}
+    given = {name: value for name, value in numbers.items() if value is not None}
+    # The text None is a value like any other: it turns a bound off.
+    given |= {name: _literal(t) for name, t in texts.items() if t is not None}
     return optimizers.with_arguments(values.optimizer, given)
+
+
+def _literal(text):
+    """What a text is in Python; where it is nothing there, such as inf, itself."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (SyntaxError, TypeError, ValueError):
+        return text
 
 
 def _task(values):

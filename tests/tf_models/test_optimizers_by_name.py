@@ -25,6 +25,21 @@ JSON = '{"class_name": "Adam", "config": {"beta_1": 0.5, "learning_rate": 7.0}}'
             et_optimizer.ExtremeTensoring,
             {"level": "inf", "tensor_index": {"kernel": (2, 3)}},
         ),
+        (
+            "ExtremeTensoring(level={'embeddings|logits': 1, '.*': 2})",
+            et_optimizer.ExtremeTensoring,
+            {"level": {"embeddings|logits": 1, ".*": 2}},
+        ),
+        (
+            "SM3(momentum=0.9, momentum_rank={'logits': None, '.*': 4})",
+            et_optimizer.SM3,
+            {"momentum": 0.9, "momentum_rank": {"logits": None, ".*": 4}},
+        ),
+        (
+            "ExtremeTensoring(momentum_rank=None, update_bound=None)",
+            et_optimizer.ExtremeTensoring,
+            {"momentum_rank": None, "update_bound": None},
+        ),
         (JSON, keras.optimizers.Adam, {"beta_1": 0.5}),
         ('{"class_name": "SM3"}', et_optimizer.SM3, {}),
     ],
@@ -34,10 +49,30 @@ def test_a_text_names_a_class_and_its_arguments(text, expected_class, expected):
     made = optimizers.make(text, 0.25)
     assert type(made) is expected_class
     assert float(made.learning_rate) == 0.25
+    config = made.get_config()
+    for name, value in expected.items():
+        if name != "tensor_index":  # Written as lists.
+            assert config[name] == value
+
+
+def test_levels_and_ranks_by_path_keep_the_order_in_which_the_first_match_wins():
+    text = "ExtremeTensoring(level={'logits': 1, 'l': 3, '.*': 2})"
+    more = optimizers.with_arguments(text, {"momentum_rank": {"b": None, "a": "auto"}})
+    for written in (text, more):
+        made = optimizers.make(written, 0.1)
+        assert list(made.level.items()) == [("logits", 1), ("l", 3), (".*", 2)]
+    assert list(made.momentum_rank.items()) == [("b", None), ("a", "auto")]
 
 
 @pytest.mark.parametrize(
-    "text", ["keras.Adafactor", "Adafactor", "Adam(beta_2=0.9)", "SketchyShampoo"]
+    "text",
+    [
+        "keras.Adafactor",
+        "Adafactor",
+        "Adam(beta_2=0.9)",
+        "SketchyShampoo",
+        "ExtremeTensoring(level={'a': 1, '.*': 2}, momentum_rank={'a': None})",
+    ],
 )
 def test_what_keras_writes_of_an_optimizer_makes_the_same_one(text):
     made = optimizers.make(text, 0.25)
@@ -66,6 +101,12 @@ def test_what_keras_writes_of_an_optimizer_makes_the_same_one(text):
         ("Adam(level=2)", "Adam has no argument 'level'"),
         ("Adam(learning_rate=1)", "given beside the optimizer; .* Use the flag"),
         ("ExtremeTensoring(level=0)", "level"),
+        ("ExtremeTensoring(level={'a': 0})", "level"),
+        ("ExtremeTensoring(level={'(': 1})", "level"),
+        ("ExtremeTensoring(momentum_rank={'a': -1})", "momentum_rank must be"),
+        ("ExtremeTensoring(momentum_rank='all')", "momentum_rank must be"),
+        ("ExtremeTensoring(combination='mean')", "combination must be"),
+        ("ExtremeTensoring(update_bound=0)", "update_bound must be"),
         ("{", "in JSON must be an object with 'class_name' and 'config'"),
         ('{"config": {}}', "in JSON must be .*KeyError"),
         ('{"class_name": 5}', "in JSON must be"),
@@ -84,6 +125,11 @@ def test_a_text_that_makes_no_optimizer_is_refused_with_the_rule(text, told):
         ("SM3", {}, "SM3"),
         (JSON, {}, JSON),
         ("SM3", {"momentum": 0.9}, "SM3(momentum=0.9)"),
+        (
+            "ExtremeTensoring(level={'a': 1, '.*': 2})",
+            {"momentum_rank": None},
+            "ExtremeTensoring(level={'a': 1, '.*': 2}, momentum_rank=None)",
+        ),
         ("Adam(beta_1=0.5)", {"beta_1": 0.9}, "Adam(beta_1=0.9)"),
         (JSON, {"clipnorm": 1.0}, "Adam(beta_1=0.5, clipnorm=1.0)"),
         (

@@ -14,7 +14,7 @@ from absl import app, flags
 from rich.console import Console
 
 import tf_models
-from tf_models import train
+from tf_models import optimizers, train
 from tf_models.study import result_from_json
 from tf_models.tasks import Convex, Images, Language
 from tf_models.training import train as make_run
@@ -258,6 +258,9 @@ def test_the_help_describes_every_flag():
         assert values[flag].help.endswith("."), flag
     assert "ExtremeTensoring, SM3" in text and "RMSprop" in text
     assert "cosine: Linear from 0 to the peak" in text
+    for name in ("level", "momentum_rank", "update_bound", "combination"):
+        assert f"--{name}: The optimizer's {name}: " in text
+    assert "{'embeddings|logits': 1, '.*': 2}" in text
 
 
 def test_without_flags_a_run_is_the_demos_with_the_optimizers_own_rate():
@@ -284,6 +287,60 @@ def test_flags_of_the_optimizer_join_its_text():
     adam = chosen("--optimizer=Adam(beta_2=0.99)", "--clipnorm=1", "--beta_2=0.9")
     assert adam.optimizer == "Adam(beta_2=0.9, clipnorm=1.0)"
     assert chosen("--optimizer=keras.Adafactor").optimizer == "keras.Adafactor"
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--level=2", {"level": 2}),
+        ("--level=inf", {"level": "inf"}),
+        ("--level='inf'", {"level": "inf"}),
+        (
+            "--level={'embeddings|logits': 1, '.*': 2}",
+            {"level": {"embeddings|logits": 1, ".*": 2}},
+        ),
+        ("--momentum_rank=auto", {"momentum_rank": "auto"}),
+        ("--momentum_rank=16", {"momentum_rank": 16}),
+        ("--momentum_rank=None", {"momentum_rank": None}),
+        (
+            "--momentum_rank={'logits': None, '.*': 4}",
+            {"momentum_rank": {"logits": None, ".*": 4}},
+        ),
+        ("--momentum_dtype=int8", {"momentum_dtype": "int8"}),
+        ("--refresh_every=7", {"refresh_every": 7}),
+        ("--combination=geometric", {"combination": "geometric"}),
+        ("--update_bound=2.5", {"update_bound": 2.5}),
+        ("--update_bound=None", {"update_bound": None}),
+    ],
+)
+def test_a_flag_gives_the_optimizer_what_it_reads_as_in_python(flag, expected):
+    run = chosen(flag)
+    assert optimizers.parse(run.optimizer)[1] == expected
+    made = optimizers.make(run.optimizer, run.learning_rate).get_config()
+    assert made | expected == made
+    # And takes the place of what the optimizer's own text says.
+    longer = chosen(f"--optimizer={run.optimizer}", flag, "--beta_1=0.5")
+    assert optimizers.parse(longer.optimizer)[1] == expected | {"beta_1": 0.5}
+
+
+def test_levels_and_ranks_by_path_are_what_is_trained_with(trained):
+    plain = "--optimizer=ExtremeTensoring(beta_1=0.0, level=1)"
+    status, fine, _ = trained(*DIGITS, plain)
+    _, coarse, _ = trained(*DIGITS, plain, "--level={'hidden_0/kernel': 2, '.*': 1}")
+    # Its 64 pixels become 8 × 8, its 4 units stay.
+    saved = fine["result"]["numbers_held"] - coarse["result"]["numbers_held"]
+    assert (status, saved) == (0, 64 - (8 + 8))
+    _, full, _ = trained(*DIGITS, plain, "--beta_1=0.9", "--momentum_rank=None")
+    momentum = full["result"]["bytes_held"] - fine["result"]["bytes_held"]
+    assert momentum == 2 * full["result"]["model_numbers"]
+    _, some, _ = trained(
+        *DIGITS,
+        plain,
+        "--beta_1=0.9",
+        "--momentum_rank={'hidden_0/kernel': None, '.*': 0}",
+    )
+    momentum = some["result"]["bytes_held"] - fine["result"]["bytes_held"]
+    assert momentum == 2 * 64 * 4
 
 
 @pytest.mark.parametrize(
@@ -336,6 +393,17 @@ def test_results_cannot_be_a_directory(tmp_path):
         (["--optimizer=Adam", "--level=2"], "Adam has no argument 'level'"),
         (["--level=0"], "level must be"),
         (["--level=high"], "level must be"),
+        (["--level={'a': 1"], "level must be"),
+        (["--level={'(': 1}"], "level"),
+        (["--momentum_rank=all"], "momentum_rank must be"),
+        (["--momentum_rank=-1"], "momentum_rank must be"),
+        (["--momentum_dtype=float16"], "momentum_dtype must be"),
+        (["--refresh_every=0"], "refresh_every must be"),
+        (["--refresh_every=often"], "refresh_every must be"),
+        (["--combination=mean"], "combination must be"),
+        (["--update_bound=0"], "update_bound must be"),
+        (["--update_bound=far"], "update_bound must be"),
+        (["--optimizer=Adam", "--update_bound=None"], "no argument 'update_bound'"),
         (["--beta_1=1.5"], "beta_1 must be"),
         (["--text=folder"], "--text_dir must be given with --text=folder"),
         (["--text_dir=notes"], "received text_dir='notes' with text='stdlib'"),
