@@ -24,7 +24,7 @@ every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIM
 
 # Argument, values that are refused, what the error says.
 OUT_OF_RANGE = [
-    ("level", [0, -1, 1.5, "2", None], "level must be 1, 2, 3"),
+    ("level", [0, -1, 1.5, "2", None, [1, 2]], "level must be 1, 2, 3"),
     ("beta_1", [-0.1, 1.0, "0.9", None, float("nan")], r"number in \[0, 1\)"),
     ("momentum", [-0.1, 1.0, "0.9", None, float("nan")], r"number in \[0, 1\)"),
     ("beta_2", [-0.1, 1.0, 1.5, "0.9", float("nan")], r"in \[0, 1\) or None"),
@@ -32,7 +32,12 @@ OUT_OF_RANGE = [
     ("clip_threshold", [0.0, -1.0, 1e-50, float("inf"), "1"], "between 1.2e-38"),
     ("statistic", ["max", None, 1], "'mean' or 'sum'"),
     ("variant", ["III", 2, None], "'I' or 'II'"),
-    ("momentum_dtype", ["float16", None], "'float32' or 'bfloat16'"),
+    ("momentum_dtype", ["float16", None, 8], "'float32' or 'bfloat16' or 'int8'"),
+    ("momentum_rank", [-1, 2.0, True, "all", [2]], '"auto", an integer ≥ 0'),
+    ("refresh_every", [0, -1, 2.0, True, None], "an integer, 1 or more"),
+    ("update_bound", [0.0, -1.0, 1e-50, float("inf"), "3"], "between 1.2e-38.*or None"),
+    ("momentum_of", ["weights", None, 1], "'update' or 'gradient'"),
+    ("combination", ["sum", None, 2], "'rank_one' or 'geometric'"),
     ("tensor_index", ["kernel", 3, [(4, 4)]], "must be None, a dict"),
     ("beta_2_decay", [0.8, 0, -1.5, None], r"number in \[-1, 0\)"),
     ("epsilon_1", [0.0, -1.0, 1e-50, None], "between 1.2e-38.*1e-30"),
@@ -112,6 +117,35 @@ def test_a_key_that_is_no_regular_expression_is_refused():
         ExtremeTensoring(tensor_index={"(kernel": (4, 2)})
 
 
+# Arguments that a dict from expressions on paths may give.
+BY_PATH = {"level": 0, "momentum_rank": -1, "axis": "rows"}
+BY_PATH_OF_EVERY_CLASS = [
+    (optimizer, argument, value)
+    for optimizer in EVERY_CLASS
+    for argument, value in BY_PATH.items()
+    if argument in inspect.signature(optimizer).parameters
+]
+
+
+@pytest.mark.parametrize(("optimizer", "argument", "value"), BY_PATH_OF_EVERY_CLASS)
+def test_dicts_by_path_are_tried_value_by_value_when_constructed(
+    optimizer, argument, value
+):
+    with pytest.raises(ValueError, match=f"{argument} must be .*{value!r}"):
+        optimizer(**{argument: {"kernel": 1, "bias": value}})
+    with pytest.raises(ValueError, match=rf"{argument} must be a regular .*'\(kernel'"):
+        optimizer(**{argument: {"(kernel": 1}})
+    fitting, model = optimizer(**{argument: {"dense/embeddings": 1}}), model_and_start()
+    with pytest.raises(ValueError, match=f"{argument} .*variable: 'dense/embeddings'"):
+        fitting.build(model[0].trainable_variables)
+    assert not fitting.built
+
+
+def test_the_rank_one_combination_of_sums_is_refused_with_both_remedies():
+    with pytest.raises(ValueError, match="statistic='mean', or combination='geometri"):
+        ExtremeTensoring(statistic="sum", combination="rank_one")
+
+
 def model_and_start():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="dense")])
     return model, [w.numpy() for w in model.weights]
@@ -158,12 +192,26 @@ def trained(**kwargs):
     return model
 
 
+WITH_FULL_MOMENTUM = {"level": 1, "beta_1": 0.9, "momentum_rank": None}
+IN_A_SUBSPACE = {"level": 1, "beta_1": 0.9, "momentum_rank": 1}
+
+
 @pytest.mark.parametrize(
     ("saved", "loading"),
     [
         ({"level": 1}, {"level": 1, "tensor_index": {"bias": (2, 2)}}),
         ({"level": "inf"}, {"level": 1}),
-        ({"level": 1}, {"level": 1, "beta_1": 0.9}),
+        ({"level": 1, "beta_1": 0}, {"level": 1, "beta_1": 0.9}),
+        ({"level": 1}, {"level": {"kernel": "inf"}}),
+        # What 0.1 held: no momentum by default, or all of it.
+        (
+            {"level": 2, "beta_1": 0, "combination": "geometric"},
+            {"level": 2, "beta_1": 0.9},
+        ),
+        (WITH_FULL_MOMENTUM, IN_A_SUBSPACE),
+        (IN_A_SUBSPACE, WITH_FULL_MOMENTUM),
+        (IN_A_SUBSPACE, IN_A_SUBSPACE | {"momentum_dtype": "int8"}),
+        (IN_A_SUBSPACE, IN_A_SUBSPACE | {"momentum_rank": {"kernel": 0}}),
         ({"level": 1}, {"level": 1, "tensor_index": {"kernel": (12,)}}),
     ],
 )
@@ -181,7 +229,7 @@ def test_the_state_of_another_index_is_refused_and_nothing_changes(saved, loadin
 @pytest.mark.parametrize("make", EVERY_CLASS[1:])
 def test_state_of_another_form_is_refused_and_nothing_changes(make):
     store = {}
-    trained(level="inf").optimizer.save_own_variables(store)
+    trained(level="inf", beta_1=0).optimizer.save_own_variables(store)
     model, _ = model_and_start()
     model.compile(make(), "mse")
     model.fit(np.ones((4, 3)), np.zeros((4, 4)), verbose=0)
@@ -203,7 +251,7 @@ def test_a_gradient_of_another_shape_is_refused_and_changes_no_weight(make, shap
 
 def test_what_the_slots_mean_cannot_be_changed_after_construction():
     optimizer = ExtremeTensoring(beta_2=0.9)
-    for argument in ("beta_2", "statistic", "epsilon"):
+    for argument in ("beta_2", "statistic", "epsilon", "combination", "momentum_rank"):
         with pytest.raises(AttributeError):
             setattr(optimizer, argument, 0.5)
     assert optimizer.get_config()["beta_2"] == 0.9

@@ -34,7 +34,7 @@ def built(optimizer):
 @pytest.mark.parametrize("level", [1, 2, 3, "inf"])
 def test_every_variable_held_is_a_mode_of_the_index(level):
     net = model()
-    optimizer = ExtremeTensoring(level=level)
+    optimizer = ExtremeTensoring(level=level, beta_1=0)
     optimizer.build(net.trainable_variables)
     held = [(v.name, tuple(v.shape), v.dtype) for v in optimizer.variables[2:]]
     expected = []
@@ -51,7 +51,7 @@ def test_levels_hold_what_the_formula_says():
     net = keras.Sequential([keras.Input((2000,)), keras.layers.Dense(512)])
     held = {}
     for level in (1, 2, 3, "inf"):
-        optimizer = ExtremeTensoring(level=level)
+        optimizer = ExtremeTensoring(level=level, beta_1=0)
         optimizer.build(net.trainable_variables)
         held[level] = memory_report(optimizer).slots
     assert held == {
@@ -63,14 +63,110 @@ def test_levels_hold_what_the_formula_says():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_only_momentum_keeps_a_tensor_of_the_variables_size(dtype):
+def test_only_full_momentum_keeps_a_tensor_of_the_variables_size(dtype):
     variable = keras.Variable(np.zeros((24, 20), "float32"), name="kernel")
-    optimizer = ExtremeTensoring(beta_1=0.9, momentum_dtype=dtype)
+    optimizer = ExtremeTensoring(
+        level=2, beta_1=0.9, momentum_dtype=dtype, momentum_rank=None
+    )
     optimizer.build([variable])
     momentum = optimizer.variables[-1]
     assert momentum.name == "kernel_momentum" and momentum.dtype == dtype
     assert tuple(momentum.shape) == (24, 20)
     assert all(np.prod(v.shape) < 24 for v in optimizer.variables[:-1])
+
+
+# Shape, and the shorter and the longer side of it as a matrix.
+MATRICES = [
+    ((24, 20), 20, 24),
+    ((20, 24), 20, 24),
+    ((3, 3, 8, 16), 16, 3 * 3 * 8),
+    ((48, 4, 12), 48, 4 * 12),
+]
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+
+def held_for(shape, **arguments):
+    """Bytes by name of what is held for a variable, and the report's row of it."""
+    variable = keras.Variable(np.zeros(shape, "float32"), name="kernel")
+    optimizer = ExtremeTensoring(level=1, beta_1=0.9, **arguments)
+    optimizer.build([variable])
+    held = {
+        v.name.removeprefix("kernel_"): int(np.prod(v.shape)) * BYTES[v.dtype]
+        for v in optimizer.variables[2:]
+    }
+    (row,) = memory_report(optimizer).rows
+    assert row.bytes == sum(held.values())
+    assert list(row.names) == [f"kernel_{name}" for name in held]
+    return held, row
+
+
+@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize("rank", [1, 7])
+@pytest.mark.parametrize(("shape", "shorter", "longer"), MATRICES)
+def test_subspace_momentum_holds_a_basis_and_as_many_rows(
+    shape, shorter, longer, rank, dtype
+):
+    held, row = held_for(shape, momentum_rank=rank, momentum_dtype=dtype)
+    expected = {
+        # As many directions of the shorter side; of the few bytes it is worth two.
+        "momentum_basis": shorter * rank * (4 if dtype == "float32" else 2),
+        "momentum": rank * longer * BYTES[dtype],
+    }
+    if dtype == "int8":
+        expected["momentum_scale"] = 4 * rank  # a float32 a direction
+    modes = {f"mode_{i}": 4 * n for i, n in enumerate(shape)}
+    assert held == modes | expected
+    assert row.momentum_bytes == sum(expected.values())
+
+
+@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize(("shape", "rows"), [((24, 20), 24), ((3, 3, 8, 16), 72)])
+def test_full_momentum_holds_a_number_an_entry(shape, rows, dtype):
+    held, _ = held_for(shape, momentum_rank=None, momentum_dtype=dtype)
+    assert held["momentum"] == BYTES[dtype] * np.prod(shape)
+    assert held.get("momentum_scale", 0) == (4 * rows if dtype == "int8" else 0)
+    assert "momentum_basis" not in held
+
+
+@pytest.mark.parametrize("shape", [(), (13,), (1, 13), (4, 3)])
+def test_vectors_and_matrices_that_are_too_small_have_full_momentum(shape):
+    held, _ = held_for(shape, momentum_rank=2, momentum_dtype="int8")
+    # Of the few numbers of a vector each is worth two bytes.
+    is_matrix = shape == (4, 3)
+    assert held["momentum"] == (1 if is_matrix else 2) * np.prod(shape, dtype=int)
+    assert held.get("momentum_scale") == (4 * 4 if is_matrix else None)
+    assert "momentum_basis" not in held
+
+
+def test_by_default_the_momentum_of_a_matrix_is_a_few_directions_in_bfloat16():
+    for shape, shorter, longer in [((2000, 512), 512, 2000), ((512, 2000), 512, 2000)]:
+        held, _ = held_for(shape)
+        rank, rest = divmod(held["momentum"], 2 * longer)
+        assert rest == 0 and 0 < rank < shorter / 4
+        assert held == {
+            "mode_0": 4 * shape[0],
+            "mode_1": 4 * shape[1],
+            "momentum_basis": 2 * rank * shorter,
+            "momentum": 2 * rank * longer,
+        }
+    assert held_for((512,))[0] == {"mode_0": 4 * 512, "momentum": 2 * 512}
+
+
+def test_a_rank_of_0_holds_no_momentum_and_a_dict_decides_by_path():
+    net = model()
+    ranks = {"embedding": 0, "dense/kernel": 3, "dense_1/kernel": None, "conv": "auto"}
+    optimizer = ExtremeTensoring(beta_1=0.9, momentum_rank=ranks)
+    optimizer.build(net.trainable_variables)
+    held = {row.path.removeprefix("net/"): row for row in memory_report(optimizer).rows}
+    assert held["embedding/embeddings"].momentum_bytes == 0
+    assert held["dense/kernel"].momentum_bytes == 2 * 3 * (20 + 512)
+    assert held["dense_1/kernel"].momentum_bytes == 2 * 512 * 512
+    # The others are as by default.
+    default = ExtremeTensoring(beta_1=0.9, momentum_rank="auto")
+    rows = memory_report(built(default)).rows
+    by_default = {row.path.removeprefix("net/"): row for row in rows}
+    for path in ("conv/kernel", "dense/bias", "norm/gamma"):
+        assert held[path].momentum_bytes == by_default[path].momentum_bytes > 0
 
 
 EVERY_KERAS_OPTIMIZER = [
@@ -116,7 +212,7 @@ def test_variables_that_share_a_path_each_get_their_slots():
         for n in (9, 25)
     ]
     variables = [v for tower in towers for v in tower.trainable_variables]
-    for make in (keras.optimizers.Adam, lambda: ExtremeTensoring(level=1)):
+    for make in (keras.optimizers.Adam, lambda: ExtremeTensoring(level=1, beta_1=0)):
         optimizer = make()
         optimizer.build(variables)
         held = [row.slots for row in memory_report(optimizer).rows]
@@ -130,7 +226,7 @@ def test_the_report_sees_through_wrappers():
     assert memory_report(scaled).slots == memory_report(plain).slots
     mixed = keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(
-            keras.optimizers.Adam(), {".*dense.*": ExtremeTensoring()}
+            keras.optimizers.Adam(), {".*dense.*": ExtremeTensoring(level=2, beta_1=0)}
         )
     )
     report = memory_report(built(mixed))
@@ -160,15 +256,29 @@ def test_an_averaged_model_is_counted():
 COMPILED_WITHOUT_TEMPORARIES = """
 import jax, keras, et_optimizer
 from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
+from et_optimizer.gradients import row_blocks
 assert keras.backend.backend() == "jax"
 shapes = [(5003, 768), (768, 3072), (3, 3, 64, 128), (4096,)]
 levels = [{"level": level} for level in ("inf", 1, 2, 3)]
-rules = [(ExtremeTensoring, level) for level in levels]
-rules += [(Adafactor, {}), (SubsetNorm, {})]
+alone = {"beta_1": 0}
+rules = [
+    (ExtremeTensoring, {**level, **alone, "combination": combination})
+    for level in levels
+    for combination in ("geometric", "rank_one")
+]
+rules += [(Adafactor, alone), (SubsetNorm, alone)]
 rules += [(rule, own | {"clip_threshold": 1.0}) for rule, own in rules]
 # SM3 is not clipped here: on this backend XLA writes out constants for its norm.
-rules += [(SM3, level) for level in levels] + [(SM3, {"variant": "I"})]
-for rule, arguments in rules:
+rules += [(SM3, {**level, "momentum": 0}) for level in levels]
+rules += [(SM3, {"variant": "I", "momentum": 0})]
+in_subspaces = [
+    (ExtremeTensoring, {}),
+    (ExtremeTensoring, {"momentum_rank": 5, "momentum_dtype": "float32"}),
+    (ExtremeTensoring, {"momentum_rank": 40, "momentum_dtype": "int8"}),
+    (ExtremeTensoring, {"momentum_rank": 40, "epsilon": 1e-8}),
+    (SubsetNorm, {"beta_1": 0.9, "momentum_of": "gradient"}),
+]
+for rule, arguments in rules + in_subspaces:
     optimizer = rule(**arguments)
     variables = [keras.Variable(jax.numpy.ones(s)) for s in shapes]
     optimizer.build(variables)
@@ -178,7 +288,13 @@ for rule, arguments in rules:
         state, weights, weights
     ).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    assert temporary < 0.05 * 4 * 5003 * 768, (rule, arguments, temporary)
+    bound = 0.05 * 4 * 5003 * 768
+    if (rule, arguments) in in_subspaces:
+        # Some rows of a variable at a time, and a few thin factors in float32.
+        rank = optimizer.plan(variables)[0].momentum.rank
+        bound = 4 * (2 * row_blocks.MAX_ENTRIES + 5 * rank * (5003 + 768))
+        assert bound < 0.5 * 4 * 5003 * 768
+    assert temporary < bound, (rule, arguments, temporary, bound)
 import sys
 assert "tensorflow" not in sys.modules
 """

@@ -57,7 +57,7 @@ class Adafactor(Preconditioner):
         ]
         # A scalar is its own mean.
         averages = [
-            ops.mean(slot, axis=-1, keepdims=True) if slot.shape else slot
+            ops.mean(slot, axis=-1, keepdims=True) if len(slot.shape) else slot
             for slot in slots
         ]
         roots = rank_one.inverse_roots(slots, averages)
