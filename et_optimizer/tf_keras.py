@@ -174,9 +174,7 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
 
     def _hold(self, variable, plan):
         made = [
-            self._add(
-                variable, name, tf.zeros(shape, dtype) if start is None else start
-            )
+            self._add(variable, name, _started(shape, dtype, start))
             for (name, shape, dtype), start in zip(plan.held, plan.starts())
         ]
         return HeldForVariable.of(plan, made)
@@ -221,6 +219,11 @@ class FiniteOptimizer(SkippedSteps, PreconditionedOptimizer):
     def __init__(self, learning_rate=None, **kwargs):
         checks.choice("nonfinite", kwargs.get("nonfinite", "skip"), ("skip",))
         super().__init__(learning_rate, **kwargs)
+
+
+def _started(shape, dtype, start):
+    """What a slot begins as: zeros, or an array in the slot's own dtype."""
+    return tf.zeros(shape, dtype) if start is None else tf.cast(start, dtype)
 
 
 def _check_learning_rate(learning_rate):

@@ -25,19 +25,19 @@ class SubsetNorm(PreconditionedOptimizer):
     where M is S, averaged over time and over the subset as `beta_2` and `statistic`
     say. It is extreme tensoring with a tensor index of which one mode is kept.
 
-    Memory: as many float32 numbers a variable as the axis has positions and nothing
-    else, beside Keras's iteration and learning rate: with `axis="auto"` min(m, n) for
-    an m × n matrix, 512 for a 2000 × 512 kernel. Variables with at most one axis longer
-    than 1 keep a number an entry, as in AdaGrad or RMSprop. `beta_1 > 0` adds, in
-    bfloat16, 2·r·(m + n) bytes for r directions of the matrix, or 2·m·n for full
-    momentum.
+    Memory, beside Keras's iteration and learning rate: as many float32 numbers a
+    variable as the axis has positions, with `axis="auto"` min(m, n) for an m × n
+    matrix, and in bfloat16 2·r·(m + n) bytes for r directions of momentum; 2048 +
+    80 384 bytes for a 2000 × 512 kernel. Variables with at most one axis longer than 1
+    keep a number an entry, as in AdaGrad or RMSprop, and 2 bytes an entry of momentum.
+    With `beta_1=0` nothing is held but the former.
 
     The paper's rule with accumulation, and with the momentum in a subspace that it
     calls SNSM, are
 
-        SubsetNorm(lr, beta_2=None, statistic="sum")
-        SubsetNorm(lr, beta_2=None, statistic="sum", beta_1=0.9, momentum_rank=r,
-                   refresh_every=k, momentum_of="gradient")
+        SubsetNorm(lr, beta_1=0, beta_2=None, statistic="sum", update_bound=None)
+        SubsetNorm(lr, beta_2=None, statistic="sum", update_bound=None,
+                   momentum_rank=r, refresh_every=k, momentum_of="gradient")
 
     but for two things: a basis is refreshed by a step of subspace iteration in place of
     singular vectors, and the momentum is carried over into it instead of set to 0.
@@ -54,7 +54,7 @@ class SubsetNorm(PreconditionedOptimizer):
             wins), to either; variables that none matches get `"auto"`. Defaults to
             `"auto"`.
         beta_1: Decay in [0, 1) of a bias-corrected moving average of the update
-            (momentum). 0 keeps none. Defaults to 0.
+            (momentum). 0 keeps none. Defaults to 0.9.
         beta_2: Decay in [0, 1) of a bias-corrected moving average of the squared
             gradients; `None` accumulates them. Defaults to 0.99.
         statistic: `"mean"` divides each subset's sum by its number of entries, so that
@@ -70,8 +70,7 @@ class SubsetNorm(PreconditionedOptimizer):
             are found anew, as in `et_optimizer.ExtremeTensoring`; `None` is full
             momentum. Default to `"auto"` and 50.
         update_bound: The largest absolute value that an entry of the update may have
-            after momentum, in units of the learning rate, or `None`. Defaults to
-            `None`.
+            after momentum, in units of the learning rate, or `None`. Defaults to 3.
         momentum_of: What the momentum averages: `"update"`, the gradient scaled by
             Subset-Norm, or `"gradient"`, which is scaled after that. Defaults to
             `"update"`.
@@ -117,7 +116,7 @@ class SubsetNorm(PreconditionedOptimizer):
         self,
         learning_rate=0.002,
         axis="auto",
-        beta_1=0.0,
+        beta_1=0.9,
         beta_2=0.99,
         statistic="mean",
         epsilon=0.0,
@@ -125,7 +124,7 @@ class SubsetNorm(PreconditionedOptimizer):
         momentum_dtype="bfloat16",
         momentum_rank="auto",
         refresh_every=50,
-        update_bound=None,
+        update_bound=3.0,
         momentum_of="update",
         **kwargs,
     ):
