@@ -82,7 +82,9 @@ def main(argv):
                 f"{2 * size / held:.2f}",
             )
         for level in (1, 2):
-            held = counted(shapes, et_optimizer.ExtremeTensoring(level=level))
+            held = counted(
+                shapes, et_optimizer.ExtremeTensoring(level=level, beta_1=0.0)
+            )
             table.add_row(
                 f"ExtremeTensoring {level}",
                 "",

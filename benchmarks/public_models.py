@@ -30,8 +30,17 @@ OPTIMIZERS = {
     "keras Adafactor": keras.optimizers.Adafactor,
     "Adafactor": et_optimizer.Adafactor,
     "SM3 1": functools.partial(et_optimizer.SM3, level=1),
-    "ExtremeTensoring 1": functools.partial(et_optimizer.ExtremeTensoring, level=1),
-    "ExtremeTensoring 2": functools.partial(et_optimizer.ExtremeTensoring, level=2),
+    "ExtremeTensoring()": et_optimizer.ExtremeTensoring,
+    "ExtremeTensoring() in int8": functools.partial(
+        et_optimizer.ExtremeTensoring, momentum_dtype="int8"
+    ),
+    # Without momentum.
+    **{
+        f"ExtremeTensoring {level}": functools.partial(
+            et_optimizer.ExtremeTensoring, level=level, beta_1=0.0
+        )
+        for level in (1, 2)
+    },
 }
 
 
@@ -125,8 +134,8 @@ def render(name, source, by_dtype):
     table = Table(
         title=f"{name}: {numbers:,} weights\n({source})", title_justify="left"
     )
-    for title in ("optimizer", "numbers held"):
-        table.add_column(title, justify="right")
+    for title in ("optimizer", "numbers held", "% of Adam's bytes"):
+        table.add_column(title, justify="right", no_wrap=title == "optimizer")
     for dtype in DTYPES:
         weights = by_dtype[dtype]["Adam"].model_bytes
         table.add_column(f"beside {in_units(weights)}\nof {dtype}", justify="right")
@@ -136,8 +145,9 @@ def render(name, source, by_dtype):
         for dtype in DTYPES:
             report = by_dtype[dtype][optimizer]
             columns += [report.bytes, report.bytes + report.model_bytes]
-        held = by_dtype["float32"][optimizer].slots
-        table.add_row(optimizer, f"{held:,}", *map(in_units, columns))
+        held = by_dtype["float32"][optimizer]
+        share = f"{100 * held.bytes / held.adam_bytes:.2g}%"
+        table.add_row(optimizer, f"{held.slots:,}", share, *map(in_units, columns))
     return table
 
 

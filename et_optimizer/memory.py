@@ -100,7 +100,7 @@ def memory_report(optimizer):
     >>> optimizer.build(layer.trainable_variables)
     >>> report = et_optimizer.memory_report(optimizer)
     >>> report.slots, report.adam_slots
-    (138, 2048000)
+    (42704, 2048000)
     """
     if not isinstance(optimizer, (keras.optimizers.Optimizer, SavedForm)):
         raise ValueError(
