@@ -5,7 +5,7 @@ its own learning rates and warm-up:
 
     optimizer:
       type: extreme_tensoring
-      extreme_tensoring: {level: 2}
+      extreme_tensoring: {level: {embeddings: 1, .*: 2}, momentum_rank: 16}
 
 As a program it registers them and runs an experiment as the Garden's own programs do,
 with their flags:
@@ -47,9 +47,10 @@ except ImportError as error:
 class ArgumentsConfig(optimizer_config.BaseOptimizerConfig):
     """A configuration whose fields are an optimizer's arguments.
 
-    A mapping, such as that of `tensor_index`, is kept as a list of mappings of one
-    entry each. In it the first expression that matches wins, and the Garden sorts the
-    keys of mappings, here and in the `params.yaml` that it saves.
+    A mapping from expressions on paths, as `tensor_index`, `level` and `momentum_rank`
+    may be, is kept as a list of mappings of one entry each. In it the first expression
+    that matches wins, and the Garden sorts the keys of mappings, here and in the
+    `params.yaml` that it saves.
     """
 
     def _set(self, k, v):

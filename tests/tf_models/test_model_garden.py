@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import math
 import os
 import pathlib
 import pickle
@@ -26,7 +27,8 @@ from official.projects.detr import optimization as detr
 from official.vision import registry_imports  # noqa: F401
 
 from et_optimizer import tf_keras as optimizers
-from et_optimizer.tensor_index import TensorIndex
+from et_optimizer.momenta import auto_rank
+from et_optimizer.tensor_index import TensorIndex, matrix_shape
 from tf_models import model_garden
 
 model_garden.register()
@@ -46,10 +48,27 @@ RATES = {
 }
 # Every type, with arguments that are not its defaults.
 ARGUMENTS = {
-    "extreme_tensoring": {"level": "inf", "beta_1": 0.9, "weight_decay": 0.01},
+    "extreme_tensoring": {
+        "level": "inf",
+        "beta_1": 0.8,
+        "weight_decay": 0.01,
+        "combination": "geometric",
+        "update_bound": None,
+        "momentum_rank": None,
+        "momentum_dtype": "int8",
+        "refresh_every": 7,
+    },
     "sm3": {"variant": "I", "momentum": 0.9, "global_clipnorm": 1.0},
     "adafactor": {"relative_step": False, "epsilon_2": 0.01, "clipnorm": 2.0},
-    "subset_norm": {"axis": 0, "statistic": "sum", "beta_2": None},
+    "subset_norm": {
+        "axis": 0,
+        "statistic": "sum",
+        "beta_2": None,
+        "beta_1": 0.5,
+        "momentum_of": "gradient",
+        "momentum_rank": 1,
+        "update_bound": 2.0,
+    },
     "shampoo": {"block_size": 64, "graft": "sgd", "jit_compile": False},
     "sketchy_shampoo": {"rank": 7, "update_every": 3, "name": "sketchy"},
     "sketchy_adagrad": {"rank": 5, "use_ema": True, "ema_momentum": 0.5},
@@ -156,6 +175,11 @@ def test_a_key_that_no_argument_has_is_the_gardens_strict_error(tmp_path):
     [
         ({"level": 0}, "level must be"),
         ({"level": ["2"]}, "level must be"),
+        ({"level": {"kernel": 0}}, "level must be"),
+        ({"level": {"(": 1}}, "level"),
+        ({"momentum_rank": {"kernel": "all"}}, "momentum_rank must be"),
+        ({"combination": "mean"}, "combination must be"),
+        ({"update_bound": 0.0}, "update_bound must be"),
         ({"beta_2": 1.5}, "beta_2 must be"),
         ({"tensor_index": [4, 8]}, "tensor_index must be"),
         ({"tensor_index": {"(": [4]}}, "tensor_index"),
@@ -170,8 +194,8 @@ def test_a_wrong_value_is_the_optimizers_error(wrong, message, tmp_path):
 def test_a_tensor_index_keeps_the_order_in_which_the_first_match_wins(tmp_path):
     # The Garden itself would sort the expressions, so that the second one won.
     given = {"table": [6, 8], ".*": [48]}
-    asked = configured("extreme_tensoring", {"tensor_index": given})
-    config = from_file(tmp_path, asked)
+    asked = {"tensor_index": given, "beta_1": 0.0}
+    config = from_file(tmp_path, configured("extreme_tensoring", asked))
     # As an experiment saves its configuration, and takes it again.
     hyperparams.save_params_dict_to_yaml(config, str(tmp_path / "params.yaml"))
     again = optimization.OptimizationConfig.from_yaml(str(tmp_path / "params.yaml"))
@@ -206,6 +230,60 @@ def test_the_axis_of_subset_norm_can_be_a_mapping_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("argument", "given"),
+    [
+        # In an order that sorting would change, and with it what wins.
+        ("level", {"table": 1, ".*": "inf"}),
+        ("momentum_rank", {"table": None, ".*": 1, "$": "auto"}),
+    ],
+)
+def test_levels_and_ranks_by_path_keep_their_order_and_values(
+    argument, given, tmp_path
+):
+    config = from_file(tmp_path, configured("extreme_tensoring", {argument: given}))
+    hyperparams.save_params_dict_to_yaml(config, str(tmp_path / "params.yaml"))
+    again = optimization.OptimizationConfig.from_yaml(str(tmp_path / "params.yaml"))
+    straight = optimization.OptimizationConfig(
+        configured("extreme_tensoring", {argument: given})
+    )
+    for made in [config, again, straight]:
+        optimizer = build(made)
+        kept = optimizer.get_config()[argument]
+        assert list(kept.items()) == list(given.items())
+        optimizer.build(
+            [
+                tf.Variable(tf.ones((6, 8)), name="table"),
+                tf.Variable(tf.ones((6, 8)), name="other"),
+            ]
+        )
+        shapes = {v.name.split(":")[0]: tuple(v.shape) for v in optimizer.variables}
+        of_table = {name: s for name, s in shapes.items() if name.startswith("table")}
+        of_other = {name: s for name, s in shapes.items() if name.startswith("other")}
+        if argument == "level":
+            assert {(6,), (8,)} <= set(of_table.values())
+            assert () in of_other.values() and (6,) not in of_other.values()
+        else:
+            assert (6, 8) in of_table.values()
+            assert (6, 8) not in of_other.values()
+            assert {(6, 1), (1, 8)} <= set(of_other.values())
+    # A number takes the mapping's place, and a mapping the number's.
+    from_file(tmp_path, configured("extreme_tensoring", {argument: 2}), config)
+    assert build(config).get_config()[argument] == 2
+    from_file(tmp_path, configured("extreme_tensoring", {argument: given}), config)
+    assert build(config).get_config()[argument] == given
+
+
+def test_a_rank_can_be_none_on_the_command_line():
+    config = optimization.OptimizationConfig(configured("extreme_tensoring", {}))
+    own = "optimizer.extreme_tensoring"
+    hyperparams.override_params_dict(
+        config, f"{own}.momentum_rank=null,{own}.update_bound=null", is_strict=True
+    )
+    got = build(config).get_config()
+    assert (got["momentum_rank"], got["update_bound"]) == (None, None)
+
+
+@pytest.mark.parametrize(
     "copied",
     [
         copy.deepcopy,
@@ -216,7 +294,11 @@ def test_the_axis_of_subset_norm_can_be_a_mapping_too(tmp_path):
     ids=["deepcopy", "pickle", "replace", "as_dict"],
 )
 def test_a_copy_of_a_configuration_is_equal_and_independent(copied):
-    arguments = {"level": 3, "tensor_index": {"z": [2, 3], "a": [6]}}
+    arguments = {
+        "level": 3,
+        "tensor_index": {"z": [2, 3], "a": [6]},
+        "momentum_rank": {"z": None, "a": 4},
+    }
     config = optimization.OptimizationConfig(configured("extreme_tensoring", arguments))
     twin = copied(config)
     assert twin == config and repr(twin) == repr(config)
@@ -384,7 +466,8 @@ def test_the_program_trains_evaluates_and_saves(model_dir):
     np.testing.assert_allclose(rates, expected, atol=1e-8)
     kept = yaml.full_load((model_dir / "params.yaml").read_text())
     optimizer = kept["trainer"]["optimizer_config"]["optimizer"]
-    assert optimizer["extreme_tensoring"]["level"] == 2
+    arguments = optimizer["extreme_tensoring"]
+    assert (arguments["level"], arguments["momentum_rank"]) == (1, "auto")
 
 
 def test_a_stopped_experiment_goes_on_as_if_it_had_not_been(small, model_dir, tmp_path):
@@ -408,14 +491,27 @@ def test_a_checkpoint_holds_what_extreme_tensoring_holds_and_no_more(small, mode
     for file in [EXPERIMENT, small]:
         hyperparams.override_params_dict(params, str(file), is_strict=True)
     model = task_factory.get_task(params.task).build_model()
-    indices = [TensorIndex.from_shape(v.shape, 2) for v in model.trainable_variables]
+    shapes = [tuple(v.shape) for v in model.trainable_variables]
     held = [
-        value.size
+        value
         for name, value in saved(model_dir, 2 * STEPS).items()
         if name.startswith("optimizer/_variables/")
     ]
-    assert sum(held) == sum(index.slots for index in indices)
-    assert sum(held) < 0.02 * model.count_params()
+    slots = [value for value in held if value.dtype == np.float32]
+    indices = [TensorIndex.from_shape(shape, 1) for shape in shapes]
+    assert sum(value.size for value in slots) == sum(index.slots for index in indices)
+    momentum = [value for value in held if value.dtype != np.float32]
+    assert {value.dtype.name for value in momentum} == {"bfloat16"}
+    assert sum(value.size for value in momentum) == sum(map(momentum_of, shapes))
+
+
+def momentum_of(shape):
+    """How many numbers the momentum of a variable has by default."""
+    matrix = matrix_shape(shape)
+    size = math.prod(shape)
+    if matrix is None:
+        return size
+    return min(size, auto_rank(*matrix) * sum(matrix))
 
 
 REPLICAS = """
@@ -449,7 +545,9 @@ runner = train_lib.OrbitExperimentRunner(
 )
 runner.run()
 held = runner.trainer.optimizer.variables
-assert len(held) == 1 + 4 + 2  # The iteration; the modes of a kernel and a bias.
+# The iteration; the modes of a kernel and a bias; the kernel's basis and the momentum in
+# it, and the bias's momentum.
+assert len(held) == 1 + 2 + 1 + 2 + 1
 for variable in [*held, *runner.trainer.model.trainable_variables]:
     first, second = strategy.experimental_local_results(variable)
     assert first.device != second.device
