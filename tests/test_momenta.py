@@ -321,7 +321,11 @@ def test_refreshes_of_different_variables_fall_on_different_steps(count):
         lambda **kwargs: et_optimizer.SM3(momentum=0.9, **kwargs),
         lambda **kwargs: et_optimizer.Adafactor(beta_1=0.9, **kwargs),
         lambda **kwargs: et_optimizer.SubsetNorm(
-            beta_1=0.9, momentum_of="gradient", epsilon=1e-8, **kwargs
+            beta_1=0.9,
+            momentum_of="gradient",
+            epsilon=1e-8,
+            clip_threshold=0.5,
+            **kwargs,
         ),
     ],
     ids=["outer product", "elementwise", "SM3", "written out", "SNSM"],

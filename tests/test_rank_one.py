@@ -207,6 +207,14 @@ def test_sums_belong_to_the_geometric_combination():
         et_optimizer.ExtremeTensoring(statistic="sum")
 
 
+def test_gradients_at_the_upper_end_in_many_slices_are_exact():
+    # Every slice's sum fits float32, and the sum of all of them does not.
+    steps = np.full((1, 64, 300), 7e17, "float32")
+    steps[0, 5, 7] = 1e17
+    index = TensorIndex.from_shape((64, 300), 1)
+    assert_equals_the_transcription(RULES["accumulating"], index, steps)
+
+
 def test_an_entry_whose_slices_are_nearly_empty_makes_no_infinity():
     # Times the gradient of 0 beside it, it would be no number.
     gradient = np.zeros((2, 2, 2, 2), "float32")

@@ -12,7 +12,7 @@ from keras import ops
 
 from et_optimizer.gradients import row_blocks
 from et_optimizer.gradients.layout import may_be_in_parts, on_every_device
-from et_optimizer.gradients.reductions import root_mean_square, sum_of
+from et_optimizer.gradients.reductions import apart, root_mean_square, sum_of
 
 
 class Update:
@@ -226,6 +226,14 @@ class ElementwiseUpdate(GradientUpdate):
             tensors = (row_blocks.take(tensor, rows) for tensor in tensors)
         return self.numbers(*tensors)
 
+    def scaled(self, scalar):
+        """The update times a scalar, an update."""
+
+        def numbers(matrix, *factors):
+            return self.numbers(matrix, *factors) * scalar
+
+        return ElementwiseUpdate(self.gradient, numbers, self.factors)
+
     def root_mean_square(self):
         """The root mean square over all entries of the variable."""
 
@@ -355,7 +363,11 @@ def _size(shape):
 
 def _whole(product):
     """A thin product, which is small, on every device."""
-    return on_every_device(product) if may_be_in_parts() else product
+    if not may_be_in_parts():
+        return product
+    # What is asked of the product's own operation, XLA asks of what it is made of, and
+    # would gather all of an update before it multiplies it.
+    return on_every_device(*apart([product]))
 
 
 def _scaled_squares(matrix, row_factor, column_factor):

@@ -76,7 +76,8 @@ class ExtremeTensoring(Preconditioner):
         # Of a slice that lies wholly in the padding 0 is the mean of nothing.
         entries = [np.maximum(n, 1).astype("float32") for n in index.entries_per_slice]
         means = [slot / n for slot, n in zip(slots, entries)]
-        averages = [ops.sum(slot) / index.size for slot in slots]
+        # Divided first, because the sum of all entries may leave float32.
+        averages = [ops.sum(slot / index.size) for slot in slots]
         if self.epsilon == 0.0:
             roots = rank_one.inverse_roots(means, averages)
             return gradient.scaled_by(gradient.at_slices(roots), ops.sqrt(weight))
