@@ -17,6 +17,8 @@ WIDTH_A_DIRECTION, LEAST_DIRECTIONS = 32, 8
 # The share of the old basis that is in the new one: it completes the basis where the
 # gradient has fewer directions, and is not seen where it has them.
 SHARE_OF_OLD_BASIS = 1e-6
+# Of the iteration that makes a basis orthonormal.
+STEPS = 42
 
 
 def auto_rank(rows, columns):
@@ -142,8 +144,7 @@ class SubspaceMomentum(Momentum):
             turned = update.right_product(ops.transpose(inside))
         else:
             turned = ops.transpose(update.left_product(inside))
-        found, _ = ops.qr(_of_length_1(turned) + SHARE_OF_OLD_BASIS * basis)
-        return found
+        return _orthonormal(_of_length_1(turned) + SHARE_OF_OLD_BASIS * basis)
 
     def _decoded(self, held):
         return ops.cast(held[0], "float32"), stored.decode(held[1:])
@@ -151,6 +152,25 @@ class SubspaceMomentum(Momentum):
     def _encoded(self, basis, average):
         average = stored.encode(average, self.dtype, self._along_direction)
         return [ops.cast(basis, self._basis_dtype), *average]
+
+
+def _orthonormal(matrix):
+    """The matrix of orthonormal columns that is nearest to one of length about 1.
+
+    Its columns span the same space. By the iteration of Newton and Schulz, whose steps
+    are products alone: a small singular value grows by half in each of them, from
+    `SHARE_OF_OLD_BASIS` to 1 in 34, and is then exact in six more. Of XLA's own QR on
+    TensorFlow the program takes a third longer to compile.
+    """
+    identity = ops.eye(matrix.shape[1])
+
+    def nearer(_, found):
+        gram = ops.matmul(ops.transpose(found), found)
+        return ops.matmul(found, 1.5 * identity - 0.5 * gram)
+
+    if tracing.is_known(matrix):
+        return functools.reduce(lambda found, _: nearer(_, found), range(STEPS), matrix)
+    return ops.fori_loop(0, STEPS, nearer, matrix)
 
 
 def _of_length_1(matrix):
