@@ -38,9 +38,12 @@ NAMED = {
 }
 CLAIMS = {
     "quickstart": """
-        # One number a slice: of kernels 64 × 512, 512 × 512, 512 × 10, and biases.
-        report.slots == 2 * 8 + 16 + 32 + 2 * (16 + 32) + 16 + 32 + 2 + 5 + 2 * 48 + 7
+        # Of kernels 64 × 512, 512 × 512, 512 × 10, and biases: 4 bytes a slice, and 2
+        # for r directions of momentum, or for each number of a bias.
+        report.bytes - report.momentum_bytes == 4 * (576 + 1024 + 522 + 512 + 512 + 10)
+        report.momentum_bytes == 2 * (8 * 576 + 16 * 1024 + 8 * 522 + 512 + 512 + 10)
         adam_report.slots == 2 * report.model_numbers == 602_132
+        bytes_held == sorted(bytes_held, reverse=True) and bytes_held[-1] == 4 * 6
         "in all" in str(report) and chr(27) not in str(report)
         history.history["loss"][-1] < 0.2 * history.history["loss"][0]
         history.history["val_accuracy"][-1] > 0.9
@@ -53,8 +56,9 @@ CLAIMS = {
         len(finished) == 8
         results["adam"].numbers_held == 2 * results["adam"].model_numbers
         results["sgd"].numbers_held == 0
-        held["et_inf"] < held["et3"] < held["et2"] < held["et1"] == held["sm3"]
+        held["et_inf"] < held["et2"] < held["et1"] == held["sm3"]
         held["sm3"] < held["adafactor"] < held["adam"]
+        20 * results["et"].bytes_held < results["adam"].bytes_held
         100 * held["et1"] < held["adam"]
         all(r.peak_device_bytes > 4 * r.model_numbers + r.bytes_held for r in runs)
         # Of the memory that Adam holds more, the device sees most.
@@ -80,7 +84,7 @@ CLAIMS = {
         max(result.peak_device_bytes for result in results.values()) <= BUDGET
         min(rest) > 0
         chosen[ADAM].bytes_held == 2 * BYTES_A_WEIGHT * chosen[ADAM].model_numbers
-        100 * chosen[ET].bytes_held < chosen[ADAM].bytes_held
+        40 * chosen[ET].bytes_held < chosen[ADAM].bytes_held
         all(r.curve[-1][1] < 0.2 * byte_vocabulary.SIZE for r in results.values())
         all(r.curve[-1][1] < r.curve[0][1] for r in results.values())
     """,
