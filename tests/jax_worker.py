@@ -20,6 +20,7 @@ def main(rank, count, port, folder, kind):
 
     from et_optimizer import ExtremeTensoring
     from tests import distributed_training as training
+    from tests.optimizers import IN_A_SUBSPACE
 
     if count > 1:
         keras.distribution.initialize(f"127.0.0.1:{port}", count, rank)
@@ -38,7 +39,10 @@ def main(rank, count, port, folder, kind):
         )
     keras.distribution.set_distribution(distribution)
     model = training.model_of(keras)
-    model.compile(ExtremeTensoring(0.01, beta_1=0.9), training.loss_of(keras))
+    optimizer = ExtremeTensoring(
+        0.01, beta_1=0.9, momentum_dtype="float32", **IN_A_SUBSPACE
+    )
+    model.compile(optimizer, training.loss_of(keras))
     x, y = (of_process(array, rank, count, training.BATCH) for array in training.data())
     model.fit(
         x,

@@ -122,6 +122,17 @@ OPTIMIZERS = {
         SketchyAdagrad, rank=3, beta_2=0.9, beta_1=0
     ),
 }
+
+
+def in_float32(make):
+    """The same optimizer with its momentum in float32.
+
+    For tests that hold two programs equal: what lies between two numbers of fewer bits
+    each of them may round to another one.
+    """
+    return functools.partial(make, momentum_dtype="float32")
+
+
 # Those whose tensor index can be given by hand.
 TENSORED = {
     name: make
