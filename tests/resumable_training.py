@@ -41,7 +41,7 @@ def main(folder, kill_at):
         [keras.Input((10,)), keras.layers.Dense(24, "relu"), keras.layers.Dense(3)]
     )
     model.compile(
-        et_optimizer.ExtremeTensoring(0.01, level=2, beta_1=0.9),
+        et_optimizer.ExtremeTensoring(0.01, level=2, beta_1=0.9, momentum_rank=3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         # torch.compile needs a C++ compiler at run time.
         jit_compile=keras.backend.backend() != "torch",

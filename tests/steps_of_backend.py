@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from et_optimizer import Shampoo, SketchyShampoo
-from tests.optimizers import OPTIMIZERS
+from tests.optimizers import OPTIMIZERS, in_float32
 
 # With a ridge so small that rounding shows in the covariances of few gradients.
 BY_DEFAULT = {"Shampoo()": Shampoo, "SketchyShampoo()": SketchyShampoo}
@@ -26,7 +26,7 @@ def two_steps(make):
         return [rng.standard_normal(shape).astype("float32") for shape in SHAPES]
 
     variables = [keras.Variable(v, name=f"variable_{i}") for i, v in enumerate(draw())]
-    optimizer = make(learning_rate=0.1)
+    optimizer = in_float32(make)(learning_rate=0.1)
     optimizer.build(variables)
     found = {}
     for step in (1, 2):

@@ -15,6 +15,14 @@ import sys
 
 import numpy as np
 
+# In float32, because two processes need not round alike what has fewer bits.
+MOMENTUM = {
+    "beta_1": 0.9,
+    "momentum_dtype": "float32",
+    "momentum_rank": 2,
+    "refresh_every": 2,
+}
+
 
 def main(rank, count, port, folder, kind, kill_at):
     if count > 1:
@@ -50,7 +58,7 @@ def loop(strategy, folder, kill_at):
     from tests import distributed_training as training
 
     def make():
-        return et_optimizer.ExtremeTensoring(0.01, beta_1=0.9)
+        return et_optimizer.ExtremeTensoring(0.01, **MOMENTUM)
 
     return training.loop(strategy, make, batches())
 
@@ -63,7 +71,7 @@ def fit(strategy, folder, kill_at):
 
     with strategy.scope():
         model = training.model_of(keras)
-        optimizer = et_optimizer.ExtremeTensoring(0.01, beta_1=0.9)
+        optimizer = et_optimizer.ExtremeTensoring(0.01, **MOMENTUM)
         model.compile(optimizer, training.loss_of(keras))
     model.fit(batches(), epochs=training.EPOCHS, verbose=0)
     return model, model.optimizer
@@ -82,7 +90,7 @@ def fit_tf_keras(strategy, folder, kill_at):
 
     with strategy.scope():
         model = training.model_of(tf_keras)
-        optimizer = ExtremeTensoring(0.01, beta_1=0.9)
+        optimizer = ExtremeTensoring(0.01, **MOMENTUM)
         model.compile(optimizer, training.loss_of(tf_keras))
     backup = tf_keras.callbacks.BackupAndRestore(f"{folder}/backup")
     model.fit(

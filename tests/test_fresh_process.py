@@ -22,12 +22,24 @@ CLASSES = {
 }
 # Arguments that differ from the defaults, so that a config that is lost would show.
 ARGUMENTS = {
-    "ExtremeTensoring": {"level": 3, "beta_1": 0.9},
-    "SM3": {"level": 2, "momentum": 0.9},
-    "Adafactor": {"clip_threshold": 2.0},
-    "SubsetNorm": {"axis": {".*": 0}},
+    "ExtremeTensoring": {
+        "level": {"kernel": 3, "bias": "inf"},
+        "combination": "geometric",
+        "momentum_rank": {"kernel": 2},
+        "momentum_dtype": "int8",
+        "refresh_every": 2,
+        "update_bound": 2.0,
+    },
+    "SM3": {"level": 2, "momentum": 0.9, "momentum_rank": None},
+    "Adafactor": {"clip_threshold": 2.0, "beta_1": 0.8, "momentum_rank": 1},
+    "SubsetNorm": {
+        "axis": {".*": 0},
+        "beta_1": 0.8,
+        "momentum_of": "gradient",
+        "momentum_rank": 2,
+    },
     "Shampoo": {"update_every": 2},
-    "SketchyShampoo": {"rank": 2, "update_every": 2},
+    "SketchyShampoo": {"rank": 2, "update_every": 2, "beta_1": 0.9},
     "SketchyAdagrad": {"rank": 3},
 }
 

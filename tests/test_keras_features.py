@@ -11,7 +11,7 @@ from keras import ops
 
 import et_optimizer
 from et_optimizer import ExtremeTensoring
-from tests.optimizers import OPTIMIZERS, TENSORED
+from tests.optimizers import OPTIMIZERS, TENSORED, in_float32
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 every_tensored_optimizer = pytest.mark.parametrize(
@@ -122,6 +122,7 @@ def test_every_optimizer_of_the_library_is_covered():
 
 @every_optimizer
 def test_schedules_set_the_rate_of_each_step(make):
+    make = in_float32(make)
     rates = [0.1, 0.1, 0.01, 0.01]
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, 0.01])
     by_schedule = apply_all(
@@ -158,6 +159,7 @@ def test_weight_decay_shrinks_what_is_not_excluded(make):
 @every_optimizer
 @pytest.mark.parametrize("limit", ["clipnorm", "global_clipnorm", "clipvalue"])
 def test_gradient_clipping_equals_clipping_by_hand(make, limit):
+    make = in_float32(make)
     rng = np.random.default_rng(0)
     gradients = GRADIENTS * 10 ** rng.uniform(-1, 1, (len(GRADIENTS), 1, 1))
     bound = {"clipnorm": 2.0, "global_clipnorm": 2.0, "clipvalue": 0.3}[limit]
@@ -178,6 +180,7 @@ def test_gradient_clipping_equals_clipping_by_hand(make, limit):
 
 @every_optimizer
 def test_moving_average_of_weights_overwrites_them(make):
+    make = in_float32(make)
     plain, optimizer = variable_of(START), make(learning_rate=0.1)
     average = None
     for step, gradient in enumerate(GRADIENTS[:2]):
@@ -217,6 +220,7 @@ def test_evaluation_uses_averaged_weights_under_swap_ema_weights(make):
 
 @every_optimizer
 def test_accumulated_gradients_equal_their_mean(make):
+    make = in_float32(make)
     accumulated = apply_all(
         make(learning_rate=0.1, gradient_accumulation_steps=3),
         variable_of(START),
@@ -229,6 +233,7 @@ def test_accumulated_gradients_equal_their_mean(make):
 
 @every_optimizer
 def test_loss_scale_factor_is_undone(make):
+    make = in_float32(make)
     scaled = apply_all(
         make(learning_rate=0.1, loss_scale_factor=1024.0),
         variable_of(START),
@@ -240,6 +245,7 @@ def test_loss_scale_factor_is_undone(make):
 
 @every_optimizer
 def test_loss_scale_optimizer_skips_overflown_steps(make):
+    make = in_float32(make)
     optimizer = keras.optimizers.LossScaleOptimizer(
         make(learning_rate=0.1), initial_scale=8.0
     )
@@ -319,6 +325,7 @@ def test_constraints_hold_after_every_step(make):
 
 @every_optimizer
 def test_overwrite_with_gradient_writes_the_gradient_and_keeps_no_slot(make):
+    make = in_float32(make)
     trained, written = variable_of(START), keras.Variable(START, name="written")
     written.overwrite_with_gradient = True
     optimizer = make(learning_rate=0.1)

@@ -56,6 +56,15 @@ def test_what_is_held_follows_the_formulas(counted, name):
     slices = sum(length for shape in shapes for length in shape if length > 1)
     assert reports["SM3 1"].slots == slices
     assert reports["ExtremeTensoring 1"].slots == slices
+    # By default each matrix has momentum of a few directions besides, at 2 bytes.
+    by_default = reports["ExtremeTensoring()"]
+    assert by_default.bytes == by_default.momentum_bytes + 4 * slices
+    for row in by_default.rows:
+        if len(row.shape) == 2:
+            rank, rest = divmod(row.momentum_bytes, 2 * sum(row.shape))
+            assert rest == 0 and 0 < rank <= min(row.shape) / 8
+        elif len(row.shape) == 1:
+            assert row.momentum_bytes == 2 * row.model_numbers
     # Rows and columns of each matrix in a stack; of vectors, the number itself.
     rows_and_columns = sum(
         math.prod(shape[:-2]) * sum(shape[-2:]) if len(shape) > 1 else shape[0]
@@ -104,8 +113,9 @@ def test_the_program_prints_a_table_a_model(capsys, monkeypatch):
     public_models.main([])
     printed = capsys.readouterr().out
     assert "GPT-2 small: 124,439,808 weights" in printed
+    width = max(map(len, public_models.OPTIMIZERS))
     for name in public_models.OPTIMIZERS:
-        assert f"│ {name:>18} │" in printed
+        assert f"│ {name:>{width}} │" in printed
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX is the one it wants")

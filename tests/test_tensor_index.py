@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from et_optimizer import TensorIndex
-from et_optimizer.tensor_index import Axis, index_variables
+from et_optimizer.tensor_index import (
+    Axis,
+    by_path,
+    check_levels,
+    index_variables,
+    matrix_shape,
+)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +186,91 @@ def test_a_callable_gives_sizes_or_none():
         SHAPES, 1, lambda path, shape: (math.prod(shape),) if "kernel" in path else None
     )
     assert [index.modes for index in indices] == [(24,), (6,), (12,)]
+
+
+def test_levels_may_be_given_by_path_and_the_rest_is_at_level_1():
+    indices = index_variables(SHAPES, {"^a/": 2, "kernel$": "inf"})
+    assert [index.modes for index in indices] == [(4, 2, 3), (2, 3), (1,)]
+    indices = index_variables(SHAPES, {"^b/": 3})
+    assert [index.modes for index in indices] == [(4, 6), (6,), (2, 3, 2)]
+
+
+def test_sizes_by_hand_go_before_a_level_by_path():
+    indices = index_variables(SHAPES, {"kernel": "inf"}, {"^a/k": (24,)})
+    assert [index.modes for index in indices] == [(24,), (6,), (1,)]
+
+
+def test_a_level_by_path_is_that_of_the_merged_axes_too():
+    named = [("queries", (16, 4, 4)), ("keys", (16, 4, 4))]
+    indices = index_variables(named, {"queries": 2}, merge_axes=True)
+    assert [index.modes for index in indices] == [(4, 4, 4, 4), (16, 16)]
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ({"kernel": 0}, "level must be 1, 2, 3, .*received level=0"),
+        ({"kernel": 1, "bias": None}, "received level=None"),
+        ({"(kernel": 1}, r"Every key of level must be a regular.*'\(kernel'"),
+        ({3: 1}, "Every key of level must be a regular expression; received 3"),
+        ([1, 2], r"received level=\[1, 2\]"),
+    ],
+)
+def test_levels_by_path_are_checked_one_by_one(levels, message):
+    with pytest.raises(ValueError, match=message):
+        check_levels(levels)
+
+
+def test_a_level_for_no_variable_is_refused_with_the_paths():
+    with pytest.raises(ValueError, match="level .*'embed'.*a/kernel, a/bias, b/kernel"):
+        index_variables(SHAPES, {"embed": 2})
+
+
+PATHS = [path for path, _ in SHAPES]
+
+
+@pytest.mark.parametrize("given", ["auto", None, 3, 0])
+def test_one_value_is_that_of_every_path(given):
+    assert by_path("rank", given, PATHS, otherwise="other") == [given] * 3
+
+
+def test_by_path_the_first_match_wins_and_the_others_have_what_is_said():
+    found = by_path("rank", {"a/k": None, "^a": 0}, PATHS, otherwise="auto")
+    assert found == [None, 0, "auto"]
+    assert by_path("rank", {}, PATHS, otherwise=1) == [1, 1, 1]
+    with pytest.raises(ValueError, match="rank has an expression .*variable: 'c'"):
+        by_path("rank", {"a": 1, "c": 2}, PATHS, otherwise=1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "matrix"),
+    [
+        ((6, 8), (6, 8)),
+        ((1, 6, 1, 8), (6, 8)),
+        ((3, 3, 64, 128), (3 * 3 * 64, 128)),
+        ((64, 4, 16), (64, 4 * 16)),
+        ((4, 16, 64), (4 * 16, 64)),
+        ((2, 2, 2), (2, 4)),
+        ((0, 8), None),
+        ((1, 8), None),
+        ((8,), None),
+        ((1, 1), None),
+        ((), None),
+    ],
+)
+def test_a_variable_of_two_axes_or_more_is_seen_as_a_matrix(shape, matrix):
+    assert matrix_shape(shape) == matrix
+
+
+@given(shape=st.lists(st.integers(1, 9), max_size=5))
+def test_the_matrix_is_a_reshape_cut_where_rows_and_columns_are_fewest(shape):
+    matrix = matrix_shape(shape)
+    if sum(n > 1 for n in shape) < 2:
+        assert matrix is None
+        return
+    cuts = [(math.prod(shape[:c]), math.prod(shape[c:])) for c in range(len(shape) + 1)]
+    assert matrix in cuts and min(matrix) > 1
+    assert sum(matrix) == min(sum(cut) for cut in cuts if min(cut) > 1)
 
 
 def test_an_expression_that_matches_nothing_is_refused_with_the_paths():

@@ -17,14 +17,18 @@ import tensorflow as tf
 from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
 from tests.optimizers import OPTIMIZERS, TENSORED
 
+GEOMETRIC = functools.partial(
+    ExtremeTensoring, beta_1=0, combination="geometric", update_bound=None
+)
+RANK_ONE = functools.partial(ExtremeTensoring, beta_1=0, combination="rank_one")
+
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-# Those that use sparse gradients as they are, and those that make them dense.
-DENSE = {
-    name: make
-    for name, make in OPTIMIZERS.items()
-    if name.startswith(("Shampoo", "Sketchy"))
-}
-SPARSE = {name: make for name, make in OPTIMIZERS.items() if name not in DENSE}
+# Those that use sparse gradients as they are, and those that make them dense: with
+# momentum all entries take part in a step.
+SPARSE, DENSE = {}, {}
+for name, make in OPTIMIZERS.items():
+    is_dense = name.startswith(("Shampoo", "Sketchy")) or make().momentum_decay
+    (DENSE if is_dense else SPARSE)[name] = make
 
 
 def sparse_steps(shape, rows, seed, steps=4):
@@ -106,7 +110,7 @@ def test_sparse_gradients_give_the_dense_result_by_hand(
 def test_adafactor_gives_what_keras_gives_for_the_same_gradient_densely():
     steps = sparse_steps((12, 6), 9, seed=1, steps=8)  # some rows repeat
     dense_steps = [tf.convert_to_tensor(step) for step in steps]
-    ours, _ = trained(Adafactor(0.3), (12, 6), steps, None)
+    ours, _ = trained(Adafactor(0.3, beta_1=0), (12, 6), steps, None)
     theirs, _ = trained(keras.optimizers.Adafactor(0.3), (12, 6), dense_steps, None)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -117,11 +121,15 @@ def test_adafactor_gives_what_keras_gives_for_the_same_gradient_densely():
     table=st.sampled_from([1, 7, 30, 40_000]),
     make=st.sampled_from(
         [
-            *(functools.partial(ExtremeTensoring, level=k) for k in (1, 2, 3, "inf")),
-            *(functools.partial(SM3, level=k) for k in (1, 2, "inf")),
-            *(functools.partial(SM3, variant=v, beta_2=0.9) for v in ("I", "II")),
-            Adafactor,
-            functools.partial(SubsetNorm, axis=0),
+            *(functools.partial(GEOMETRIC, level=k) for k in (1, 2, 3, "inf")),
+            *(functools.partial(RANK_ONE, level=k) for k in (1, 2, 3)),
+            *(functools.partial(SM3, level=k, momentum=0) for k in (1, 2, "inf")),
+            *(
+                functools.partial(SM3, variant=v, beta_2=0.9, momentum=0)
+                for v in ("I", "II")
+            ),
+            functools.partial(Adafactor, beta_1=0),
+            functools.partial(SubsetNorm, axis=0, beta_1=0),
         ]
     ),
     seed=st.integers(0, 1000),
@@ -146,11 +154,12 @@ def full_size_results(function, shape, *args):
 @pytest.mark.parametrize(
     "make",
     [
-        *(functools.partial(ExtremeTensoring, level=k) for k in (1, 2, 3, "inf")),
-        *(functools.partial(SM3, level=k) for k in (1, 2)),
-        functools.partial(SM3, variant="I"),
-        functools.partial(Adafactor, multiply_by_parameter_scale=False),
-        functools.partial(SubsetNorm, axis=0),
+        *(functools.partial(GEOMETRIC, level=k) for k in (1, 2, 3, "inf")),
+        *(functools.partial(RANK_ONE, level=k) for k in (1, 2, 3)),
+        *(functools.partial(SM3, level=k, momentum=0) for k in (1, 2)),
+        functools.partial(SM3, variant="I", momentum=0),
+        functools.partial(Adafactor, beta_1=0, multiply_by_parameter_scale=False),
+        functools.partial(SubsetNorm, axis=0, beta_1=0),
     ],
     ids=lambda make: f"{make.func.__name__} {make.keywords}",
 )
@@ -287,11 +296,13 @@ def test_tf_checkpoints_resume_bit_identically(make, tmp_path):
 
 def test_a_tf_checkpoint_of_another_level_is_refused_before_anything_changes(tmp_path):
     model, optimizer, checkpoint = checkpointed(
-        lambda **kwargs: ExtremeTensoring(level=1, **kwargs)
+        lambda **kwargs: ExtremeTensoring(level=1, beta_1=0, **kwargs)
     )
     take_steps(model, optimizer, range(3))
     path = checkpoint.save(str(tmp_path / "checkpoint"))
-    model, optimizer, checkpoint = checkpointed(ExtremeTensoring)
+    model, optimizer, checkpoint = checkpointed(
+        lambda **kwargs: ExtremeTensoring(level=2, beta_1=0, **kwargs)
+    )
     before = [v.numpy() for v in [*model.weights, *optimizer.variables]]
     with pytest.raises(ValueError, match="level=2.*Make the optimizer with the level"):
         checkpoint.restore(path)
@@ -302,10 +313,12 @@ def test_a_tf_checkpoint_of_another_level_is_refused_before_anything_changes(tmp
 def test_a_tf_checkpoint_of_another_optimizer_is_refused(tmp_path):
     # Both hold as many numbers; they are not the same numbers.
     model, optimizer, checkpoint = checkpointed(
-        lambda **kwargs: ExtremeTensoring(level=1, **kwargs)
+        lambda **kwargs: ExtremeTensoring(level=1, beta_1=0, **kwargs)
     )
     path = checkpoint.save(str(tmp_path / "checkpoint"))
-    model, optimizer, checkpoint = checkpointed(SM3)
+    model, optimizer, checkpoint = checkpointed(
+        lambda **kwargs: SM3(level=1, momentum=0, **kwargs)
+    )
     with pytest.raises(ValueError, match="does not fit this SM3"):
         checkpoint.restore(path)
 
@@ -313,16 +326,16 @@ def test_a_tf_checkpoint_of_another_optimizer_is_refused(tmp_path):
 @pytest.mark.parametrize("level", [2, "inf"])
 def test_a_checkpoint_restored_before_building_is_refused_when_built(level, tmp_path):
     model, optimizer, checkpoint = checkpointed(
-        lambda **kwargs: ExtremeTensoring(level=1, **kwargs)
+        lambda **kwargs: ExtremeTensoring(level=1, beta_1=0, **kwargs)
     )
     take_steps(model, optimizer, range(3))
     path = checkpoint.save(str(tmp_path / "checkpoint"))
-    optimizer = ExtremeTensoring(level=level)
+    optimizer = ExtremeTensoring(level=level, beta_1=0)
     tf.train.Checkpoint(model=model, optimizer=optimizer).restore(path)
     with pytest.raises(ValueError, match="Make the optimizer with the level"):
         optimizer.build(model.trainable_variables)
     assert not optimizer.built
-    fitting = ExtremeTensoring(level=1)
+    fitting = ExtremeTensoring(level=1, beta_1=0)
     tf.train.Checkpoint(model=model, optimizer=fitting).restore(path)
     fitting.build(model.trainable_variables)
     assert int(fitting.iterations) == 3

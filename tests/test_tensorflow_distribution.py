@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from et_optimizer import ExtremeTensoring, Shampoo
 from tests import distributed_training as training
-from tests.optimizers import OPTIMIZERS
+from tests.optimizers import OPTIMIZERS, in_float32
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
@@ -45,6 +45,7 @@ def weights(model):
 
 @every_optimizer
 def test_two_mirrored_devices_train_as_one_does(make):
+    make = in_float32(make)
     mirrored = training.mirrored()
     start = weights(training.model_of(keras))
     one = weights(by_fit(make, tf.distribute.get_strategy())[0])
