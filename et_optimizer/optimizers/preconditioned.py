@@ -233,17 +233,10 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         rate = self._preconditioner.rate(
             ops.cast(learning_rate, "float32"), variable, step
         )
-        update = self._clipped(update)
-        if self.momentum_of_steps:
-            update = update.scaled(rate)
-        average = held.momentum
-        average = average.of_gradient if self.momentum_of == "gradient" else average
-        direction, new_averages = average(update, averages, step)
-        if not self.momentum_of_steps:
-            direction = direction.scaled(rate)
-        if self.update_bound is not None:
-            limit = self.update_bound * ops.abs(rate)
-            direction = direction.mapped(lambda u: ops.clip(u, -limit, limit))
+        direction, new_averages = self._averaged(
+            self._clipped(update), held.momentum, averages, rate, step
+        )
+        direction = self._bounded(direction, rate)
         if is_taken is not None:
             direction = direction.mapped(lambda u: ops.where(is_taken, u, 0.0))
             slots = [ops.where(is_taken, *pair) for pair in zip(slots, before)]
@@ -252,10 +245,7 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
             ]
         for slot, value in zip([*held.slots, *held.averages], [*slots, *new_averages]):
             self.assign(slot, value)
-        if direction.goes_by_blocks:
-            self.assign(variable, direction.subtracted_from(_value(variable)))
-        else:
-            self.assign_sub(variable, direction.in_form(direction.entries()))
+        self._subtract(direction, variable)
 
     momentum_rank = property(
         lambda self: by_path_as_given(self._momentum_rank),
@@ -361,6 +351,26 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
             return update
         excess = update.root_mean_square() / self.clip_threshold
         return update.scaled(1.0 / ops.maximum(excess, 1.0))
+
+    def _averaged(self, update, momentum, averages, rate, step):
+        """The update times the rate after momentum, and what this keeps now."""
+        if self.momentum_of_steps:
+            return momentum(update.scaled(rate), averages, step)
+        average = momentum.of_gradient if self.momentum_of == "gradient" else momentum
+        direction, averages = average(update, averages, step)
+        return direction.scaled(rate), averages
+
+    def _bounded(self, direction, rate):
+        if self.update_bound is None:
+            return direction
+        limit = self.update_bound * ops.abs(rate)
+        return direction.mapped(lambda entries: ops.clip(entries, -limit, limit))
+
+    def _subtract(self, direction, variable):
+        if direction.goes_by_blocks:
+            self.assign(variable, direction.subtracted_from(_value(variable)))
+        else:
+            self.assign_sub(variable, direction.in_form(direction.entries()))
 
     def check_fits(self, saved, own):
         """Raises unless what was saved has the form of what this optimizer holds."""

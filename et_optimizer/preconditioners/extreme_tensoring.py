@@ -74,8 +74,11 @@ class ExtremeTensoring(Preconditioner):
     def _rank_one(self, gradient, slots, weight):
         index = gradient.index
         # Of a slice that lies wholly in the padding 0 is the mean of nothing.
-        entries = [np.maximum(n, 1).astype("float32") for n in index.entries_per_slice]
-        means = [slot / n for slot, n in zip(slots, entries)]
+        entries = [
+            n if isinstance(n, int) else ops.convert_to_tensor(np.maximum(n, 1.0))
+            for n in index.entries_per_slice
+        ]
+        means = [slot / ops.cast(n, "float32") for slot, n in zip(slots, entries)]
         # Divided first, because the sum of all entries may leave float32.
         averages = [ops.sum(slot / index.size) for slot in slots]
         if self.epsilon == 0.0:
