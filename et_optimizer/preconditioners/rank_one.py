@@ -28,10 +28,9 @@ def ratios(means, averages):
     """
     least = checks.SMALLEST_FLOAT32
     relative = [
-        mean / ops.maximum(average, least)
-        for mean, average in zip(means[1:], averages[1:])
+        mean / ops.maximum(average, least) for mean, average in zip(means, averages)
     ]
-    return [means[0], *relative]
+    return [*relative[:-1], means[-1]]
 
 
 def inverse_roots(means, averages):
@@ -48,8 +47,6 @@ def inverse_roots(means, averages):
     """
     least = checks.SMALLEST_FLOAT32
     roots = [ops.rsqrt(ops.maximum(mean, least)) for mean in means]
-    # The first mode has the scale, all others are relative to the mean.
-    relative = [
-        root * ops.sqrt(average) for root, average in zip(roots[1:], averages[1:])
-    ]
-    return [roots[0], *relative]
+    # The last mode has the scale, all others are relative to the mean.
+    relative = [root * ops.sqrt(average) for root, average in zip(roots, averages)]
+    return [*relative[:-1], roots[-1]]
