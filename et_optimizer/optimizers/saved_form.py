@@ -2,6 +2,9 @@
 
 import json
 
+import ml_dtypes
+import numpy as np
+
 
 class SavedForm:
     """For an optimizer, in Keras or tf_keras, with `built` and `variables`.
@@ -20,7 +23,7 @@ class SavedForm:
         saved = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
         if self.built and len(saved) > self.unbuilt_variables:
             self.check_fits(saved, [tuple(v.shape) for v in self.variables])
-        super().load_own_variables(store)
+        super().load_own_variables({key: _read(store[key]) for key in store.keys()})
 
     # What `tf.train.Checkpoint` saves of an object itself and restores before any
     # variable below it: here the form of the slots, so that a checkpoint of another
@@ -46,3 +49,9 @@ class SavedForm:
 
     def _copy_trackable_to_cpu(self, object_map):
         """Nothing: the form, unlike the variables, does not change while saved."""
+
+
+def _read(saved):
+    """An array that was saved; NumPy's files do not say what bfloat16 is."""
+    array = np.asarray(saved)
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
