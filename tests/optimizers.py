@@ -43,12 +43,6 @@ OPTIMIZERS = {
         update_bound=2.0,
         **FULL,
     ),
-    "ExtremeTensoring with epsilon": functools.partial(
-        ExtremeTensoring, combination="rank_one", beta_1=0, epsilon=1e-8
-    ),
-    "ExtremeTensoring geometric": functools.partial(
-        ExtremeTensoring, level=2, beta_1=0, combination="geometric", update_bound=None
-    ),
     "ExtremeTensoring accumulating": functools.partial(
         ExtremeTensoring,
         level=2,
@@ -72,9 +66,6 @@ OPTIMIZERS = {
         **FULL,
     ),
     "Adafactor": functools.partial(Adafactor, beta_1=0),
-    "Adafactor in a subspace": functools.partial(
-        Adafactor, beta_1=0.9, **IN_A_SUBSPACE
-    ),
     "Adafactor as in Tensor2Tensor": functools.partial(
         Adafactor,
         beta_1=0.9,

@@ -1,7 +1,8 @@
 """Subspace momentum in float64 NumPy (Nguyen, Nguyen, 2024, arXiv:2411.07120).
 
 With the refresh of the library, a step of subspace iteration that carries the momentum
-over, in place of the paper's singular vectors. A basis is compared by what it does: its
+over, in place of the paper's singular vectors, and a ten-thousandth of the old basis in
+the new one. A basis is compared by what it does: its
 columns may have other signs, or be turned within their space.
 """
 
@@ -28,7 +29,9 @@ class SubspaceMomentum:
         update = np.asarray(update, np.float64)
         self.step += 1
         if self.is_due(self.step):
-            new, _ = np.linalg.qr(update @ (update.T @ self.basis))
+            turned = update @ (update.T @ self.basis)
+            turned = turned / np.linalg.norm(turned) + 1e-4 * self.basis
+            new, _ = np.linalg.qr(turned)
             self.average = new.T @ self.basis @ self.average if self.step > 1 else 0.0
             self.basis = new
         inside = self.basis.T @ update
