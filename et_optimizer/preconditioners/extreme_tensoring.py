@@ -94,14 +94,16 @@ class ExtremeTensoring(Preconditioner):
 
     def _scale(self, gradient, totals, most, shares, weight):
         # Each mode's root is taken before anything is multiplied: the product
-        # of the statistics themselves leaves float32 easily. An empty slice has
-        # no gradient to scale, so that any finite root will do for it.
+        # of the statistics themselves leaves float32 easily. Of an empty slice nothing
+        # is scaled: an averaged gradient may have a trace of others in it.
         power = 1.0 / len(totals)
+        empty = [total == 0 for total in totals]
         totals = [ops.maximum(total, checks.SMALLEST_FLOAT32) for total in totals]
         roots = [
             root if share is None else root * ops.power(share, power)
             for root, share in zip(_powers(totals, -power), shares)
         ]
+        roots = [ops.where(no, 0.0, root) for no, root in zip(empty, roots)]
         constant = math.prod(n**power for n in most)
         return gradient.scaled_by_roots(roots, ops.sqrt(weight * constant))
 
