@@ -22,6 +22,9 @@ if keras.backend.backend() == "jax":
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
+    # Sets what the studies want of TensorFlow, before TensorFlow reads it.
+    import tf_models  # noqa: F401
+
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,

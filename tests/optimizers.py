@@ -114,6 +114,22 @@ OPTIMIZERS = {
     ),
 }
 
+# One of each class, with momentum of each kind: for what Keras does around the step of
+# an optimizer, whichever it is.
+ONE_OF_EACH = {
+    name: OPTIMIZERS[name]
+    for name in (
+        "ExtremeTensoring",
+        "ExtremeTensoring in a subspace in int8",
+        "SM3-I everything on",
+        "Adafactor",
+        "SubsetNorm of an averaged gradient",
+        "Shampoo",
+        "SketchyShampoo everything on",
+        "SketchyAdagrad averaging",
+    )
+}
+
 
 def in_float32(make):
     """The same optimizer with its momentum in float32.

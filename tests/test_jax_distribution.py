@@ -15,8 +15,9 @@ import jax
 
 from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
 from tests import distributed_training as training
-from tests.optimizers import IN_A_SUBSPACE, OPTIMIZERS, in_float32
+from tests.optimizers import IN_A_SUBSPACE, ONE_OF_EACH, OPTIMIZERS, in_float32
 
+one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
@@ -75,7 +76,7 @@ def one_device():
     return jax.default_device(jax.devices()[0])
 
 
-@every_optimizer
+@one_of_each
 def test_eight_devices_train_as_one_does(make):
     make = in_float32(make)
     one = trained(make, None)

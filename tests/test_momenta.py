@@ -105,6 +105,7 @@ def test_extreme_tensoring_takes_the_steps_of_the_papers(shape, level):
     optimizer = et_optimizer.ExtremeTensoring(
         0.1,
         level=level,
+        beta_2=0.99,
         momentum_rank=3,
         refresh_every=2,
         momentum_dtype="float32",

@@ -75,8 +75,8 @@ def as_modes(tensor, index):
 
 
 @pytest.mark.parametrize("beta_2", [None, 0.9])
-@pytest.mark.parametrize("rank", [1, 2, 5, 13, None])
-@pytest.mark.parametrize("shape", [(13, 7), (3, 4, 5), (6, 1, 9), (2, 3, 2, 3)])
+@pytest.mark.parametrize("rank", [1, 5, 13, None])
+@pytest.mark.parametrize("shape", [(13, 7), (6, 1, 9), (2, 3, 2, 3)])
 def test_fifty_steps_equal_algorithm_3(shape, rank, beta_2):
     index = TensorIndex.from_shape(shape, 1)
     steps = correlated(shape, seed=0)
@@ -279,8 +279,8 @@ def test_vectors_are_left_to_extreme_tensoring(shape, graft, level):
 
 
 @pytest.mark.parametrize("beta_2", [None, 0.9])
-@pytest.mark.parametrize("rank", [1, 2, 5, 30])
-@pytest.mark.parametrize("shape", [(30,), (5, 6), (), (2, 1, 4)])
+@pytest.mark.parametrize("rank", [1, 5, 30])
+@pytest.mark.parametrize("shape", [(30,), (), (2, 1, 4)])
 def test_fifty_steps_equal_algorithm_2(shape, rank, beta_2):
     steps = np.random.default_rng(0).standard_normal((50, *shape)).astype("float32")
     index = TensorIndex.of_entries(shape)

@@ -15,13 +15,14 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
-from tests.optimizers import OPTIMIZERS, TENSORED
+from tests.optimizers import ONE_OF_EACH, OPTIMIZERS, TENSORED
 
 GEOMETRIC = functools.partial(
     ExtremeTensoring, beta_1=0, combination="geometric", update_bound=None
 )
 RANK_ONE = functools.partial(ExtremeTensoring, beta_1=0, combination="rank_one")
 
+one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 # Those that use sparse gradients as they are, and those that make them dense: with
 # momentum all entries take part in a step.
@@ -85,7 +86,7 @@ def test_sparse_gradients_give_the_dense_result(make, jit_compile, shape, rows):
 
 
 @pytest.mark.parametrize("make", DENSE.values(), ids=DENSE)
-@pytest.mark.parametrize(("shape", "rows"), [((53, 6), 40), ((11, 4, 3), 5), ((7,), 9)])
+@pytest.mark.parametrize(("shape", "rows"), [((11, 4, 3), 5), ((7,), 9)])
 def test_sparse_gradients_are_made_dense(make, shape, rows):
     assert_sparse_equals_dense(make, shape, rows, jit_compile=True)
 
@@ -208,7 +209,7 @@ def test_embeddings_train_on_sparse_gradients_in_fit():
     assert {is_sparse for name, is_sparse in seen if "embeddings" in name} == {True}
 
 
-@every_optimizer
+@one_of_each
 @pytest.mark.parametrize("limit", ["clipnorm", "global_clipnorm"])
 def test_clipped_sparse_gradients_equal_clipped_dense_ones(make, limit):
     # Each row once: Keras clips the rows of an IndexedSlices before they add up.
@@ -228,7 +229,7 @@ def test_clipped_sparse_gradients_equal_clipped_dense_ones(make, limit):
     np.testing.assert_allclose(sparse, dense, rtol=1e-5, atol=1e-6)
 
 
-@every_optimizer
+@one_of_each
 @pytest.mark.parametrize("call", ["apply", "apply_gradients"])
 def test_custom_loops(make, call):
     rng = np.random.default_rng(0)

@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from et_optimizer import ExtremeTensoring, Shampoo
 from tests import distributed_training as training
-from tests.optimizers import OPTIMIZERS, in_float32
+from tests.optimizers import ONE_OF_EACH, in_float32
 
-every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 
 
 def dataset():
@@ -43,7 +43,7 @@ def weights(model):
     return [w.numpy() for w in model.weights]
 
 
-@every_optimizer
+@one_of_each
 def test_two_mirrored_devices_train_as_one_does(make):
     make = in_float32(make)
     mirrored = training.mirrored()

@@ -84,7 +84,7 @@ CLAIMS = {
         max(result.peak_device_bytes for result in results.values()) <= BUDGET
         min(rest) > 0
         chosen[ADAM].bytes_held == 2 * BYTES_A_WEIGHT * chosen[ADAM].model_numbers
-        40 * chosen[ET].bytes_held < chosen[ADAM].bytes_held
+        20 * chosen[ET].bytes_held < chosen[ADAM].bytes_held
         all(r.curve[-1][1] < 0.2 * byte_vocabulary.SIZE for r in results.values())
         all(r.curve[-1][1] < r.curve[0][1] for r in results.values())
     """,

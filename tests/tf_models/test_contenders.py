@@ -97,11 +97,11 @@ def test_momentum_in_a_subspace_costs_a_small_part_of_a_full_one(model):
 
 
 def test_rivals_of_the_same_name_differ_in_one_argument_alone(model):
-    for name in ("et_95", "et_999"):
+    for name in ("et_95", "et_99"):
         assert report(name, model).bytes == report("et", model).bytes
     decays = {
         name: optimizers.make(CONTENDERS[name].optimizer, 0.1).beta_2
-        for name in ("et_95", "et", "et_999", "adam_95", "adam_99", "adam")
+        for name in ("et_95", "et_99", "et", "adam_95", "adam_99", "adam")
     }
     assert list(decays.values()) == [0.95, 0.99, 0.999] * 2
     _, clipped = optimizers.parse(CONTENDERS["adam_clip"].optimizer)
