@@ -63,7 +63,7 @@ def _tensoring(arguments):
 
 
 def _without_momentum(arguments):
-    return _tensoring(f"{arguments}, beta_1=0.0")
+    return _tensoring(f"{arguments}, beta_1=0.0, beta_2=0.99")
 
 
 def _geometric(arguments):
@@ -89,7 +89,7 @@ _WITH_MOMENTUM = (
         _tensoring("momentum_rank=16, momentum_dtype='int8'"),
     ),
     Contender("et_95", "ET, β₂ 0.95", 3e-3, _tensoring("beta_2=0.95")),
-    Contender("et_999", "ET, β₂ 0.999", 3e-3, _tensoring("beta_2=0.999")),
+    Contender("et_99", "ET, β₂ 0.99", 3e-3, _tensoring("beta_2=0.99")),
     Contender(
         "et1_momentum", "ET1, full momentum", 3e-3, _tensoring("momentum_rank=None")
     ),

@@ -67,7 +67,7 @@ class ExtremeTensoring(TensoredOptimizer):
             (momentum). 0 keeps none. Defaults to 0.9.
         beta_2: Decay in [0, 1) of a bias-corrected moving average of the squared
             gradients; `None` accumulates them, as AdaGrad does, so that steps
-            shrink by themselves. Defaults to 0.99.
+            shrink by themselves. Defaults to 0.999.
         statistic: `"mean"` divides each slice's sum by its number of entries: with
             all |g| equal the step is then Adam's. `"sum"`, the paper's, is for the
             geometric combination alone. Defaults to `"mean"`.
@@ -117,8 +117,8 @@ class ExtremeTensoring(TensoredOptimizer):
 
     Range: slots hold sums of squares in float32. Gradients are exact to 1e-5 from
     |g| = 1e-18 up to about 1e19 · √((1 − β₂)/n), where n is the number of entries in
-    a slice (accumulating, n is that number times the steps): 1e15 for a slice of a
-    million entries at β₂ = 0.99. Squares beyond that are lost. With momentum a step
+    a slice (accumulating, n is that number times the steps): 3e14 for a slice of a
+    million entries at β₂ = 0.999. Squares beyond that are lost. With momentum a step
     whose gradient has NaN or infinity in it is not taken for that variable: weights,
     slots and momentum stay as they are.
 
@@ -167,7 +167,7 @@ class ExtremeTensoring(TensoredOptimizer):
         level=1,
         tensor_index=None,
         beta_1=0.9,
-        beta_2=0.99,
+        beta_2=0.999,
         statistic="mean",
         epsilon=0.0,
         clip_threshold=None,
