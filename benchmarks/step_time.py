@@ -11,8 +11,8 @@ spell of the machine meets all of them; a ratio is the median over the rounds of
 ratio within a round. Where only every k-th step is an expensive one, a round has k
 steps, and the time of a step is their mean.
 
-With `--training` a step is a whole training step of the demo's Transformer: forward,
-backward and update.
+With `--training` a step is a whole training step, forward, backward and update: of the
+demo's Transformer, or with `--models=GPT-2-like` of KerasHub's GPT-2 with four layers.
 """
 
 import functools
@@ -33,7 +33,12 @@ from tf_models.transformer import transformer_language_model
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 30, "Timed steps of each optimizer.", lower_bound=3)
-flags.DEFINE_list("models", None, f"Of {', '.join(MODELS)}; all but the last.")
+flags.DEFINE_list(
+    "models",
+    None,
+    f"Of {', '.join(MODELS)}; all but the last. With --training of demo Transformer, "
+    "which is the default there, and GPT-2-like.",
+)
 flags.DEFINE_list(
     "optimizers", None, "Of those in the tables; all that are no matrices."
 )
@@ -41,7 +46,6 @@ flags.DEFINE_bool("sparse", False, "Measure a sparse step on a large table inste
 flags.DEFINE_bool("training", False, "Measure whole training steps instead.")
 
 TABLE, ROWS_TOUCHED = (1_000_000, 64), 4096
-BATCH_SIZE, SEQUENCE_LENGTH = 16, 96
 WARM_UP = 3
 
 OPTIMIZERS = {
@@ -149,20 +153,47 @@ class JaxStep:
         jax.block_until_ready(self._weights)
 
 
-class TrainingStep:
-    """One compiled training step of the demo's Transformer, on either backend."""
+def demo_transformer():
+    """The demo's model, and the sequences of a batch and tokens of a sequence."""
+    return transformer_language_model(256, 96), (16, 96)
 
-    def __init__(self, optimizer, shapes, gradients):
-        del shapes, gradients  # the model's own
-        self._model = transformer_language_model(256, SEQUENCE_LENGTH)
+
+def gpt2_like():
+    """KerasHub's GPT-2 small with 4 of its 12 layers, and the same of it."""
+    import keras_hub
+
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=50257,
+        num_layers=4,
+        num_heads=12,
+        hidden_dim=768,
+        intermediate_dim=3072,
+        dropout=0.0,
+        max_sequence_length=64,
+    )
+    tokens = keras.Input((64,), dtype="int32")
+    hidden = backbone(
+        {"token_ids": tokens, "padding_mask": keras.ops.ones_like(tokens)}
+    )
+    logits = backbone.token_embedding(hidden, reverse=True)
+    return keras.Model(tokens, logits), (24, 64)
+
+
+TRAINED = {"demo Transformer": demo_transformer, "GPT-2-like": gpt2_like}
+
+
+class TrainingStep:
+    """One compiled training step of a model, on either backend."""
+
+    def __init__(self, optimizer, model, batch_shape):
+        self._model = model
         self._model.compile(
             optimizer,
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             jit_compile=True,
         )
         rng = np.random.default_rng(0)
-        tokens = rng.integers(0, 256, (BATCH_SIZE, SEQUENCE_LENGTH + 1))
-        self._batch = tokens[:, :-1], tokens[:, 1:]
+        self._batch = rng.integers(0, 256, (2, *batch_shape))
         start = time.perf_counter()
         self.run()
         self.compile_seconds = time.perf_counter() - start
@@ -190,15 +221,23 @@ def sparse_gradients():
     return [tf.IndexedSlices(tf.constant(values), tf.constant(indices), shape)]
 
 
-def measure(name, shapes, gradients, optimizers, progress):
-    """Times all optimizers on one list of shapes and returns the table."""
-    make_step = {"tensorflow": TensorFlowStep, "jax": JaxStep}[keras.backend.backend()]
-    if FLAGS.training:
-        make_step = TrainingStep
+def update_step(shapes, gradients):
+    """What makes the step of an optimizer on a list of shapes."""
+    step = {"tensorflow": TensorFlowStep, "jax": JaxStep}[keras.backend.backend()]
+    return lambda optimizer: step(optimizer, shapes, gradients)
+
+
+def training_step(name):
+    """What makes the step of an optimizer that trains a model of its own."""
+    return lambda optimizer: TrainingStep(optimizer, *TRAINED[name]())
+
+
+def measure(name, shapes, make_step, optimizers, progress):
+    """Times all optimizers on one model and returns the table."""
     steps, reports = {}, {}
     for optimizer_name in optimizers:
         optimizer = KNOWN[optimizer_name]()
-        steps[optimizer_name] = make_step(optimizer, shapes, gradients)
+        steps[optimizer_name] = make_step(optimizer)
         reports[optimizer_name] = et_optimizer.memory_report(optimizer)
     seconds = {optimizer_name: [] for optimizer_name in steps}
     rounds = progress.add_task(name, total=WARM_UP + FLAGS.rounds)
@@ -248,12 +287,13 @@ def ratio(seconds, others):
 def default_optimizers():
     if not FLAGS.training:
         return OPTIMIZERS
-    return ["ExtremeTensoring 1", *MATRIX_OPTIMIZERS]
+    return ["ExtremeTensoring()", "ExtremeTensoring 1", *MATRIX_OPTIMIZERS]
 
 
 def main(argv):
     del argv
-    check_names("models", FLAGS.models or MODELS, MODELS)
+    known_models = TRAINED if FLAGS.training else MODELS
+    check_names("models", FLAGS.models or known_models, known_models)
     check_names("optimizers", FLAGS.optimizers or OPTIMIZERS, KNOWN)
     if FLAGS.sparse and keras.backend.backend() != "tensorflow":
         raise app.UsageError(
@@ -270,18 +310,21 @@ def main(argv):
     with Progress(console=console, transient=True) as progress:
         if FLAGS.sparse:
             name = f"{ROWS_TOUCHED} rows of a {TABLE[0]} × {TABLE[1]} table"
-            gradients = sparse_gradients()
-            console.print(measure(name, [TABLE], gradients, optimizers, progress))
+            make_step = update_step([TABLE], sparse_gradients())
+            console.print(measure(name, [TABLE], make_step, optimizers, progress))
             return
         if FLAGS.training:
-            name = f"training on {BATCH_SIZE} × {SEQUENCE_LENGTH} bytes"
-            shapes = MODELS["demo Transformer"]()
-            console.print(measure(name, shapes, [], optimizers, progress))
+            for model in FLAGS.models or ["demo Transformer"]:
+                built, batch_shape = TRAINED[model]()
+                shapes = [tuple(v.shape) for v in built.trainable_variables]
+                name = "{}, trained on {} × {} tokens".format(model, *batch_shape)
+                make_step = training_step(model)
+                console.print(measure(name, shapes, make_step, optimizers, progress))
             return
         for name in FLAGS.models or LARGE_MODELS:
             shapes = MODELS[name]()
-            gradients = dense_gradients(shapes)
-            console.print(measure(name, shapes, gradients, optimizers, progress))
+            make_step = update_step(shapes, dense_gradients(shapes))
+            console.print(measure(name, shapes, make_step, optimizers, progress))
 
 
 if __name__ == "__main__":
