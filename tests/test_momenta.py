@@ -389,17 +389,23 @@ def test_one_gradient_with_nan_poisons_no_momentum(make):
 
 @every_optimizer
 def test_no_entry_of_an_update_is_beyond_its_bound(make):
+    # Adafactor's rate is relative to the weights' size, and 1e-3 · 0.5 for these.
+    rate = 5e-4 if make().__class__ is et_optimizer.Adafactor else 0.5
+    bounded = largest_change(make(learning_rate=0.5, update_bound=0.01))
+    assert 0 < bounded <= 0.01 * rate * (1 + 1e-6)
+    assert largest_change(make(learning_rate=0.5, update_bound=None)) > 2 * bounded
+
+
+def largest_change(optimizer):
     variable = keras.Variable(np.zeros((16, 12), "float32"))
-    optimizer = make(learning_rate=0.5, update_bound=0.01)
-    # In units of the rate that Adafactor takes its step with.
     rng = np.random.default_rng(0)
-    biggest = 0.0
+    largest = 0.0
     for _ in range(3):
         before = variable.numpy()
         gradient = rng.standard_normal((16, 12)) * 10 ** rng.uniform(-2, 2, (16, 12))
         optimizer.apply([ops.convert_to_tensor(gradient, "float32")], [variable])
-        biggest = max(biggest, np.abs(variable.numpy() - before).max())
-    assert 0 < biggest <= 0.5 * 0.01 * (1 + 1e-6)
+        largest = max(largest, np.abs(variable.numpy() - before).max())
+    return largest
 
 
 def rows_of(gradient, rows):

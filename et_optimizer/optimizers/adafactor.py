@@ -63,8 +63,8 @@ class Adafactor(PreconditionedOptimizer):
             are found anew, as in `et_optimizer.ExtremeTensoring`; `None` is full
             momentum. Default to `"auto"` and 50.
         update_bound: The largest absolute value that an entry of the update may have
-            after momentum, in units of the learning rate, or `None`. Defaults to
-            `None`.
+            after momentum, in units of the rate that the step is taken with (with the
+            scale of the weights in it), or `None`. Defaults to `None`.
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when built,
@@ -75,8 +75,9 @@ class Adafactor(PreconditionedOptimizer):
     variable's dtype, so that the two are equal for float32 variables.
 
     Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) are used as
-    they are, and the result equals the dense one. Their cost is that of their rows,
-    and one pass over the variable for RMS(x) unless that is turned off. Where rows
+    they are, and the result equals the dense one. Without momentum their cost is that
+    of their rows, and one pass over the variable for RMS(x) unless that is turned off;
+    with it the step takes a dense pass. Where rows
     repeat, as those of frequent tokens do, Keras 3.15 squares each before it adds them
     up, and its result is not that of the same gradient given densely; this one's is.
 

@@ -76,8 +76,9 @@ class SM3(TensoredOptimizer):
     average. Gradients are exact to 1e-5 from |g| = 1e-18 up to about 1e19 · √(1 − β₂),
     or 1e19 / √steps where they add up.
 
-    Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) are used as
-    they are: the result equals the dense one and costs time for their rows alone.
+    Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) give the dense
+    result. Without momentum the step costs time for their rows alone; with it the step
+    takes a dense pass.
 
     Example:
 

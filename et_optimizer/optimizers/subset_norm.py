@@ -39,8 +39,10 @@ class SubsetNorm(PreconditionedOptimizer):
         SubsetNorm(lr, beta_2=None, statistic="sum", update_bound=None,
                    momentum_rank=r, refresh_every=k, momentum_of="gradient")
 
-    but for two things: a basis is refreshed by a step of subspace iteration in place of
-    singular vectors, and the momentum is carried over into it instead of set to 0.
+    with `momentum_dtype="float32"`, but for three things: a basis is refreshed by a
+    step of subspace iteration in place of singular vectors, the momentum is carried
+    over into it instead of set to 0, and vectors and matrices too small for a basis
+    have full momentum.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
@@ -62,8 +64,8 @@ class SubsetNorm(PreconditionedOptimizer):
             by the root of that number. Defaults to `"mean"`.
         epsilon: ε ≥ 0, inside the root. Defaults to 0.
         clip_threshold: The largest root mean square that an update of a variable may
-            have; larger ones are scaled down to it. `None` turns it off. Defaults to
-            `None`.
+            have before momentum; larger ones are scaled down to it. `None` turns it
+            off. Defaults to `None`.
         momentum_dtype: `"float32"`, `"bfloat16"` or `"int8"`, for the momentum that
             `beta_1` asks for. Defaults to `"bfloat16"`.
         momentum_rank, refresh_every: The directions of the momentum, and how often they
@@ -85,8 +87,9 @@ class SubsetNorm(PreconditionedOptimizer):
             variable is not floating-point; when state is loaded, if it is that of
             another axis.
 
-    Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) are used as
-    they are: the result equals the dense one and costs time for their rows alone.
+    Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) give the dense
+    result. With momentum, which is the default, the step takes a dense pass; without, as
+    with `momentum_rank={"embeddings": 0}`, it costs time for their rows alone.
 
     Example:
 
