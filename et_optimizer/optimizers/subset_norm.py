@@ -88,8 +88,8 @@ class SubsetNorm(PreconditionedOptimizer):
             another axis.
 
     Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) give the dense
-    result. With momentum, which is the default, the step takes a dense pass; without, as
-    with `momentum_rank={"embeddings": 0}`, it costs time for their rows alone.
+    result. With momentum, which is the default, the step takes a dense pass; without,
+    as with `momentum_rank={"embeddings": 0}`, it costs time for their rows alone.
 
     Example:
 
