@@ -22,11 +22,14 @@ test-tensorflow: $(FOR_TESTS)
 		--cov=et_optimizer --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 # JAX's tests are nearly all compiling: where machine code is not optimized, they take a
-# fifth less.
+# fifth less. What the rivals compute is compared with the papers under TensorFlow and
+# PyTorch, and under JAX with those (tests/test_backends_agree.py).
+OF_RIVALS := adafactor sm3 shampoo frequent_directions
+ON_ONE_BACKEND := $(OF_RIVALS) extreme_tensoring_lemmas callbacks keras_tuner
 test-jax: $(FOR_TESTS)
 	XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true' \
 		KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal \
-		--ignore=tests/tf_models
+		--ignore=tests/tf_models $(ON_ONE_BACKEND:%=--ignore=tests/test_%.py)
 
 test-torch: $(FOR_TESTS)
 	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 --dist worksteal \

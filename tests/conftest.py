@@ -10,7 +10,7 @@ settings.register_profile(
     "deterministic",
     derandomize=True,
     deadline=None,
-    max_examples=10 if keras.backend.backend() == "jax" else 25,
+    max_examples=6 if keras.backend.backend() == "jax" else 25,
 )
 settings.load_profile("deterministic")
 

@@ -253,7 +253,7 @@ def test_loss_scale_factor_is_undone(make):
     np.testing.assert_allclose(scaled, plain, rtol=1e-5)
 
 
-@every_optimizer
+@one_of_each
 def test_loss_scale_optimizer_skips_overflown_steps(make):
     make = in_float32(make)
     optimizer = keras.optimizers.LossScaleOptimizer(
