@@ -15,7 +15,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
-from tests.optimizers import ONE_OF_EACH, OPTIMIZERS, TENSORED
+from tests.optimizers import ONE_OF_EACH, OPTIMIZERS, TENSORED, in_float32
 
 GEOMETRIC = functools.partial(
     ExtremeTensoring, beta_1=0, combination="geometric", update_bound=None
@@ -212,6 +212,7 @@ def test_embeddings_train_on_sparse_gradients_in_fit():
 @one_of_each
 @pytest.mark.parametrize("limit", ["clipnorm", "global_clipnorm"])
 def test_clipped_sparse_gradients_equal_clipped_dense_ones(make, limit):
+    make = in_float32(make)
     # Each row once: Keras clips the rows of an IndexedSlices before they add up.
     steps = [
         tf.IndexedSlices(
