@@ -154,12 +154,12 @@ class JaxStep:
 
 
 def demo_transformer():
-    """The demo's model, and the sequences of a batch and tokens of a sequence."""
-    return transformer_language_model(256, 96), (16, 96)
+    """The demo's model."""
+    return transformer_language_model(256, 96)
 
 
 def gpt2_like():
-    """KerasHub's GPT-2 small with 4 of its 12 layers, and the same of it."""
+    """KerasHub's GPT-2 small with 4 of its 12 layers."""
     import keras_hub
 
     backbone = keras_hub.models.GPT2Backbone(
@@ -176,10 +176,14 @@ def gpt2_like():
         {"token_ids": tokens, "padding_mask": keras.ops.ones_like(tokens)}
     )
     logits = backbone.token_embedding(hidden, reverse=True)
-    return keras.Model(tokens, logits), (24, 64)
+    return keras.Model(tokens, logits)
 
 
-TRAINED = {"demo Transformer": demo_transformer, "GPT-2-like": gpt2_like}
+# What makes the model, and the sequences of a batch and tokens of a sequence.
+TRAINED = {
+    "demo Transformer": (demo_transformer, (16, 96)),
+    "GPT-2-like": (gpt2_like, (24, 64)),
+}
 
 
 class TrainingStep:
@@ -227,12 +231,12 @@ def update_step(shapes, gradients):
     return lambda optimizer: step(optimizer, shapes, gradients)
 
 
-def training_step(name):
+def training_step(make_model, batch_shape):
     """What makes the step of an optimizer that trains a model of its own."""
-    return lambda optimizer: TrainingStep(optimizer, *TRAINED[name]())
+    return lambda optimizer: TrainingStep(optimizer, make_model(), batch_shape)
 
 
-def measure(name, shapes, make_step, optimizers, progress):
+def measure(name, make_step, optimizers, progress):
     """Times all optimizers on one model and returns the table."""
     steps, reports = {}, {}
     for optimizer_name in optimizers:
@@ -250,7 +254,7 @@ def measure(name, shapes, make_step, optimizers, progress):
             seconds[optimizer_name].append((time.perf_counter() - start) / count)
         progress.advance(rounds)
     timed = {key: values[WARM_UP:] for key, values in seconds.items()}
-    return render(name, shapes, steps, reports, timed)
+    return render(name, steps, reports, timed)
 
 
 def steps_a_round(optimizer_name):
@@ -258,9 +262,10 @@ def steps_a_round(optimizer_name):
     return int(optimizer_name.split()[-1]) if "every" in optimizer_name else 1
 
 
-def render(name, shapes, steps, reports, seconds):
-    count = sum(int(np.prod(s)) for s in shapes)
-    table = Table(title=f"{name}: {count:,} numbers in {len(shapes)} variables")
+def render(name, steps, reports, seconds):
+    model = reports["Adam"]
+    numbers, variables = model.model_numbers, len(model.rows)
+    table = Table(title=f"{name}: {numbers:,} numbers in {variables} variables")
     for title in ("optimizer", "state bytes", "compile s", "/ Adam's", "step ms"):
         table.add_column(title, justify="right")
     for title in ("/ Adam", "/ SGD", "temporaries MB"):
@@ -311,20 +316,19 @@ def main(argv):
         if FLAGS.sparse:
             name = f"{ROWS_TOUCHED} rows of a {TABLE[0]} × {TABLE[1]} table"
             make_step = update_step([TABLE], sparse_gradients())
-            console.print(measure(name, [TABLE], make_step, optimizers, progress))
+            console.print(measure(name, make_step, optimizers, progress))
             return
         if FLAGS.training:
             for model in FLAGS.models or ["demo Transformer"]:
-                built, batch_shape = TRAINED[model]()
-                shapes = [tuple(v.shape) for v in built.trainable_variables]
+                make_model, batch_shape = TRAINED[model]
                 name = "{}, trained on {} × {} tokens".format(model, *batch_shape)
-                make_step = training_step(model)
-                console.print(measure(name, shapes, make_step, optimizers, progress))
+                make_step = training_step(make_model, batch_shape)
+                console.print(measure(name, make_step, optimizers, progress))
             return
         for name in FLAGS.models or LARGE_MODELS:
             shapes = MODELS[name]()
             make_step = update_step(shapes, dense_gradients(shapes))
-            console.print(measure(name, shapes, make_step, optimizers, progress))
+            console.print(measure(name, make_step, optimizers, progress))
 
 
 if __name__ == "__main__":
