@@ -4,13 +4,14 @@ import keras
 import pytest
 from hypothesis import settings
 
-# The same examples on every run, and no deadline: the clock decides nothing here. JAX
-# compiles each operation for each shape; what TensorFlow has tried is not all repeated.
+# The same examples on every run, and no deadline: the clock decides nothing here. Most
+# of them on PyTorch: TensorFlow and JAX compile each operation for each shape.
+EXAMPLES = {"torch": 25, "tensorflow": 12, "jax": 6}
 settings.register_profile(
     "deterministic",
     derandomize=True,
     deadline=None,
-    max_examples=6 if keras.backend.backend() == "jax" else 25,
+    max_examples=EXAMPLES[keras.backend.backend()],
 )
 settings.load_profile("deterministic")
 

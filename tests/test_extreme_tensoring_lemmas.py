@@ -12,6 +12,8 @@ from et_optimizer import TensorIndex, preconditioners
 from tests.reference import extreme_tensoring as reference
 from tests.updates import last_update, lengths_and_modes, random_gradients
 
+pytestmark = pytest.mark.one_backend
+
 levels = st.sampled_from([1, 2, 3, "inf"])
 shapes = st.lists(st.integers(1, 13), max_size=3).map(tuple)
 seeds = st.integers(0, 2**32 - 1)

@@ -67,6 +67,7 @@ streams = given(
 )
 
 
+@pytest.mark.one_backend
 @settings(max_examples=40)
 @streams
 def test_the_covariance_lies_between_the_sketch_and_the_sketch_plus_escaped_mass(
@@ -81,6 +82,7 @@ def test_the_covariance_lies_between_the_sketch_and_the_sketch_plus_escaped_mass
     assert np.linalg.eigvalsh(above).min() >= -rounding
 
 
+@pytest.mark.one_backend
 @settings(max_examples=40)
 @streams
 def test_the_escaped_mass_is_bounded_by_the_tail_of_the_spectrum(
@@ -117,6 +119,7 @@ def test_it_equals_the_transcription_of_algorithm_1(
         assert sketch.values[-1] == 0.0
 
 
+@pytest.mark.one_backend
 @given(
     size=st.integers(2, 20),
     rank=st.integers(2, 10),
@@ -136,11 +139,15 @@ def test_a_stream_of_lower_rank_is_kept_exactly(size, rank, columns, seed):
     )
 
 
+# JAX takes ten thousand in the time that the others take so many.
+UPDATES = {"jax": 10_000, "tensorflow": 2_000, "torch": 1_000}
+
+
 @pytest.mark.parametrize(
     ("size", "rank", "columns"), [(12, 4, 2), (12, 4, 20), (9, 9, 3)]
 )
 @pytest.mark.parametrize("decay", [1.0, 0.999])
-def test_vectors_stay_orthonormal_over_ten_thousand_updates(size, rank, columns, decay):
+def test_vectors_stay_orthonormal_over_thousands_of_updates(size, rank, columns, decay):
     batch = 16
     rng = np.random.default_rng(0)
     spread = 10.0 ** np.linspace(0, -2, size)[:, None]
@@ -150,7 +157,7 @@ def test_vectors_stay_orthonormal_over_ten_thousand_updates(size, rank, columns,
         lambda sketch, new: frequent_directions.update(sketch, new, decay)
     )
     sketch = frequent_directions.zeros(size, rank, (batch,))
-    for step in range(10_000 if keras.backend.backend() != "torch" else 1_000):
+    for step in range(UPDATES[keras.backend.backend()]):
         sketch = Sketch(*update(sketch, many[step % 50]))
     vectors = ops.convert_to_numpy(sketch.vectors).astype("float64")
     overlap = np.swapaxes(vectors, 1, 2) @ vectors

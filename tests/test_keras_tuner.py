@@ -48,6 +48,7 @@ def of_hyperparameters(hp):
     return hp["level"], hp["learning_rate"]
 
 
+@pytest.mark.one_backend
 def test_a_search_over_levels_and_rates_finds_the_best_of_them(tmp_path):
     built = []
 

@@ -74,6 +74,7 @@ def as_modes(tensor, index):
     return np.pad(tensor, padding).reshape(index.modes)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("beta_2", [None, 0.9])
 @pytest.mark.parametrize("rank", [1, 5, 13, None])
 @pytest.mark.parametrize("shape", [(13, 7), (6, 1, 9), (2, 3, 2, 3)])
@@ -278,6 +279,7 @@ def test_vectors_are_left_to_extreme_tensoring(shape, graft, level):
     )
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("beta_2", [None, 0.9])
 @pytest.mark.parametrize("rank", [1, 5, 30])
 @pytest.mark.parametrize("shape", [(30,), (), (2, 1, 4)])
@@ -295,7 +297,7 @@ def test_fifty_steps_equal_algorithm_2(shape, rank, beta_2):
 
 
 @pytest.mark.parametrize("rank", [5, 20])
-@pytest.mark.parametrize("first", [1e2, 1e3, 1e4, 1e5])
+@pytest.mark.parametrize("first", [1e2, 1e5])
 def test_s_adagrad_goes_on_when_gradients_have_become_short(rank, first):
     steps = np.random.default_rng(0).standard_normal((60, 20)).astype("float32")
     steps[0] *= first

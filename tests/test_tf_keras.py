@@ -133,12 +133,12 @@ def fit(model, epochs=2):
 # The steps of Keras 3
 
 
-@every_optimizer
+@one_of_each
 def test_the_weights_are_those_of_the_keras_3_optimizer(name):
     assert_takes_the_steps_of_keras_3(name, is_compiled=True)
 
 
-@one_of_each
+@some_optimizers
 def test_eagerly_they_are_too(name):
     assert_takes_the_steps_of_keras_3(name, is_compiled=False)
 
@@ -358,7 +358,7 @@ def assert_goes_on_when_loaded(name, path):
         assert_all_equal(values(one.variables), values(other.variables))
 
 
-@one_of_each
+@some_optimizers
 def test_a_saved_model_goes_on_as_if_never_saved(name, tmp_path):
     assert_goes_on_when_loaded(name, tmp_path / "model.keras")
 
