@@ -8,32 +8,21 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TESTS := $(VENV)/.for-tests
 
-.PHONY: demo test test-tensorflow test-of-tensorflow test-on-tensorflow test-jax \
-	test-torch coverage lint format notebooks clean
+.PHONY: demo test test-tensorflow test-jax test-torch lint format notebooks clean
 
 demo: $(FOR_DEMO)
 	$(BIN)/python -m tf_models.compare
 
 # Everything under TensorFlow, and what is not a program of the studies under Keras's
-# other backends too; two tests at a time.
-test: lint test-jax test-torch test-of-tensorflow coverage test-on-tensorflow
+# other backends too; two tests at a time. PyTorch's run begins the count of the lines that
+# run, and TensorFlow's adds those of what only it has (tests/conftest.py).
+test: AT_LEAST := --cov-fail-under=95
+test: lint test-jax test-torch test-tensorflow
 
-test-tensorflow: test-of-tensorflow test-on-tensorflow
-
-# What only TensorFlow has, and the rest. Counting the lines that run takes TensorFlow a
-# fifth longer: it does so for its own, and PyTorch, which compiles nothing, for the rest.
-OF_TENSORFLOW := $(addprefix tests/test_,tensorflow.py tensorflow_distribution.py tf_keras.py)
-COUNTED := --cov=et_optimizer --cov-report=
-test-of-tensorflow: $(FOR_TESTS)
+COUNTED := --cov=et_optimizer --cov-report=term-missing:skip-covered
+test-tensorflow: $(FOR_TESTS)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal \
-		$(COUNTED) --cov-append $(OF_TENSORFLOW)
-
-test-on-tensorflow: $(FOR_TESTS)
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal \
-		-m "not one_backend" $(OF_TENSORFLOW:%=--ignore=%)
-
-coverage: $(FOR_TESTS)
-	$(BIN)/python -m coverage report --fail-under=95
+		-m "not one_backend" $(COUNTED) --cov-append $(AT_LEAST)
 
 # JAX's tests are nearly all compiling: where machine code is not optimized, they take a
 # fifth less. What the rivals compute is compared with the papers under TensorFlow and

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from keras import ops
 
@@ -42,7 +42,6 @@ def assert_equals_the_transcription(rule, index, steps, **kwargs):
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-@settings(max_examples=12)
 @given(
     shape=shapes,
     level=st.sampled_from(LEVELS),

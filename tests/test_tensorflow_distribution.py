@@ -16,15 +16,7 @@ import tensorflow as tf
 
 from et_optimizer import ExtremeTensoring, Shampoo
 from tests import distributed_training as training
-from tests.optimizers import OPTIMIZERS, in_float32
-
-# Whose slots are marginals, a subspace, maxima, and sketches.
-SLOTS_OF_EACH_KIND = (
-    "ExtremeTensoring",
-    "ExtremeTensoring in a subspace in int8",
-    "SM3-I everything on",
-    "SketchyShampoo everything on",
-)
+from tests.optimizers import OPTIMIZERS, SLOTS_OF_EACH_KIND, in_float32
 
 
 def dataset():
