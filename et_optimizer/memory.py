@@ -12,6 +12,8 @@ from et_optimizer.optimizers.saved_form import SavedForm
 
 # Scalars of the training loop, which every optimizer has whatever it holds.
 COUNTERS = ("iteration", "learning_rate", "step_counter", "dynamic_scale")
+# Behind a variable's name, the number of its steps that were skipped.
+SKIPPED_STEPS = "_skipped_steps"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +48,13 @@ class MemoryReport:
         optimizer: The optimizer's class name.
         rows: Tuple of `HeldRow`, one a variable of the model.
         slots: Numbers held in all: what was counted for every variable, and
-            `unassigned`. Not counted are counters and learning rates, the few
-            scalars that every optimizer has.
+            `unassigned`. Not counted are iterations and learning rates, the few
+            scalars that every optimizer has, and `counters`.
         bytes: The same in bytes.
         momentum_bytes: How many of them are momentum.
         unassigned: Numbers held that belong to no single variable.
+        counters: How many integers of 4 bytes are held besides: the optimizers of this
+            library count the skipped steps of every variable.
         model_numbers: Numbers in the model's trained variables.
         model_bytes: The same in bytes.
         adam_slots: What Adam holds for the same variables, two numbers for each
@@ -64,6 +68,7 @@ class MemoryReport:
     bytes: int
     momentum_bytes: int
     unassigned: int
+    counters: int
     model_numbers: int
     model_bytes: int
     adam_slots: int
@@ -136,6 +141,7 @@ def memory_report(optimizer):
         bytes=sum(row.bytes for row in rows) + sum(map(_bytes, unassigned)),
         momentum_bytes=sum(row.momentum_bytes for row in rows),
         unassigned=sum(map(_numbers, unassigned)),
+        counters=sum(map(_counts_skipped_steps, optimizer.variables)),
         model_numbers=model_numbers,
         model_bytes=model_bytes,
         adam_slots=2 * model_numbers,
@@ -180,8 +186,13 @@ def _assign(optimizer, variables):
 
 
 def _is_counter(slot):
-    """Iterations, learning rates, loss scales: scalars that belong to no variable."""
-    return _name(slot) in COUNTERS and len(slot.shape) == 0
+    """Iterations, learning rates, loss scales, and how many steps were skipped."""
+    is_of_the_loop = _name(slot) in COUNTERS and len(slot.shape) == 0
+    return is_of_the_loop or _counts_skipped_steps(slot)
+
+
+def _counts_skipped_steps(slot):
+    return len(slot.shape) == 0 and _name(slot).endswith(SKIPPED_STEPS)
 
 
 def _is_momentum(slot):
@@ -248,6 +259,8 @@ def _render(report):
         f"{report.adam_slots:,} numbers in {report.adam_bytes:,} bytes, of which this "
         f"is {report.bytes / max(report.adam_bytes, 1):.2%}."
     )
+    if report.counters:
+        console.print(f"Besides, {report.counters:,} counters of skipped steps.")
     return console.file.getvalue().rstrip()
 
 

@@ -14,8 +14,8 @@ import inspect
 
 import keras
 
-from et_optimizer import checks, naming, optimizers
-from et_optimizer.optimizers.finite import SkippedSteps
+from et_optimizer import naming, optimizers
+from et_optimizer.optimizers.finite import FiniteSteps
 from et_optimizer.optimizers.preconditioned import HeldForVariable
 from et_optimizer.optimizers.saved_form import SavedForm
 
@@ -58,7 +58,7 @@ def arguments(keras_class):
     }
 
 
-class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
+class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimizer):
     """The tf_keras shell that all optimizers here share.
 
     Args:
@@ -117,6 +117,11 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
         self._trainable_variables = self._no_dependency(())
 
     @property
+    def nonfinite(self):
+        """What becomes of a step that is not finite: `"skip"` or `"raise"`."""
+        return self._paper.nonfinite
+
+    @property
     def built(self):
         """Whether the variables are made."""
         return getattr(self, "_built", False)
@@ -135,7 +140,9 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
         plans = self._paper.plan(var_list)
         self.check_fits(self._restored_plans, [plan.held for plan in plans])
         super().build(var_list)
-        held = [self._hold(*of_one) for of_one in zip(var_list, plans)]
+        zero = tf.zeros((), tf.int32)
+        counters = [self._add(v, "skipped_steps", zero) for v in var_list]
+        held = [self._hold(*of_one) for of_one in zip(var_list, plans, counters)]
         self._held = self._no_dependency(tuple(held))
         self._trainable_variables = self._no_dependency(tuple(var_list))
         self._built = True
@@ -149,6 +156,18 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
             initial_value = tf.zeros(shape, model_variable.dtype)
         return self._add(model_variable, variable_name, initial_value)
 
+    def apply_gradients(self, grads_and_vars, name=None, **kwargs):
+        """One step; see the base.
+
+        Raises:
+            ValueError: if a gradient is not finite, `nonfinite` is `"raise"` and the
+                step is not compiled. Nothing has been changed then.
+        """
+        grads_and_vars = list(grads_and_vars)
+        if grads_and_vars:
+            self.check_finite(*zip(*grads_and_vars))
+        return super().apply_gradients(grads_and_vars, name=name, **kwargs)
+
     def update_step(self, gradient, variable):
         """Updates a variable and what is held for it.
 
@@ -158,7 +177,8 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
         """
         held = self._held[self._index_dict[self._var_key(variable)]]
         step = tf.cast(self.iterations + 1, tf.float32)
-        self._paper.take_step(held, gradient, variable, self.learning_rate, step)
+        decay = self.weight_decay if self._use_weight_decay(variable) else None
+        self._paper.take_step(held, gradient, variable, self.learning_rate, step, decay)
 
     def check_fits(self, saved, own):
         """Raises unless what was saved has the form of what this optimizer holds."""
@@ -172,12 +192,12 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
         config["learning_rate"] = self._serialize_hyperparameter(self._learning_rate)
         return config
 
-    def _hold(self, variable, plan):
+    def _hold(self, variable, plan, counter):
         made = [
             self._add(variable, name, _started(shape, dtype, start))
             for (name, shape, dtype), start in zip(plan.held, plan.starts())
         ]
-        return HeldForVariable.of(plan, made)
+        return HeldForVariable.of(plan, made, counter)
 
     def _plans(self):
         if not self.built:
@@ -194,6 +214,9 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
                     "tf_keras optimizer."
                 )
 
+    def _apply_weight_decay(self, variables):
+        """Nothing: a variable decays in its own step, where that is taken."""
+
     def _deduplicate_sparse_grad(self, grads):
         # Repeated rows are added up here, in shapes that a compiler knows. Those of
         # tf_keras's `tf.unique` it does not, and their rows got lost when compiled.
@@ -208,17 +231,6 @@ class PreconditionedOptimizer(SavedForm, tf_keras.optimizers.Optimizer):
             )
         self._variables.append(slot)
         return slot
-
-
-class FiniteOptimizer(SkippedSteps, PreconditionedOptimizer):
-    """A shell for what skips the steps of gradients that are not finite, and counts.
-
-    `nonfinite="raise"` is Keras 3's alone.
-    """
-
-    def __init__(self, learning_rate=None, **kwargs):
-        checks.choice("nonfinite", kwargs.get("nonfinite", "skip"), ("skip",))
-        super().__init__(learning_rate, **kwargs)
 
 
 def _started(shape, dtype, start):
@@ -269,21 +281,21 @@ class SubsetNorm(PreconditionedOptimizer):
 
 
 @register
-class Shampoo(FiniteOptimizer):
+class Shampoo(PreconditionedOptimizer):
     """`et_optimizer.Shampoo` in tf_keras: the same arguments and weights."""
 
     keras_class = optimizers.Shampoo
 
 
 @register
-class SketchyShampoo(FiniteOptimizer):
+class SketchyShampoo(PreconditionedOptimizer):
     """`et_optimizer.SketchyShampoo` in tf_keras: the same arguments and weights."""
 
     keras_class = optimizers.SketchyShampoo
 
 
 @register
-class SketchyAdagrad(FiniteOptimizer):
+class SketchyAdagrad(PreconditionedOptimizer):
     """`et_optimizer.SketchyAdagrad` in tf_keras: the same arguments and weights."""
 
     keras_class = optimizers.SketchyAdagrad

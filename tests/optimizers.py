@@ -139,6 +139,15 @@ ONE_OF_EACH = {
 }
 
 
+def slots_of(optimizer):
+    """What a Keras 3 optimizer holds for variables, but for how many steps it skipped.
+
+    Those are integers, of which each variable has one.
+    """
+    held = optimizer.variables[2:]  # after Keras's iteration and learning rate
+    return [v for v in held if not v.name.endswith("skipped_steps")]
+
+
 def in_float32(make):
     """The same optimizer with its momentum in float32.
 

@@ -9,6 +9,7 @@ from keras import ops
 
 import et_optimizer
 from et_optimizer import TensorIndex, preconditioners
+from tests.optimizers import slots_of
 from tests.reference import extreme_tensoring as reference
 from tests.updates import last_update, lengths_and_modes, spread_gradients
 
@@ -228,7 +229,7 @@ def test_other_float_dtypes_keep_float32_slots(dtype, level):
     before = ops.convert_to_numpy(ops.cast(variable, "float32")).astype("float64")
     optimizer = et_optimizer.ExtremeTensoring(0.125, level=level, beta_2=0.9, **PAPERS)
     optimizer.apply([gradient], [variable])
-    held = [v for v in optimizer.variables if "weights" in v.name]
+    held = slots_of(optimizer)
     assert {keras.backend.standardize_dtype(v.dtype) for v in held} == {"float32"}
     index = lengths_and_modes(TensorIndex.from_shape((24, 9), level))
     exact = ops.convert_to_numpy(ops.cast(gradient, "float32"))

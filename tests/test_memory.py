@@ -9,6 +9,7 @@ import pytest
 
 import et_optimizer
 from et_optimizer import ExtremeTensoring, memory_report
+from tests.optimizers import slots_of
 
 
 def model():
@@ -36,7 +37,7 @@ def test_every_variable_held_is_a_mode_of_the_index(level):
     net = model()
     optimizer = ExtremeTensoring(level=level, beta_1=0)
     optimizer.build(net.trainable_variables)
-    held = [(v.name, tuple(v.shape), v.dtype) for v in optimizer.variables[2:]]
+    held = [(v.name, tuple(v.shape), v.dtype) for v in slots_of(optimizer)]
     expected = []
     for variable in net.trainable_variables:
         index = et_optimizer.TensorIndex.from_shape(variable.shape, level)
@@ -69,10 +70,10 @@ def test_only_full_momentum_keeps_a_tensor_of_the_variables_size(dtype):
         level=2, beta_1=0.9, momentum_dtype=dtype, momentum_rank=None
     )
     optimizer.build([variable])
-    momentum = optimizer.variables[-1]
+    *others, momentum = slots_of(optimizer)
     assert momentum.name == "kernel_momentum" and momentum.dtype == dtype
     assert tuple(momentum.shape) == (24, 20)
-    assert all(np.prod(v.shape) < 24 for v in optimizer.variables[:-1])
+    assert all(np.prod(v.shape) < 24 for v in others)
 
 
 # Shape, and the shorter and the longer side of it as a matrix.
@@ -92,7 +93,7 @@ def held_for(shape, **arguments):
     optimizer.build([variable])
     held = {
         v.name.removeprefix("kernel_"): int(np.prod(v.shape)) * BYTES[v.dtype]
-        for v in optimizer.variables[2:]
+        for v in slots_of(optimizer)
     }
     (row,) = memory_report(optimizer).rows
     assert row.bytes == sum(held.values())
@@ -246,6 +247,17 @@ def test_the_printed_report_is_a_table_with_totals():
 def test_the_printed_report_has_no_codes_of_a_terminal(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # As Jupyter's kernels do.
     assert "\x1b" not in str(memory_report(built(ExtremeTensoring())))
+
+
+def test_the_counters_of_skipped_steps_are_named_apart():
+    optimizer = built(ExtremeTensoring())
+    report = memory_report(optimizer)
+    held = [v for v in optimizer.variables if v.name.endswith("skipped_steps")]
+    assert report.counters == len(held) == len(report.rows)
+    assert {(v.shape, v.dtype) for v in held} == {((), "int32")}
+    assert f"{report.counters} counters of skipped steps" in str(report)
+    adam = memory_report(built(keras.optimizers.Adam()))
+    assert adam.counters == 0 and "skipped" not in str(adam)
 
 
 def test_an_averaged_model_is_counted():

@@ -15,7 +15,13 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
-from tests.optimizers import ONE_OF_EACH, OPTIMIZERS, TENSORED, in_float32
+from tests.optimizers import (
+    ONE_OF_EACH,
+    OPTIMIZERS,
+    TENSORED,
+    in_float32,
+    slots_of,
+)
 
 GEOMETRIC = functools.partial(
     ExtremeTensoring, beta_1=0, combination="geometric", update_bound=None
@@ -341,4 +347,4 @@ def test_a_checkpoint_restored_before_building_is_refused_when_built(level, tmp_
     tf.train.Checkpoint(model=model, optimizer=fitting).restore(path)
     fitting.build(model.trainable_variables)
     assert int(fitting.iterations) == 3
-    assert np.all(fitting.variables[-1].numpy() > 0)
+    assert np.all(slots_of(fitting)[-1].numpy() > 0)

@@ -224,15 +224,37 @@ def test_the_learning_rate_is_that_of_keras_3_unless_given():
     assert float(optimizer.learning_rate) == 0.25
 
 
-@pytest.mark.parametrize("name", ["Shampoo", "SketchyAdagrad averaging"])
+@some_optimizers
 def test_steps_that_are_not_finite_are_skipped_and_counted(name):
     steps = gradients_of_steps()
     steps[1][2] *= np.nan
-    optimizer = make(name, learning_rate=0.1)
-    of_keras_3 = make_keras_3(name, learning_rate=0.1)
+    arguments = {"learning_rate": 0.1, "weight_decay": 0.1}
+    optimizer, of_keras_3 = make(name, **arguments), make_keras_3(name, **arguments)
     found = trained(optimizer, tf_variables(), steps)
     assert_all_close(found, trained(of_keras_3, keras_3_variables(), steps))
     assert optimizer.skipped_steps == of_keras_3.skipped_steps == {"variable_2": 1}
+
+
+@some_optimizers
+def test_a_step_that_is_not_finite_is_refused_where_asked_for(name):
+    (step,) = gradients_of_steps(1)
+    optimizer, variables = (
+        make(name, nonfinite="raise", weight_decay=0.1),
+        tf_variables(),
+    )
+    with pytest.raises(ValueError, match="must be finite.*'variable_2'"):
+        optimizer.apply_gradients(zip([*step[:2], step[2] * np.nan], variables))
+    assert_all_equal(values(variables), starts())
+    assert int(optimizer.iterations) == 0
+
+
+def test_fit_raises_at_its_end_what_a_compiled_step_could_not():
+    model = model_of(ours.ExtremeTensoring(0.01, nonfinite="raise", weight_decay=0.1))
+    model.compile(model.optimizer, lambda labels, found: found[:, 0] * np.nan)
+    before = values(model.weights)
+    with pytest.raises(ValueError, match="must be finite.*kernel"):
+        fit(model)
+    assert_all_equal(values(model.weights), before)
 
 
 # Training with fit
@@ -439,7 +461,7 @@ def test_unknown_arguments_are_refused(argument):
     ("optimizer", "arguments", "message"),
     [
         (ours.ExtremeTensoring, {"level": 0}, "level must be .* received level=0"),
-        (ours.Shampoo, {"nonfinite": "raise"}, "nonfinite must be 'skip'"),
+        (ours.SM3, {"nonfinite": "ignore"}, "nonfinite must be 'skip' or 'raise'"),
         (
             ours.SM3,
             {"learning_rate": keras.optimizers.schedules.ExponentialDecay(1.0, 1, 0.5)},

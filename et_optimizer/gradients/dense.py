@@ -1,6 +1,7 @@
 """A gradient with a value for every entry, seen through a tensor index."""
 
 import copy
+import math
 
 from keras import ops
 
@@ -74,12 +75,12 @@ class DenseGradient:
         return self._over_slices(SUM, _squares)
 
     def slice_maxima(self):
-        """The largest g² in every slice of every mode.
+        """The largest g² in every slice of every mode; infinity where one is NaN.
 
         Returns:
             A list of float32 tensors in the shapes of `index.slot_shapes`.
         """
-        maxima = self._over_slices(MAXIMUM, _squares)
+        maxima = self._over_slices(MAXIMUM, _squares_or_infinity)
         return [apart_from_what_follows(vector) for vector in maxima]
 
     def slice_maxima_above(self, vectors, minima):
@@ -301,5 +302,12 @@ def _squares(matrix):
     return ops.square(matrix)
 
 
+def _squares_or_infinity(matrix):
+    # Of which a maximum is infinite too: NaN is overlooked by some, by XLA's on large
+    # matrices and by TensorFlow's over segments.
+    squares = ops.square(matrix)
+    return ops.where(ops.isnan(squares), math.inf, squares)
+
+
 def _squares_above_minima(matrix, row_minima, column_minima):
-    return ops.minimum(row_minima, column_minima) + ops.square(matrix)
+    return ops.minimum(row_minima, column_minima) + _squares_or_infinity(matrix)

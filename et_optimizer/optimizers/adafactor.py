@@ -26,11 +26,11 @@ class Adafactor(PreconditionedOptimizer):
     with ρₜ = min(η, 1/√t). Vectors and scalars keep V itself.
 
     Memory, in float32 numbers: m + n for an m × n matrix, s·(m + n) for s of them
-    stacked, n for a vector; nothing else, beside Keras's iteration and learning rate.
-    For a 2000 × 512 kernel 2512, where `keras.optimizers.Adafactor` holds 1 026 512.
-    `beta_1 > 0` adds, in bfloat16, 2·r·(m + n) bytes for r directions of an m × n
-    matrix, or 2·m·n for full momentum; of a variable of more than two axes the update
-    is then written out.
+    stacked, n for a vector; nothing else beside an int32 a variable that counts skipped
+    steps and Keras's iteration and learning rate. For a 2000 × 512 kernel 2512, where
+    `keras.optimizers.Adafactor` holds 1 026 512. `beta_1 > 0` adds, in bfloat16,
+    2·r·(m + n) bytes for r directions of an m × n matrix, or 2·m·n for full momentum;
+    of a variable of more than two axes the update is then written out.
 
     Args:
         learning_rate: η: a float, a `keras.optimizers.schedules.LearningRateSchedule`,
@@ -65,11 +65,14 @@ class Adafactor(PreconditionedOptimizer):
         update_bound: The largest absolute value that an entry of the update may have
             after momentum, in units of the rate that the step is taken with (with the
             scale of the weights in it), or `None`. Defaults to `None`.
+        nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
+            `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when built,
             if a variable is not floating-point; when state is loaded, if it has
-            another form, such as that of `keras.optimizers.Adafactor`.
+            another form, such as that of `keras.optimizers.Adafactor`; and as
+            `nonfinite` says.
 
     Computed in float32 whatever the variable's dtype; Keras's computes in the
     variable's dtype, so that the two are equal for float32 variables.
@@ -147,6 +150,7 @@ class Adafactor(PreconditionedOptimizer):
         momentum_rank="auto",
         refresh_every=50,
         update_bound=None,
+        nonfinite="skip",
         **kwargs,
     ):
         checks.boolean("relative_step", relative_step)
@@ -166,6 +170,7 @@ class Adafactor(PreconditionedOptimizer):
             refresh_every=refresh_every,
             momentum_dtype=momentum_dtype,
             update_bound=update_bound,
+            nonfinite=nonfinite,
             weight_decay=weight_decay,
             clipnorm=clipnorm,
             clipvalue=clipvalue,

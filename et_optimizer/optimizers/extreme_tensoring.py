@@ -36,11 +36,12 @@ class ExtremeTensoring(TensoredOptimizer):
     and every `refresh_every` steps P ← orth(U (Uᵀ P)), which turns P towards the
     leading directions of U, and M is carried over into the new ones.
 
-    Memory, beside Keras's iteration and learning rate: d₁ + … + d_p float32 numbers a
-    variable, and with r directions 2·r·(m + n) bytes for an m × n matrix, 2·n for a
-    vector of n. For a 2000 × 512 kernel (r is 16): 10 048 + 80 384 bytes, 1.1% of
-    Adam's 8 192 000. With `beta_1=0` only the former: 2512 numbers at level 1, 138 at
-    level 2, 48 at level 3 and 1 at level "inf".
+    Memory, beside Keras's iteration and learning rate and an int32 a variable that
+    counts skipped steps: d₁ + … + d_p float32 numbers, and with r directions
+    2·r·(m + n) bytes for an m × n matrix, 2·n for a vector of n. For a 2000 × 512
+    kernel (r is 16): 10 048 + 80 384 bytes, 1.1% of Adam's 8 192 000. With `beta_1=0`
+    only the former: 2512 numbers at level 1, 138 at level 2, 48 at level 3 and 1 at
+    level "inf".
 
     The paper's Algorithm 1 to the letter is
 
@@ -104,6 +105,14 @@ class ExtremeTensoring(TensoredOptimizer):
         refresh_every: The number of steps from one refresh of a basis to the next, at
             least 1. Refreshes of different variables fall on different steps. Defaults
             to 50.
+        nonfinite: What becomes of a variable's step whose gradient has NaN or infinity
+            in it, or squares that overflow, also together with what is held. `"skip"`:
+            the variable is neither moved nor decayed, all that is held for it stays as
+            it is, and `skipped_steps` counts it. `"raise"`: an error, before anything
+            changes; a compiled step cannot raise, and skips, and the error comes at the
+            end of `fit`. Keras's averages go on by themselves, and `global_clipnorm`
+            spreads a NaN to all variables before the optimizer sees them. Defaults to
+            `"skip"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
@@ -113,14 +122,13 @@ class ExtremeTensoring(TensoredOptimizer):
         ValueError: when constructed, if an argument is out of its range; when
             built, if an argument by path does not fit the variables or a variable is
             not floating-point; when state is loaded, if it is that of another index or
-            another momentum. No weight has been changed then.
+            another momentum; and as `nonfinite` says. No weight has been changed then.
 
     Range: slots hold sums of squares in float32. Gradients are exact to 1e-5 from
     |g| = 1e-18 up to about 1e19 · √((1 − β₂)/n), where n is the number of entries in
     a slice (accumulating, n is that number times the steps): 3e14 for a slice of a
-    million entries at β₂ = 0.999. Squares beyond that are lost. With momentum a step
-    whose gradient has NaN or infinity in it is not taken for that variable: weights,
-    slots and momentum stay as they are.
+    million entries at β₂ = 0.999. A step with squares beyond that is not taken; see
+    `nonfinite`.
 
     Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) give the dense
     result. With momentum every entry moves at every step, as with Adam, and the step
@@ -176,6 +184,7 @@ class ExtremeTensoring(TensoredOptimizer):
         update_bound=3.0,
         momentum_rank="auto",
         refresh_every=50,
+        nonfinite="skip",
         **kwargs,
     ):
         super().__init__(
@@ -189,5 +198,6 @@ class ExtremeTensoring(TensoredOptimizer):
             momentum_dtype=momentum_dtype,
             clip_threshold=clip_threshold,
             update_bound=update_bound,
+            nonfinite=nonfinite,
             **kwargs,
         )

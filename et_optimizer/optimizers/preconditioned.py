@@ -11,6 +11,12 @@ import keras
 from keras import ops
 
 from et_optimizer import checks, gradients, momenta, naming
+from et_optimizer.optimizers.finite import (
+    FiniteSteps,
+    are_finite,
+    are_finite_squares,
+    check_nonfinite,
+)
 from et_optimizer.optimizers.saved_form import SavedForm
 from et_optimizer.tensor_index import (
     TensorIndex,
@@ -49,14 +55,13 @@ class HeldForVariable:
     momentum: momenta.Momentum
     slots: list[Any]
     averages: list[Any]
-    skipped_steps: Any = None
+    skipped_steps: Any
 
     @classmethod
-    def of(cls, plan, made):
-        """From a plan and what was made of it, in its order."""
+    def of(cls, plan, made, skipped_steps):
+        """From a plan, what was made of it in its order, and a counter."""
         named = {name: one for (name, _, _), one in zip(plan.held, made)}
         averages = [named.pop(name) for name in plan.momentum.plan()]
-        skipped_steps = named.pop("skipped_steps", None)
         slots = list(named.values())
         return cls(plan.index, plan.momentum, slots, averages, skipped_steps)
 
@@ -76,8 +81,8 @@ def argument_of_preconditioner(name, meaning):
     return property(lambda self: getattr(self._preconditioner, name), doc=meaning)
 
 
-class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
-    """Makes the slots, calls the preconditioner, clips, averages and steps.
+class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer):
+    """Makes the slots, calls the preconditioner, clips, averages, decays and steps.
 
     A subclass is its arguments, its docstring, the preconditioner it passes on and
     `index_variables`, which says how that sees the variables. The preconditioner's
@@ -89,8 +94,8 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         learning_rate: As in `keras.optimizers.Optimizer`.
         momentum: Decay in [0, 1) of a moving average of the updates.
         momentum_of: `"update"`, or `"gradient"` for an average before the scaling.
-        momentum_rank, refresh_every, momentum_dtype, clip_threshold, update_bound: As
-            in `et_optimizer.ExtremeTensoring`.
+        momentum_rank, refresh_every, momentum_dtype, clip_threshold, update_bound,
+            nonfinite: As in `et_optimizer.ExtremeTensoring`.
         **kwargs: The arguments of `keras.optimizers.Optimizer`.
     """
 
@@ -114,6 +119,7 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         momentum_dtype,
         clip_threshold,
         update_bound,
+        nonfinite,
         momentum_of="update",
         **kwargs,
     ):
@@ -124,12 +130,14 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         checks.choice("momentum_of", momentum_of, MOMENTUM_OF)
         checks.positive("clip_threshold", clip_threshold, or_none=True)
         checks.positive("update_bound", update_bound, or_none=True, example=3.0)
+        check_nonfinite(nonfinite)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.refresh_every = refresh_every
         self.momentum_dtype = momentum_dtype
         self.momentum_of = momentum_of
         self.clip_threshold = clip_threshold
         self.update_bound = update_bound
+        self.nonfinite = nonfinite
         self._momentum_rank = by_path_to_keep(momentum_rank)
         self._momentum_decay = momentum
         self._preconditioner = preconditioner
@@ -165,9 +173,12 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         plans = self.plan(learned)
         self.check_fits(self._restored_plans, [plan.held for plan in plans])
         super().build(var_list)
+        # Before all that depends on the index: TensorFlow's checkpoints go by places,
+        # and would stop at another dtype before they know of another form.
+        counters = [self._add(v, "skipped_steps", (), "int32") for v in learned]
         held = {
-            id(variable): self._hold(variable, plan)
-            for variable, plan in zip(learned, plans)
+            id(variable): self._hold(variable, plan, counter)
+            for variable, plan, counter in zip(learned, plans, counters)
         }
         self._held = tuple(held.get(id(variable)) for variable in var_list)
 
@@ -190,6 +201,19 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         kinds = self._momenta(named_shapes)
         return [self._plan(*pair) for pair in zip(indices, kinds)]
 
+    def apply(self, grads, trainable_variables=None):
+        """One step; see the base.
+
+        Raises:
+            ValueError: if a gradient is not finite, `nonfinite` is `"raise"` and the
+                step is not compiled. Nothing has been changed then.
+        """
+        grads, variables = list(grads), self._trainable_variables
+        if trainable_variables is not None:
+            trainable_variables = variables = list(trainable_variables)
+        self.check_finite(grads, variables)
+        return super().apply(grads, trainable_variables)
+
     def update_step(self, gradient, variable, learning_rate):
         """Updates a variable and what is held for it.
 
@@ -200,9 +224,10 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
         """
         held = self._held[self._get_variable_index(variable)]
         step = ops.cast(self.iterations + 1, "float32")
-        self.take_step(held, gradient, variable, learning_rate, step)
+        decay = self.weight_decay if self._use_weight_decay(variable) else None
+        self.take_step(held, gradient, variable, learning_rate, step, decay)
 
-    def take_step(self, held, gradient, variable, learning_rate, step):
+    def take_step(self, held, gradient, variable, learning_rate, step, weight_decay):
         """Updates a variable and what is held for it, whoever holds it.
 
         Args:
@@ -211,41 +236,38 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
             variable: The variable.
             learning_rate: Scalar.
             step: Scalar float32 tensor, t from 1.
+            weight_decay: Its decay, in units of the rate, or `None`.
         """
-        if held.index.slots:
-            self._take_step(held, gradient, variable, learning_rate, step)
-
-    def _take_step(self, held, gradient, variable, learning_rate, step, is_taken=None):
-        """The step of a variable; nothing changes where `is_taken`, if given, is false.
-
-        A gradient for a step that may not be taken is finite all the same.
-        """
+        if not held.index.slots:
+            return
         is_matrix = isinstance(held.momentum, momenta.SubspaceMomentum)
-        if held.averages:
-            # All entries take part in a step of momentum.
-            gradient = gradients.made_dense(gradient, held.index.shape)
         before = [_value(slot) for slot in held.slots]
         averages = [_value(average) for average in held.averages]
+        if held.averages or self._preconditioner.is_of_finite_gradients:
+            # All entries take part in a step of momentum.
+            gradient = gradients.made_dense(gradient, held.index.shape)
+        if self._preconditioner.is_of_finite_gradients:
+            is_taken = are_finite_squares(gradient, before)
+            gradient = ops.where(is_taken, gradient, ops.zeros_like(gradient))
         seen = gradients.see(gradient, held.index, as_matrix=is_matrix)
         update, slots = self._preconditioner(seen, before, step)
-        if held.averages and is_taken is None:
-            is_taken = _are_finite(slots)
-        rate = self._preconditioner.rate(
-            ops.cast(learning_rate, "float32"), variable, step
-        )
+        if not self._preconditioner.is_of_finite_gradients:
+            is_taken = are_finite(slots)
+        rate = ops.cast(learning_rate, "float32")
+        if weight_decay is not None:
+            self._decay(variable, weight_decay, rate, is_taken)
+        rate = self._preconditioner.rate(rate, variable, step)
         direction, new_averages = self._averaged(
             self._clipped(update), held.momentum, averages, rate, step
         )
-        direction = self._bounded(direction, rate)
-        if is_taken is not None:
-            direction = direction.mapped(lambda u: ops.where(is_taken, u, 0.0))
-            slots = [ops.where(is_taken, *pair) for pair in zip(slots, before)]
-            new_averages = [
-                ops.where(is_taken, *pair) for pair in zip(new_averages, averages)
-            ]
-        for slot, value in zip([*held.slots, *held.averages], [*slots, *new_averages]):
-            self.assign(slot, value)
+        direction = self._bounded(direction, rate).mapped(
+            lambda entries: ops.where(is_taken, entries, 0.0)
+        )
+        old, new = [*before, *averages], [*slots, *new_averages]
+        for slot, *pair in zip([*held.slots, *held.averages], new, old):
+            self.assign(slot, ops.where(is_taken, *pair))
         self._subtract(direction, variable)
+        self.assign_add(held.skipped_steps, 1 - ops.cast(is_taken, "int32"))
 
     momentum_rank = property(
         lambda self: by_path_as_given(self._momentum_rank),
@@ -268,6 +290,7 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
                 "momentum_dtype": self.momentum_dtype,
                 "clip_threshold": self.clip_threshold,
                 "update_bound": self.update_bound,
+                "nonfinite": self.nonfinite,
             }
         )
         return config
@@ -333,18 +356,22 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
             dtype=self.momentum_dtype,
         )
 
-    def _hold(self, variable, plan):
+    def _hold(self, variable, plan, counter):
         made = [
-            self.add_variable(
-                shape=shape,
-                dtype=dtype,
-                initializer="zeros" if start is None else _constant(start),
-                name=naming.slot_prefix(variable) + name,
-                layout=_layout(name, shape, variable),
-            )
-            for (name, shape, dtype), start in zip(plan.held, plan.starts())
+            self._add(variable, *of_one, start)
+            for of_one, start in zip(plan.held, plan.starts())
         ]
-        return HeldForVariable.of(plan, made)
+        return HeldForVariable.of(plan, made, counter)
+
+    def _add(self, variable, name, shape, dtype, start=None):
+        """Makes something that is held for a variable."""
+        return self.add_variable(
+            shape=shape,
+            dtype=dtype,
+            initializer="zeros" if start is None else _constant(start),
+            name=naming.slot_prefix(variable) + name,
+            layout=_layout(name, shape, variable),
+        )
 
     def _clipped(self, update):
         if self.clip_threshold is None:
@@ -365,6 +392,22 @@ class PreconditionedOptimizer(SavedForm, keras.optimizers.Optimizer):
             return direction
         limit = self.update_bound * ops.abs(rate)
         return direction.mapped(lambda entries: ops.clip(entries, -limit, limit))
+
+    def _apply_weight_decay(self, variables):
+        """Nothing: a variable decays in its own step, where that is taken."""
+
+    def _decay(self, variable, weight_decay, rate, is_taken):
+        """Keras's weight decay, x ← x − η λ x, in a step that may not be taken."""
+        value = _value(variable)
+        rate = ops.cast(ops.where(is_taken, rate, 0.0), value.dtype)
+        decay = ops.cast(weight_decay, value.dtype)
+        self.assign(variable, value - value * decay * rate)
+
+    def _backend_reset_gradient_accumulators(self):
+        # Keras multiplies them by 0 on PyTorch, where NaN would stay for ever.
+        for accumulator in self._accumulated_gradients:
+            if accumulator is not None:
+                accumulator.assign(ops.zeros_like(accumulator))
 
     def _subtract(self, direction, variable):
         if direction.goes_by_blocks:
@@ -426,12 +469,6 @@ def _layout(name, shape, variable):
 def _constant(start):
     """An initializer that gives an array."""
     return lambda shape, dtype: ops.convert_to_tensor(start, dtype)
-
-
-def _are_finite(slots):
-    """Whether no slot has taken in a gradient with NaN or infinity in it."""
-    # Made small, because the sum of all may leave float32 where none of them does.
-    return ops.isfinite(sum(ops.sum(slot * 2.0**-64) for slot in slots))
 
 
 def _check_ranks(momentum_rank):

@@ -3,7 +3,6 @@
 import keras
 
 from et_optimizer import checks, preconditioners
-from et_optimizer.optimizers.finite import FiniteOptimizer
 from et_optimizer.optimizers.preconditioned import (
     PreconditionedOptimizer,
     argument_of_preconditioner,
@@ -12,13 +11,13 @@ from et_optimizer.optimizers.tensored import TensoredOptimizer
 from et_optimizer.tensor_index import TensorIndex, index_variables
 
 
-class ModeCovarianceOptimizer(FiniteOptimizer, TensoredOptimizer):
+class ModeCovarianceOptimizer(TensoredOptimizer):
     """What `Shampoo` and `SketchyShampoo` share.
 
     Args:
         preconditioner, learning_rate: As in `PreconditionedOptimizer`.
         merge_axes: As in `et_optimizer.SketchyShampoo`.
-        **kwargs: The other arguments of `FiniteOptimizer` and `TensoredOptimizer`.
+        **kwargs: The other arguments of `TensoredOptimizer`.
     """
 
     form_arguments = ("level", "tensor_index", "merge_axes", "block_size", "graft")
@@ -79,9 +78,9 @@ class SketchyShampoo(ModeCovarianceOptimizer):
 
     Memory, in numbers: for a mode of length d, cut into b blocks of s = ⌈d/b⌉, the
     sketches hold b·((s + 1)·min(rank, s) + 1), and grafting from extreme tensoring d
-    more: rank·(m + n) + O(m + n) for an m × n matrix, and one number a variable to
-    count skipped steps. For 2000 × 512 and rank 32: 82 996, where Shampoo holds
-    2 267 172 and Adam 2 048 000. At level 2: 4 415. `beta_1 > 0` adds, in bfloat16,
+    more: rank·(m + n) + O(m + n) for an m × n matrix, beside an int32 a variable that
+    counts skipped steps. For 2000 × 512 and rank 32: 82 995, where Shampoo holds
+    2 267 171 and Adam 2 048 000. At level 2: 4 414. `beta_1 > 0` adds, in bfloat16,
     2·r·(m + n) bytes for r directions of momentum, or 2·m·n for full momentum;
     `graft="rmsprop"` adds a number an entry.
 
@@ -141,13 +140,8 @@ class SketchyShampoo(ModeCovarianceOptimizer):
         update_bound: The largest absolute value that an entry of the update may have
             after momentum, in units of the learning rate, or `None`. Defaults to
             `None`.
-        nonfinite: What happens where a gradient has NaN or infinity in it, or squares
-            that overflow, also together with what is held. `"skip"`: this variable is
-            not moved, all that is held for it stays as it is, and `skipped_steps`
-            counts it. `"raise"`: an error, before anything changes; a compiled step
-            cannot raise, and skips, and the error comes at the end of `fit`. Keras's
-            weight decay and averages go on by themselves, and `global_clipnorm` spreads
-            a NaN to all variables before the optimizer sees them. Defaults to `"skip"`.
+        nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
+            `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name.
@@ -250,10 +244,10 @@ class Shampoo(ModeCovarianceOptimizer):
     U. It is the optimizer that `SketchyShampoo` approximates, and on the same code.
 
     Memory, in numbers: for a mode of length d, cut into b blocks of s = ⌈d/b⌉,
-    b·(s² + s + 1), and grafting from extreme tensoring d more; one number a variable
-    to count skipped steps. For a 2000 × 512 kernel: 2 267 172, where Adam holds
-    2 048 000. The covariances are held as eigenvectors and eigenvalues, which takes
-    half of what a matrix and its root would.
+    b·(s² + s + 1), and grafting from extreme tensoring d more, beside an int32 a
+    variable that counts skipped steps. For a 2000 × 512 kernel: 2 267 171, where Adam
+    holds 2 048 000. The covariances are held as eigenvectors and eigenvalues, which
+    takes half of what a matrix and its root would.
 
     The paper's algorithm to the letter is
 
@@ -332,7 +326,7 @@ class Shampoo(ModeCovarianceOptimizer):
 
 
 @keras.saving.register_keras_serializable(package="et_optimizer")
-class SketchyAdagrad(FiniteOptimizer):
+class SketchyAdagrad(PreconditionedOptimizer):
     r"""Optimizer that implements S-AdaGrad, full-matrix AdaGrad on a sketch.
 
     Full-matrix AdaGrad turns a gradient g of d entries by the inverse root of the d × d
@@ -346,9 +340,10 @@ class SketchyAdagrad(FiniteOptimizer):
     full-matrix AdaGrad plus a term in the spectrum beyond `rank`. Meant for convex
     problems and small models: every variable is flattened.
 
-    Memory: (d + 1)·min(rank, d) + 2 numbers for a variable of d, and nothing else
-    beside Keras's iteration and learning rate. `beta_1 > 0` adds, in bfloat16,
-    2·r·(m + n) bytes for r directions of an m × n matrix, or 2·d for full momentum.
+    Memory: (d + 1)·min(rank, d) + 1 numbers for a variable of d, and nothing else
+    beside an int32 that counts skipped steps and Keras's iteration and learning rate.
+    `beta_1 > 0` adds, in bfloat16, 2·r·(m + n) bytes for r directions of an m × n
+    matrix, or 2·d for full momentum.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
@@ -370,8 +365,8 @@ class SketchyAdagrad(FiniteOptimizer):
         update_bound: The largest absolute value that an entry of the update may have
             after momentum, in units of the learning rate, or `None`. Defaults to
             `None`.
-        nonfinite: `"skip"` or `"raise"`, as in `et_optimizer.SketchyShampoo`. Defaults
-            to `"skip"`.
+        nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
+            `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name.

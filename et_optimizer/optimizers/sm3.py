@@ -27,10 +27,11 @@ class SM3(TensoredOptimizer):
     In both Σ g[I]² ≤ ν[I], and SM3-II is the tighter. On vectors and scalars it is
     AdaGrad.
 
-    Memory: d₁ + … + d_p float32 numbers a variable and nothing else, beside Keras's
-    iteration and learning rate. For a 2000 × 512 kernel: 2512 at level 1, the paper's
-    own; 138 at level 2; 48 at level 3. `momentum > 0` adds, in bfloat16, 2·r·(m + n)
-    bytes for r directions of an m × n matrix, or 2·d for full momentum.
+    Memory: d₁ + … + d_p float32 numbers a variable, and nothing else beside an int32 a
+    variable that counts skipped steps and Keras's iteration and learning rate. For a
+    2000 × 512 kernel: 2512 at level 1, the paper's own; 138 at level 2; 48 at level 3.
+    `momentum > 0` adds, in bfloat16, 2·r·(m + n) bytes for r directions of an m × n
+    matrix, or 2·d for full momentum.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
@@ -62,6 +63,8 @@ class SM3(TensoredOptimizer):
         update_bound: The largest absolute value that an entry of the update may have
             after momentum, in units of the learning rate, or `None`. Defaults to
             `None`.
+        nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
+            `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
@@ -70,11 +73,12 @@ class SM3(TensoredOptimizer):
     Raises:
         ValueError: when constructed, if an argument is out of its range; when
             built, if `tensor_index` does not fit the variables or a variable is not
-            floating-point; when state is loaded, if it is that of another index.
+            floating-point; when state is loaded, if it is that of another index; and as
+            `nonfinite` says.
 
     Range: accumulators hold squared gradients in float32, divided by 1 − β₂ when they
     average. Gradients are exact to 1e-5 from |g| = 1e-18 up to about 1e19 · √(1 − β₂),
-    or 1e19 / √steps where they add up.
+    or 1e19 / √steps where they add up. A step with squares beyond that is not taken.
 
     Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) give the dense
     result. Without momentum the step costs time for their rows alone; with it the step
@@ -120,6 +124,7 @@ class SM3(TensoredOptimizer):
         momentum_rank="auto",
         refresh_every=50,
         update_bound=None,
+        nonfinite="skip",
         **kwargs,
     ):
         super().__init__(
@@ -133,5 +138,6 @@ class SM3(TensoredOptimizer):
             refresh_every=refresh_every,
             momentum_dtype=momentum_dtype,
             update_bound=update_bound,
+            nonfinite=nonfinite,
             **kwargs,
         )

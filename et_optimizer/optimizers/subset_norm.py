@@ -25,12 +25,12 @@ class SubsetNorm(PreconditionedOptimizer):
     where M is S, averaged over time and over the subset as `beta_2` and `statistic`
     say. It is extreme tensoring with a tensor index of which one mode is kept.
 
-    Memory, beside Keras's iteration and learning rate: as many float32 numbers a
-    variable as the axis has positions, with `axis="auto"` min(m, n) for an m × n
-    matrix, and in bfloat16 2·r·(m + n) bytes for r directions of momentum; 2048 +
-    80 384 bytes for a 2000 × 512 kernel. Variables with at most one axis longer than 1
-    keep a number an entry, as in AdaGrad or RMSprop, and 2 bytes an entry of momentum.
-    With `beta_1=0` nothing is held but the former.
+    Memory, beside Keras's iteration and learning rate and an int32 a variable that
+    counts skipped steps: as many float32 numbers as the axis has positions, with
+    `axis="auto"` min(m, n) for an m × n matrix, and in bfloat16 2·r·(m + n) bytes for r
+    directions of momentum; 2048 + 80 384 bytes for a 2000 × 512 kernel. Variables with
+    at most one axis longer than 1 keep a number an entry, as in AdaGrad or RMSprop, and
+    2 bytes an entry of momentum. With `beta_1=0` nothing is held but the former.
 
     The paper's rule with accumulation, and with the momentum in a subspace that it
     calls SNSM, are
@@ -76,6 +76,8 @@ class SubsetNorm(PreconditionedOptimizer):
         momentum_of: What the momentum averages: `"update"`, the gradient scaled by
             Subset-Norm, or `"gradient"`, which is scaled after that. Defaults to
             `"update"`.
+        nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
+            `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
@@ -85,7 +87,7 @@ class SubsetNorm(PreconditionedOptimizer):
         ValueError: when constructed, if an argument is out of its range; when built,
             if a variable lacks the axis, an expression matches no variable or a
             variable is not floating-point; when state is loaded, if it is that of
-            another axis.
+            another axis; and as `nonfinite` says.
 
     Sparse gradients (`tf.IndexedSlices`, from embeddings on TensorFlow) give the dense
     result. With momentum, which is the default, the step takes a dense pass; without,
@@ -129,6 +131,7 @@ class SubsetNorm(PreconditionedOptimizer):
         refresh_every=50,
         update_bound=3.0,
         momentum_of="update",
+        nonfinite="skip",
         **kwargs,
     ):
         check_axis(axis)
@@ -144,6 +147,7 @@ class SubsetNorm(PreconditionedOptimizer):
             momentum_dtype=momentum_dtype,
             update_bound=update_bound,
             momentum_of=momentum_of,
+            nonfinite=nonfinite,
             **kwargs,
         )
         self._axis = by_path_to_keep(axis)

@@ -11,6 +11,10 @@ class Preconditioner:
     Pure: it holds no variable, and every method is a function of its arguments.
     """
 
+    # Whether a gradient must be finite to be given to it. Otherwise NaN and infinity in
+    # a gradient, and squares that overflow, are seen in the slots that come of it.
+    is_of_finite_gradients = False
+
     def slot_shapes(self, index):
         """What is kept for a variable.
 

@@ -49,6 +49,9 @@ class Shampoo(Preconditioner):
         graft: One of `GRAFTS`, or `None`.
     """
 
+    # Not every gradient enters the covariances, and no eigenvectors are found of NaN.
+    is_of_finite_gradients = True
+
     beta_2: float | None
     epsilon: float
     relative_epsilon: float
@@ -221,6 +224,8 @@ class SketchyAdagrad(Preconditioner):
         beta_2: Decay in [0, 1) of a moving average, or `None` to add up.
         epsilon: ε ≥ 0.
     """
+
+    is_of_finite_gradients = True
 
     rank: int
     beta_2: float | None

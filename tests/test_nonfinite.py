@@ -1,0 +1,211 @@
+"""A gradient that is not finite changes nothing but a counter, on every optimizer."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
+from tests.optimizers import ONE_OF_EACH, OPTIMIZERS, slots_of
+from tests.updates import random_gradients
+
+every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
+
+SHAPE = (16, 12)
+GRADIENTS = random_gradients(SHAPE, seed=0, steps=6)
+
+
+def with_one(bad, gradient):
+    gradient = gradient.copy()
+    gradient.flat[gradient.size // 2 + 3] = bad
+    return gradient
+
+
+def matrix(name="kernel", shape=SHAPE):
+    return keras.Variable(np.ones(shape, "float32"), name=name)
+
+
+def apply(optimizer, gradients, variables):
+    optimizer.apply([ops.convert_to_tensor(g) for g in gradients], variables)
+
+
+def values(variables):
+    # Of bfloat16 too, which NumPy compares by its bits.
+    return [np.array(ops.convert_to_numpy(v)) for v in variables]
+
+
+@every_optimizer
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e25])
+def test_a_bad_gradient_changes_nothing_and_is_counted(make, bad):
+    variable, optimizer = matrix(), make(learning_rate=0.01, weight_decay=0.1)
+    apply(optimizer, [GRADIENTS[0]], [variable])
+    held = slots_of(optimizer)
+    before = values([variable, *held])
+    apply(optimizer, [with_one(bad, GRADIENTS[1])], [variable])
+    for one, other in zip(before, values([variable, *held])):
+        np.testing.assert_array_equal(one, other)
+    assert optimizer.skipped_steps == {"kernel": 1}
+    assert int(optimizer.iterations) == 2
+    for gradient in GRADIENTS[2:]:
+        apply(optimizer, [gradient], [variable])
+    assert optimizer.skipped_steps == {"kernel": 1}
+    assert np.all(np.isfinite(variable.numpy()))
+    assert np.all(variable.numpy() != before[0])
+
+
+@one_of_each
+def test_only_the_variable_of_the_bad_gradient_is_skipped(make):
+    good, bad, alone = matrix("good"), matrix("bad"), matrix()
+    optimizer = make(learning_rate=0.01, weight_decay=0.1)
+    apply(optimizer, [GRADIENTS[0], with_one(np.nan, GRADIENTS[0])], [good, bad])
+    apply(make(learning_rate=0.01, weight_decay=0.1), [GRADIENTS[0]], [alone])
+    np.testing.assert_array_equal(bad.numpy(), 1.0)
+    np.testing.assert_array_equal(good.numpy(), alone.numpy())
+    assert optimizer.skipped_steps == {"bad": 1}
+
+
+# XLA's maximum overlooks NaN in large matrices, and TensorFlow's in segments.
+@pytest.mark.parametrize("variant", ["I", "II"])
+@pytest.mark.parametrize("place", [0, 131_075, 512 * 512 - 1])
+def test_no_maximum_overlooks_nan(variant, place):
+    variable = matrix(shape=(512, 512))
+    gradient = np.ones((512, 512), "float32")
+    gradient.flat[place] = np.nan
+    optimizer = SM3(0.1, variant)
+    apply(optimizer, [gradient], [variable])
+    assert optimizer.skipped_steps == {"kernel": 1}
+    np.testing.assert_array_equal(variable.numpy(), 1.0)
+
+
+HUGE = {
+    # As soon as β₂ is 0, what is held is multiplied by it.
+    "held times 0": lambda: ExtremeTensoring(0.1, level=2, beta_1=0, beta_2=0.0),
+    "the paper's": lambda: ExtremeTensoring(
+        0.1,
+        level=2,
+        combination="geometric",
+        statistic="sum",
+        beta_1=0.0,
+        beta_2=None,
+        epsilon=1e-8,
+        update_bound=None,
+    ),
+    "rank-one with epsilon": lambda: ExtremeTensoring(0.1, beta_1=0, epsilon=1e-8),
+    "Adafactor": lambda: Adafactor(0.1),
+    "SM3": lambda: SM3(0.1, beta_2=0.9, epsilon=1e-8),
+    "SubsetNorm": lambda: SubsetNorm(0.1),
+}
+
+
+@pytest.mark.parametrize("make", HUGE.values(), ids=HUGE)
+@pytest.mark.parametrize("huge", [1e18, 9e18, 1.8e19, 2e19, 1e20, 3e38])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_finite_but_huge_gradients_never_make_nan(make, huge, everywhere):
+    variable, optimizer = matrix(), make()
+    first = np.full(SHAPE, huge, "float32")
+    if not everywhere:
+        first = with_one(huge, np.ones(SHAPE, "float32"))
+    for gradient in [first, first, *[np.ones(SHAPE, "float32")] * 3]:
+        apply(optimizer, [gradient], [variable])
+        for value in values([variable, *optimizer.variables]):
+            assert np.all(np.isfinite(value.astype("float32")))
+    if huge >= 2e19:
+        assert optimizer.skipped_steps == {"kernel": 2}
+        assert np.all(variable.numpy() < 1.0)
+
+
+@one_of_each
+def test_an_error_is_raised_before_anything_changes_where_asked_for(make):
+    good, bad = matrix("good"), matrix("bad")
+    optimizer = make(learning_rate=0.1, nonfinite="raise", weight_decay=0.1)
+    step = [
+        ops.convert_to_tensor(g) for g in (GRADIENTS[0], with_one(np.inf, GRADIENTS[0]))
+    ]
+    with pytest.raises(ValueError, match="must be finite.*'bad'.*nonfinite=\"skip\""):
+        optimizer.apply(iter(step), iter([good, bad]))
+    np.testing.assert_array_equal(good.numpy(), 1.0)
+    assert int(optimizer.iterations) == 0
+
+
+@one_of_each
+def test_an_iterator_of_variables_is_built_on_and_trained(make):
+    for nonfinite in ("skip", "raise"):
+        variable = matrix()
+        optimizer = make(learning_rate=0.1, nonfinite=nonfinite)
+        optimizer.apply(iter([ops.convert_to_tensor(GRADIENTS[0])]), iter([variable]))
+        assert [v.path for v in optimizer._trainable_variables] == ["kernel"]
+        assert np.any(variable.numpy() != 1.0) or "Sketchy" in type(optimizer).__name__
+
+
+# Compiled on TensorFlow and JAX.
+@pytest.mark.parametrize("make", [ExtremeTensoring, SubsetNorm, SM3])
+def test_fit_raises_at_its_end_what_a_compiled_step_could_not(make):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
+    optimizer = make(learning_rate=0.01, nonfinite="raise", weight_decay=0.1)
+    model.compile(optimizer, "mse", jit_compile="auto")
+    x, y = np.ones((8, 3), "float32"), np.zeros((8, 2), "float32")
+    model.fit(x, y, epochs=2, verbose=0)
+    x[0, 0] = np.nan
+    start = [ops.convert_to_numpy(w) for w in model.weights]
+    with pytest.raises(ValueError, match="dense/kernel' .*Lower the learning rate"):
+        model.fit(x, y, verbose=0)
+    for before, weight in zip(start, model.weights):
+        np.testing.assert_array_equal(before, ops.convert_to_numpy(weight))
+    x[0, 0] = 1.0
+    model.fit(x, y, verbose=0)  # what was raised once is not raised again
+
+
+def test_a_bad_gradient_among_accumulated_ones_is_gone_after_their_step():
+    variable = matrix()
+    optimizer = ExtremeTensoring(0.1, gradient_accumulation_steps=2)
+    for gradient in (with_one(np.nan, GRADIENTS[0]), *GRADIENTS[1:4]):
+        apply(optimizer, [gradient], [variable])
+        assert np.all(np.isfinite(variable.numpy()))
+    assert optimizer.skipped_steps == {"kernel": 1}
+    assert np.all(variable.numpy() != 1.0)
+
+
+@one_of_each
+def test_a_bad_row_of_a_sparse_gradient_costs_its_step_alone(make):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("only TensorFlow's gradients are rows")
+    import tensorflow as tf
+
+    def rows(scale):
+        return tf.IndexedSlices(
+            scale * tf.ones((4, 8)), tf.constant([3, 1, 3, 7]), (100, 8)
+        )
+
+    table = matrix("embeddings", (100, 8))
+    optimizer = make(learning_rate=0.1, weight_decay=0.1, momentum_rank=0)
+    optimizer.apply([rows(1.0)], [table])
+    before = values([table, *slots_of(optimizer)])
+    bad = np.ones((4, 1), "float32")
+    bad[1] = np.nan
+    optimizer.apply([rows(tf.constant(bad))], [table])
+    for one, other in zip(before, values([table, *slots_of(optimizer)])):
+        np.testing.assert_array_equal(one, other)
+    assert optimizer.skipped_steps == {"embeddings": 1}
+    optimizer.apply([rows(1.0)], [table])
+    assert np.all(np.isfinite(table.numpy()))
+    assert np.all(table.numpy()[[1, 3, 7]] != before[0][[1, 3, 7]])
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+@one_of_each
+def test_a_step_compiled_by_tensorflow_skips_too(make, jit_compile):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("test_fit_raises_at_its_end... is compiled on the other backends")
+    import tensorflow as tf
+
+    variable, optimizer = matrix(), make(learning_rate=0.01, weight_decay=0.1)
+    optimizer.build([variable])
+    step = tf.function(
+        lambda g: optimizer.apply([g]), jit_compile=jit_compile, autograph=False
+    )
+    step(tf.constant(GRADIENTS[0]))
+    before = variable.numpy()
+    step(tf.constant(with_one(np.nan, GRADIENTS[1])))
+    np.testing.assert_array_equal(variable.numpy(), before)
+    assert optimizer.skipped_steps == {"kernel": 1}
