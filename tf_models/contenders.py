@@ -121,13 +121,13 @@ _OTHERS_OF_THE_LIBRARY = (
     Contender(
         "sm3",
         "SM3",
-        0.12,
+        0.08,
         "SM3(level=1, beta_2=None, momentum=0.0, update_bound=None)",
     ),
     Contender(
         "sm3_momentum",
         "SM3, momentum",
-        0.12,
+        0.08,
         "SM3(level=1, beta_2=None, momentum=0.9, momentum_rank='auto', "
         "momentum_dtype='bfloat16', update_bound=None)",
     ),
