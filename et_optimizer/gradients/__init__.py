@@ -22,13 +22,13 @@ from keras import ops
 
 from et_optimizer.gradients.dense import DenseGradient
 from et_optimizer.gradients.reductions import root_mean_square, sum_of_squares
+from et_optimizer.gradients.rows import Rows, rows_of
 from et_optimizer.gradients.sparse import SparseGradient, SparseStackGradient
 from et_optimizer.gradients.updates import WrittenUpdate
 
 __all__ = [
     "DenseGradient",
     "WrittenUpdate",
-    "is_sparse",
     "made_dense",
     "root_mean_square",
     "see",
@@ -40,8 +40,8 @@ def see(gradient, index, as_matrix=False):
     """Sees a gradient through a tensor index.
 
     Args:
-        gradient: A tensor of the variable's shape; or rows of it as TensorFlow's
-            `tf.IndexedSlices`, where repeated indices add up.
+        gradient: A tensor of the variable's shape; or rows of it, as `rows_of` knows
+            them, where repeated indices add up.
         index: The variable's `TensorIndex`, of at least one slot.
         as_matrix: Whether a dense gradient's rows and columns are those of the
             variable seen as a matrix (`TensorIndex.matrix_shape`), where the index
@@ -53,10 +53,10 @@ def see(gradient, index, as_matrix=False):
     Raises:
         ValueError: if the gradient has another shape than the variable.
     """
-    if not is_sparse(gradient):
-        _check_shape(gradient.shape, index.shape)
+    gradient = rows_of(gradient)
+    _check_shape(gradient, index.shape)
+    if not isinstance(gradient, Rows):
         return DenseGradient(gradient, index, as_matrix)
-    _check_shape(gradient.values.shape[1:], index.shape[1:])
     if index.stack > 1:
         return SparseStackGradient(gradient, index)
     return SparseGradient(gradient, index)
@@ -64,20 +64,19 @@ def see(gradient, index, as_matrix=False):
 
 def made_dense(gradient, shape):
     """The gradient as a tensor of the variable's shape, whether or not it is sparse."""
-    if is_sparse(gradient):
-        _check_shape(gradient.values.shape[1:], shape[1:])
-    else:
-        _check_shape(gradient.shape, shape)
-    # The shape of one that is or was sparse may be unknown while tracing.
+    gradient = rows_of(gradient)
+    _check_shape(gradient, shape)
+    if isinstance(gradient, Rows):
+        gradient = gradient.dense(shape)
+    # The shape of one that was sparse may be unknown while tracing.
     return ops.reshape(ops.convert_to_tensor(gradient), shape)
 
 
-def is_sparse(gradient):
-    return hasattr(gradient, "indices") and hasattr(gradient, "dense_shape")
-
-
-def _check_shape(received, expected):
-    if None not in received and tuple(received) != expected:
+def _check_shape(gradient, expected):
+    received = tuple(gradient.shape)
+    if isinstance(gradient, Rows):
+        received, expected = received[1:], expected[1:]
+    if None not in received and received != expected:
         raise ValueError(
             f"A gradient must have its variable's shape; received {tuple(received)} "
             f"for {expected}. Check the order of gradients and variables."

@@ -1,7 +1,6 @@
 """A gradient with a value for every entry, seen through a tensor index."""
 
 import copy
-import math
 
 from keras import ops
 
@@ -20,6 +19,7 @@ from et_optimizer.gradients.reductions import (
     SUM,
     apart,
     apart_from_what_follows,
+    past_no_nan,
     reduce_along,
     written_out,
 )
@@ -75,13 +75,14 @@ class DenseGradient:
         return self._over_slices(SUM, _squares)
 
     def slice_maxima(self):
-        """The largest g² in every slice of every mode; infinity where one is NaN.
+        """The largest g² in every slice of every mode; not finite where one is not.
 
         Returns:
             A list of float32 tensors in the shapes of `index.slot_shapes`.
         """
-        maxima = self._over_slices(MAXIMUM, _squares_or_infinity)
-        return [apart_from_what_follows(vector) for vector in maxima]
+        maxima = self._over_slices(MAXIMUM, _squares)
+        maxima = [apart_from_what_follows(vector) for vector in maxima]
+        return past_no_nan(maxima, self.matrix)
 
     def slice_maxima_above(self, vectors, minima):
         """The largest, in every slice, of g² + the smallest of its slices' numbers.
@@ -96,7 +97,8 @@ class DenseGradient:
         Returns:
             A list of float32 tensors in the shapes of `index.slot_shapes`.
         """
-        return self._over_slices(MAXIMUM, _squares_above_minima, minima)
+        maxima = self._over_slices(MAXIMUM, _squares_above_minima, minima)
+        return past_no_nan(maxima, self.matrix)
 
     def at_slices(self, vectors):
         """Picks from one vector a mode what this gradient touches.
@@ -302,12 +304,5 @@ def _squares(matrix):
     return ops.square(matrix)
 
 
-def _squares_or_infinity(matrix):
-    # Of which a maximum is infinite too: NaN is overlooked by some, by XLA's on large
-    # matrices and by TensorFlow's over segments.
-    squares = ops.square(matrix)
-    return ops.where(ops.isnan(squares), math.inf, squares)
-
-
 def _squares_above_minima(matrix, row_minima, column_minima):
-    return ops.minimum(row_minima, column_minima) + _squares_or_infinity(matrix)
+    return ops.minimum(row_minima, column_minima) + ops.square(matrix)

@@ -39,12 +39,19 @@ class Reduction:
 
 def _largest(tensor, axis):
     """The largest of numbers ≥ 0 along axes, and 0 where there is none."""
+    return _maximum(tensor, axis, least=0.0)
+
+
+def _maximum(tensor, axis, least):
+    """The largest of numbers along axes, none of which is below `least`."""
     # A sparse gradient may have no rows, and while tracing their number is unknown.
     may_be_empty = 0 in tensor.shape or None in tensor.shape
-    return ops.max(tensor, axis=axis, initial=0.0 if may_be_empty else None)
+    return ops.max(tensor, axis=axis, initial=least if may_be_empty else None)
 
 
 def _largest_by_segment(vector, segments, count):
+    # TensorFlow looks past NaN in a segment.
+    vector = ops.where(ops.isnan(vector), math.inf, vector)
     return ops.maximum(ops.segment_max(vector, segments, count), 0.0)
 
 
@@ -77,6 +84,17 @@ def sum_of(numbers, matrix, factors=()):
     axis = -1 if rows is None or rows < columns else -2
     sums = reduce_along(matrix, axis, SUM, numbers, factors)
     return ops.sum(apart_from_what_follows(sums))
+
+
+def past_no_nan(maxima, matrix):
+    """Maxima made of a matrix, or infinity where there is NaN in it.
+
+    In a large matrix on a CPU, JAX's maximum looks past NaN. A sum does not.
+    """
+    if keras.backend.backend() != "jax":
+        return maxima
+    has_nan = ops.isnan(sum_of(lambda numbers: numbers * 2.0**-64, matrix))
+    return [ops.where(has_nan, math.inf, vector) for vector in maxima]
 
 
 def reduce_along(matrix, axis, reduction, numbers, factors=(), after=None):
@@ -165,7 +183,19 @@ def written_out(tensor):
 
     XLA fuses a minimum over modes into the pass over the variable, and would find it
     again for every entry; a reduction it never fuses that way. This one is over the
-    tensor and -inf, in a form that XLA does not see through.
+    tensor and the least number, in a form that XLA does not see through.
     """
-    either = ops.where(np.array([True, False]), tensor[..., None], -math.inf)
-    return ops.max(either, axis=-1)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        # Over its bits, as integers: after a reduction of floats XLA:CPU has a library
+        # compute what follows, as far as that can, and write it out for the rest.
+        bits = jax.lax.bitcast_convert_type(tensor, "int32")
+        found = _either(bits, least=-(2**31))
+        return jax.lax.bitcast_convert_type(found, "float32")
+    return _either(tensor, least=-math.inf)
+
+
+def _either(tensor, least):
+    either = ops.where(np.array([True, False]), tensor[..., None], least)
+    return _maximum(either, axis=-1, least=least)

@@ -29,7 +29,7 @@ class RowsOfGradient(DenseGradient):
     def restore(self, matrix):
         """Gives a matrix of this gradient's shape the form of the gradient."""
         values = ops.reshape(matrix, (-1, *self.index.shape[1:]))
-        return type(self._like)(values, self._like.indices, self._like.dense_shape)
+        return self._like.in_form(values)
 
 
 class SparseGradient(RowsOfGradient):

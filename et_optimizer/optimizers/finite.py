@@ -45,7 +45,8 @@ class FiniteSteps:
         for gradient, variable in zip(grads, variables):
             if gradient is None or 0 in variable.shape:
                 continue
-            is_finite = are_finite_squares(ops.convert_to_tensor(gradient))
+            dense = gradients.made_dense(gradient, tuple(variable.shape))
+            is_finite = are_finite_squares(dense)
             if tracing.is_known(is_finite) and not bool(is_finite):
                 raise ValueError(_message({naming.path(variable): 1}))
 
