@@ -15,6 +15,7 @@ import inspect
 import keras
 
 from et_optimizer import naming, optimizers
+from et_optimizer.optimizers import given
 from et_optimizer.optimizers.finite import FiniteSteps
 from et_optimizer.optimizers.preconditioned import HeldForVariable
 from et_optimizer.optimizers.saved_form import SavedForm
@@ -160,11 +161,11 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         """One step; see the base.
 
         Raises:
-            ValueError: if a gradient is not finite, `nonfinite` is `"raise"` and the
-                step is not compiled. Nothing has been changed then.
+            ValueError: as the Keras 3 optimizer. Nothing has been changed then.
         """
         grads_and_vars = list(grads_and_vars)
         if grads_and_vars:
+            given.check_gradients(*zip(*grads_and_vars))
             self.check_finite(*zip(*grads_and_vars))
         return super().apply_gradients(grads_and_vars, name=name, **kwargs)
 
@@ -204,14 +205,14 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
             return []
         return [plan.held for plan in self._paper.plan(self._trainable_variables)]
 
-    def _check_arguments(self, given):
+    def _check_arguments(self, received):
         known = arguments(self.keras_class)
-        for name in given:
+        for name in received:
             if name not in known:
                 raise TypeError(
                     f"{type(self).__name__} of et_optimizer.tf_keras takes no argument "
                     f"{name!r}. It takes {', '.join(known)}, and those of every "
-                    "tf_keras optimizer."
+                    f"tf_keras optimizer.{given.hint(name, list(known))}"
                 )
 
     def _apply_weight_decay(self, variables):

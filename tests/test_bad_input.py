@@ -17,9 +17,10 @@ from et_optimizer import (
     SketchyShampoo,
     SubsetNorm,
 )
-from tests.optimizers import OPTIMIZERS
+from tests.optimizers import ONE_OF_EACH, OPTIMIZERS
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 
 
 # Argument, values that are refused, what the error says.
@@ -247,6 +248,84 @@ def test_a_gradient_of_another_shape_is_refused_and_changes_no_weight(make, shap
     with pytest.raises(ValueError, match=r"its variable's shape; received .* \(3, 4\)"):
         make().apply([ops.ones(shape)], [variable])
     np.testing.assert_array_equal(variable.numpy(), np.ones((3, 4)))
+
+
+BAD_GRADIENTS = {
+    "shape": (lambda g: ops.transpose(g), r"for \(3, 4\) of variable 'second'"),
+    "fewer axes": (lambda g: g[0], r"received \(4,\) for \(3, 4\)"),
+    "dtype": (lambda g: ops.cast(g, "int32"), "dtype int32 for variable 'second'"),
+}
+
+
+@one_of_each
+@pytest.mark.parametrize("steps", [None, 2])
+@pytest.mark.parametrize("bad", BAD_GRADIENTS)
+def test_all_gradients_are_checked_before_anything_changes(make, steps, bad):
+    variables = [
+        keras.Variable(np.ones((3, 4), "float32"), name=n) for n in ("first", "second")
+    ]
+    optimizer = make(weight_decay=0.1, gradient_accumulation_steps=steps)
+    optimizer.build(variables)
+    before = [np.array(ops.convert_to_numpy(v)) for v in optimizer.variables]
+    good, (spoil, message) = ops.ones((3, 4)), BAD_GRADIENTS[bad]
+    with pytest.raises(ValueError, match=message):
+        optimizer.apply([good, spoil(good)], variables)
+    for variable in variables:
+        np.testing.assert_array_equal(variable.numpy(), 1.0)
+    for value, variable in zip(before, optimizer.variables):
+        np.testing.assert_array_equal(value, ops.convert_to_numpy(variable))
+
+
+def test_a_variable_without_entries_takes_a_gradient_of_its_shape_alone():
+    variable = keras.Variable(np.ones((0, 4), "float32"))
+    optimizer = ExtremeTensoring()
+    optimizer.apply([ops.ones((0, 4))], [variable])
+    with pytest.raises(ValueError, match=r"received \(3, 4\) for \(0, 4\)"):
+        optimizer.apply([ops.ones((3, 4))], [variable])
+
+
+def test_there_is_a_gradient_for_every_variable():
+    variables = [keras.Variable(np.ones(3, "float32")) for _ in range(2)]
+    optimizer = ExtremeTensoring()
+    with pytest.raises(ValueError, match="1 gradients for 2 variables"):
+        optimizer.apply([ops.ones(3)], variables)
+    assert not optimizer.built
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "received", "meant"),
+    [
+        (ExtremeTensoring, "momentum", "beta_1"),
+        (SM3, "beta_1", "momentum"),
+        (Adafactor, "epsilon", "epsilon_1"),
+        (Shampoo, "eps", "epsilon"),
+        (SubsetNorm, "rho", "beta_2"),
+        (SketchyShampoo, "lr", "learning_rate"),
+        (SketchyAdagrad, "weight_deacy", "weight_decay"),
+    ],
+)
+def test_an_argument_of_another_name_is_told_the_right_one(optimizer, received, meant):
+    message = rf"by {optimizer.__name__}: {received}=0.9. Did you mean {meant}\?"
+    with pytest.raises(ValueError, match=message):
+        optimizer(**{received: 0.9})
+
+
+# What optimizers pass to one another is no argument of theirs.
+@pytest.mark.parametrize("received", ["preconditioner", "momentum", "momentum_of"])
+def test_what_is_passed_on_inside_is_no_argument(received):
+    with pytest.raises(ValueError, match=f"not recognized.*{received}.*It takes learn"):
+        ExtremeTensoring(**{received: 0.9})
+
+
+def test_a_subclass_may_have_arguments_of_its_own():
+    class Mine(ExtremeTensoring):
+        def __init__(self, mine, **kwargs):
+            super().__init__(**kwargs)
+            self.mine = mine
+
+    assert Mine(mine=1, level=2).level == 2
+    with pytest.raises(ValueError, match="by Mine: levle=2. Did you mean level"):
+        Mine(mine=1, levle=2)
 
 
 def test_what_the_slots_mean_cannot_be_changed_after_construction():

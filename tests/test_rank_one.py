@@ -1,5 +1,7 @@
 """The rank-one combination: against a transcription, and what it is exact for."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -222,3 +224,30 @@ def test_an_entry_whose_slices_are_nearly_empty_makes_no_infinity():
     index = TensorIndex.from_shape(gradient.shape, 1)
     update = last_update(rank_one(), index, [gradient])
     assert np.all(np.isfinite(update)) and np.all(update[gradient == 0] == 0)
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(24, 18), (40,), (3, 3, 8, 4)])
+def test_an_epsilon_out_of_adams_habit_changes_nothing_that_can_be_seen(level, shape):
+    steps = 1e-3 * random_gradients(shape, seed=0)
+    found = []
+    for epsilon in (0.0, 1e-8):
+        variable = keras.Variable(np.zeros(shape, "float32"))
+        optimizer = et_optimizer.ExtremeTensoring(
+            0.1, level=level, beta_1=0, epsilon=epsilon
+        )
+        for gradient in steps:
+            optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
+        found.append(variable.numpy())
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
+
+
+def test_the_papers_epsilon_is_not_taken_for_adams_without_a_word():
+    with pytest.warns(UserWarning, match="less than .*for p = 4 0.1, .*rank_one"):
+        et_optimizer.ExtremeTensoring(combination="geometric", epsilon=1e-8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        et_optimizer.ExtremeTensoring(
+            combination="geometric", statistic="sum", epsilon=1e-8
+        )
+        et_optimizer.ExtremeTensoring(epsilon=1e-8)

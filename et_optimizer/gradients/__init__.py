@@ -29,8 +29,10 @@ from et_optimizer.gradients.updates import WrittenUpdate
 __all__ = [
     "DenseGradient",
     "WrittenUpdate",
+    "check_shape",
     "made_dense",
     "root_mean_square",
+    "rows_of",
     "see",
     "sum_of_squares",
 ]
@@ -54,7 +56,7 @@ def see(gradient, index, as_matrix=False):
         ValueError: if the gradient has another shape than the variable.
     """
     gradient = rows_of(gradient)
-    _check_shape(gradient, index.shape)
+    check_shape(gradient, index.shape)
     if not isinstance(gradient, Rows):
         return DenseGradient(gradient, index, as_matrix)
     if index.stack > 1:
@@ -65,19 +67,20 @@ def see(gradient, index, as_matrix=False):
 def made_dense(gradient, shape):
     """The gradient as a tensor of the variable's shape, whether or not it is sparse."""
     gradient = rows_of(gradient)
-    _check_shape(gradient, shape)
+    check_shape(gradient, shape)
     if isinstance(gradient, Rows):
         gradient = gradient.dense(shape)
     # The shape of one that was sparse may be unknown while tracing.
     return ops.reshape(ops.convert_to_tensor(gradient), shape)
 
 
-def _check_shape(gradient, expected):
+def check_shape(gradient, expected, of=""):
+    """Raises unless a tensor, or what `rows_of` made of one, has a variable's shape."""
     received = tuple(gradient.shape)
     if isinstance(gradient, Rows):
         received, expected = received[1:], expected[1:]
     if None not in received and received != expected:
         raise ValueError(
-            f"A gradient must have its variable's shape; received {tuple(received)} "
-            f"for {expected}. Check the order of gradients and variables."
+            f"A gradient must have its variable's shape; received {received} for "
+            f"{expected}{of}. Check the order of gradients and variables."
         )

@@ -26,6 +26,11 @@ class Rows:
         """The values' shape."""
         return self.values.shape
 
+    @property
+    def dtype(self):
+        """The values' dtype."""
+        return self.values.dtype
+
     def dense(self, shape):
         """The gradient as a tensor of the variable's shape."""
         return ops.segment_sum(self.values, self.indices, shape[0])

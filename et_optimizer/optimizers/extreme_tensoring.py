@@ -1,5 +1,7 @@
 """The extreme tensoring optimizer."""
 
+import warnings
+
 import keras
 
 from et_optimizer import preconditioners
@@ -20,7 +22,7 @@ class ExtremeTensoring(TensoredOptimizer):
     entry by what its slices say together:
 
         S_i[j] ← β₂ S_i[j] + Σ_{I: I_i = j} g[I]²
-        rank-one:   u[I] = g[I] / √(ε + v̂[I]),   v̂[I] = m Π_i (M_i[I_i] / m)
+        rank-one:   u[I] = g[I] / (√v̂[I] + ε),   v̂[I] = m Π_i (M_i[I_i] / m)
         geometric:  u[I] = g[I] · (ε + Π_i M_i[I_i])^(−1/(2p))
 
     where M_i is S_i, averaged over time and over the slice as `beta_2` and `statistic`
@@ -72,11 +74,13 @@ class ExtremeTensoring(TensoredOptimizer):
         statistic: `"mean"` divides each slice's sum by its number of entries: with
             all |g| equal the step is then Adam's. `"sum"`, the paper's, is for the
             geometric combination alone. Defaults to `"mean"`.
-        epsilon: ε ≥ 0, inside the root: in the rank-one combination it is added to the
-            second moment of an entry, in the geometric one, as in the paper, to the
-            product of p statistics. At 0 the update is an outer product, the fast path,
-            and an empty slice gives an update of 0; above 0 every entry takes a root.
-            Defaults to 0.
+        epsilon: ε ≥ 0. In the rank-one combination it is added to the root of an
+            entry's second moment, as in Adam, where 1e-7 is usual. In the geometric
+            one it is the paper's, added to the product of p statistics: no gradient is
+            then taken for less than ε^(1/2p), which for 1e-8 is 0.01 at level 1 and 0.1
+            at level 2, and slows all that is smaller; with `statistic="mean"` it warns
+            of that. At 0 the update is an outer product, the fast path, and an empty
+            slice gives an update of 0; above 0 every entry takes a root. Defaults to 0.
         clip_threshold: The largest root mean square an update of a variable may
             have before momentum, as in Adafactor; larger ones are scaled down to it.
             Takes one more pass over the gradient. `None` turns it off. Defaults to
@@ -163,7 +167,9 @@ class ExtremeTensoring(TensoredOptimizer):
         "beta_2", "The decay of the squared gradients' average, or `None`."
     )
     statistic = argument_of_preconditioner("statistic", '`"mean"` or `"sum"`.')
-    epsilon = argument_of_preconditioner("epsilon", "The paper's ε.")
+    epsilon = argument_of_preconditioner(
+        "epsilon", "ε: Adam's, or in the geometric combination the paper's."
+    )
 
     combination = argument_of_preconditioner(
         "combination", '`"rank_one"` or `"geometric"`.'
@@ -187,8 +193,20 @@ class ExtremeTensoring(TensoredOptimizer):
         nonfinite="skip",
         **kwargs,
     ):
+        preconditioner = preconditioners.ExtremeTensoring(
+            beta_2, statistic, epsilon, combination
+        )
+        if epsilon > 0 and combination == "geometric" and statistic == "mean":
+            warnings.warn(
+                f"epsilon={epsilon!r} is Algorithm 1's, added to a product of p "
+                "statistics: with combination='geometric' no gradient is taken for "
+                f"less than epsilon^(1/2p), for p = 4 {epsilon**0.125:.2g}, and "
+                "smaller ones train slowly. Use epsilon=0, or combination='rank_one', "
+                "whose epsilon is Adam's.",
+                stacklevel=2,
+            )
         super().__init__(
-            preconditioners.ExtremeTensoring(beta_2, statistic, epsilon, combination),
+            preconditioner,
             learning_rate,
             level=level,
             tensor_index=tensor_index,

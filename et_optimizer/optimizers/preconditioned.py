@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from et_optimizer import checks, gradients, momenta, naming
+from et_optimizer.optimizers import given
 from et_optimizer.optimizers.finite import (
     FiniteSteps,
     are_finite,
@@ -107,6 +108,17 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
     momentum_of_steps = False
     # The arguments that decide which slots there are.
     form_arguments = ()
+
+    def __new__(cls, *args, **kwargs):
+        # Before an argument of another name meets one that a subclass passes on.
+        names = given.takes(cls)
+        for name, value in kwargs.items():
+            if name not in names:
+                raise ValueError(
+                    f"Argument not recognized by {cls.__name__}: {name}={value!r}."
+                    f"{given.hint(name, names)} It takes {', '.join(names)}."
+                )
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -205,13 +217,17 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         """One step; see the base.
 
         Raises:
-            ValueError: if a gradient is not finite, `nonfinite` is `"raise"` and the
-                step is not compiled. Nothing has been changed then.
+            ValueError: if a gradient has not its variable's shape, or is of no
+                floating-point dtype; if there are not as many as variables; or if one
+                is not finite, `nonfinite` is `"raise"` and the step is not compiled.
+                Nothing has been changed then.
         """
         grads, variables = list(grads), self._trainable_variables
         if trainable_variables is not None:
             trainable_variables = variables = list(trainable_variables)
-        self.check_finite(grads, variables)
+        if grads and variables:
+            given.check_gradients(grads, variables)
+            self.check_finite(grads, variables)
         return super().apply(grads, trainable_variables)
 
     def update_step(self, gradient, variable, learning_rate):

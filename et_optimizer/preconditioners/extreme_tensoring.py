@@ -22,7 +22,7 @@ class ExtremeTensoring(Preconditioner):
 
         S_i[j] ← β₂ S_i[j] + Σ_{I: I_i = j} g[I]²
         geometric:  update[I] = g[I] · (ε + Π_i M_i[I_i])^(−1/(2p))
-        rank-one:   update[I] = g[I] · (ε + m Π_i M_i[I_i] / m)^(−1/2)
+        rank-one:   update[I] = g[I] / (√(m Π_i M_i[I_i] / m) + ε)
 
     M_i is S_i as `statistic` and `beta_2` have it: divided by Σ_{s<t} β₂^s, which
     makes it a bias-corrected moving average, and for "mean" by the number of
@@ -62,7 +62,8 @@ class ExtremeTensoring(Preconditioner):
         slots = [decay * slot + total for slot, total in zip(slots, sums)]
         weight = total_weight(self.beta_2, step)
         # One mode is its own estimate, whatever combines several.
-        if self.combination == "rank_one" and gradient.index.order > 1:
+        is_rank_one = gradient.index.order > 1 or self.epsilon > 0.0
+        if self.combination == "rank_one" and is_rank_one:
             return self._rank_one(gradient, slots, weight), slots
         totals = gradient.at_slices(slots)
         most, shares = self._entries(gradient.index)
@@ -87,10 +88,12 @@ class ExtremeTensoring(Preconditioner):
 
         def scaled(matrix, row_factor, column_factor):
             estimate = row_factor * column_factor
-            return matrix * ops.rsqrt(estimate / weight + self.epsilon)
+            return matrix / (ops.sqrt(estimate / weight) + self.epsilon)
 
         ratios = gradient.at_slices(rank_one.ratios(means, averages))
-        return gradient.elementwise(scaled, gradient.factors(ratios))
+        # None is infinite: times one of 0 it would be no number.
+        factors = [ops.minimum(f, checks.LARGEST) for f in gradient.factors(ratios)]
+        return gradient.elementwise(scaled, factors)
 
     def _scale(self, gradient, totals, most, shares, weight):
         # Each mode's root is taken before anything is multiplied: the product

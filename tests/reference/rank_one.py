@@ -31,7 +31,7 @@ def estimate(second_moments, lengths_and_modes):
 
 
 def updates(gradients, lengths_and_modes, *, beta_2=None, epsilon=0.0):
-    """The update g / √(ε + v̂) of every step.
+    """The update g / (√v̂ + ε) of every step.
 
     Args:
         gradients: Sequence of arrays, one a step.
@@ -50,7 +50,5 @@ def updates(gradients, lengths_and_modes, *, beta_2=None, epsilon=0.0):
         else:
             moments = beta_2 * moments + (1 - beta_2) * g**2
             v = moments / (1 - beta_2**step)
-        with np.errstate(divide="ignore"):
-            log_root = np.logaddexp(np.log(epsilon), estimate(v, lengths_and_modes)) / 2
-        root = np.exp(np.where(g == 0, 0.0, log_root))
-        yield (g / root).reshape(np.shape(gradient))
+        log_root = np.where(g == 0, 0.0, estimate(v, lengths_and_modes) / 2)
+        yield (g / (np.exp(log_root) + epsilon)).reshape(np.shape(gradient))
