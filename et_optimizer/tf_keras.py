@@ -139,7 +139,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         if self.built:
             return
         plans = self._paper.plan(var_list)
-        self.check_fits(self._restored_plans, [plan.held for plan in plans])
+        self.check_restored([plan.held for plan in plans])
         super().build(var_list)
         zero = tf.zeros((), tf.int32)
         counters = [self._add(v, "skipped_steps", zero) for v in var_list]
@@ -181,9 +181,17 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         decay = self.weight_decay if self._use_weight_decay(variable) else None
         self._paper.take_step(held, gradient, variable, self.learning_rate, step, decay)
 
-    def check_fits(self, saved, own):
+    def state_arguments(self):
+        """The arguments that say what the numbers held mean, by name."""
+        return self._paper.state_arguments()
+
+    def settings(self):
+        """The arguments that decide what is held, by name; see the base."""
+        return self._paper.settings()
+
+    def check_fits(self, saved, own, settings):
         """Raises unless what was saved has the form of what this optimizer holds."""
-        self._paper.check_fits(saved, own)
+        self._paper.check_fits(saved, own, settings)
 
     def get_config(self):
         """The arguments that make an equal optimizer."""

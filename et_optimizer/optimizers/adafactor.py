@@ -106,6 +106,7 @@ class Adafactor(PreconditionedOptimizer):
     momentum_is_corrected = False
     momentum_of_steps = True
     form_arguments = ("min_dim_size_to_factor",)
+    meaning_arguments = ()
 
     beta_1 = PreconditionedOptimizer.momentum_decay
     beta_2_decay = argument_of_preconditioner(

@@ -108,6 +108,8 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
     momentum_of_steps = False
     # The arguments that decide which slots there are.
     form_arguments = ()
+    # Those that decide what the numbers in them mean.
+    meaning_arguments = ("beta_2",)
 
     def __new__(cls, *args, **kwargs):
         # Before an argument of another name meets one that a subclass passes on.
@@ -183,7 +185,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             return
         learned = self._learned(var_list)
         plans = self.plan(learned)
-        self.check_fits(self._restored_plans, [plan.held for plan in plans])
+        self.check_restored([plan.held for plan in plans])
         super().build(var_list)
         # Before all that depends on the index: TensorFlow's checkpoints go by places,
         # and would stop at another dtype before they know of another form.
@@ -431,19 +433,39 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         else:
             self.assign_sub(variable, direction.in_form(direction.entries()))
 
-    def check_fits(self, saved, own):
-        """Raises unless what was saved has the form of what this optimizer holds."""
+    def state_arguments(self):
+        """The arguments that say what the numbers held mean, by name."""
+        return {name: getattr(self, name) for name in self.meaning_arguments}
+
+    def settings(self):
+        """The arguments that decide what is held, and how: name → value as text."""
+        names = [*self.form_arguments, self.momentum_argument]
+        names += ["momentum_rank", "momentum_dtype"]
+        return {name: repr(getattr(self, name)) for name in names}
+
+    def check_fits(self, saved, own, settings):
+        """Raises unless what was saved has the form of what this optimizer holds.
+
+        Args:
+            saved, own: Lists of what is held.
+            settings: What `settings` was when it was saved; empty if not known.
+        """
         if not saved or saved == own:
             return
-        form = [*self.form_arguments, self.momentum_argument]
-        form += ["momentum_rank", "momentum_dtype"]
-        given = ", ".join(f"{name}={getattr(self, name)!r}" for name in form)
+        form = self.settings()
+        given = ", ".join(f"{name}={value}" for name, value in form.items())
+        others = [
+            f"{name}={settings[name]}"
+            for name, value in form.items()
+            if settings.get(name, value) != value
+        ]
+        saved_with = f" ({', '.join(others)})" if others else ""
         raise ValueError(
             f"The saved optimizer state does not fit this {type(self).__name__} "
             f"({given}): it has the shapes {saved}, this optimizer {own}. Make the "
-            f"optimizer with the {', '.join(form)} that the state was saved with, or "
-            "load the model without the optimizer and start with a fresh one. Nothing "
-            "was loaded into this optimizer."
+            f"optimizer with the {', '.join(form)} that the state was saved with"
+            f"{saved_with}, or load the model without the optimizer and start with a "
+            "fresh one. Nothing was loaded into this optimizer."
         )
 
     def _plans(self):

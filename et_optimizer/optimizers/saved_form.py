@@ -1,29 +1,141 @@
-"""Refusing saved state that has another form than what an optimizer holds."""
+"""Saved state that knows what it is, and is refused where it is something else."""
 
 import json
+from collections import defaultdict
 
 import ml_dtypes
 import numpy as np
+
+from et_optimizer.version import __version__
+
+# The key of the form, among those of the variables' places.
+FORM = "form"
+SLOT = "slot"
+SKIPPED_STEPS = "skipped_steps"
 
 
 class SavedForm:
     """For an optimizer, in Keras or tf_keras, with `built` and `variables`.
 
-    It says what it holds by `_plans`, and by `check_fits(saved, own)` raises a
-    `ValueError` unless something saved has that form.
+    It says what it holds by `_plans`, what the numbers mean by `state_arguments`, what
+    decides which there are by `settings`, and by `check_fits(saved, own, settings)`
+    raises a `ValueError` unless something saved, with these settings, has its form.
     """
 
     # How many variables an optimizer saves that was never built: in Keras 3 its
     # iteration and learning rate.
     unbuilt_variables = 2
     _restored_plans = None
+    _restored_form = None
+
+    def form(self):
+        """What the state is of: a dict that JSON can hold."""
+        return {
+            "version": __version__,
+            "rule": type(self).__name__,
+            "arguments": self.state_arguments(),
+            "settings": self.settings(),
+            "kinds": self._kinds(),
+        }
+
+    def check_form(self, saved):
+        """Raises unless a form is that of this optimizer's rule, or `None`.
+
+        Raises:
+            ValueError: if it is of another rule, or of an argument that gives the
+                numbers held another meaning. The message names the difference.
+        """
+        if saved is None:
+            return
+        own = self.form()
+        differences = [
+            f"saved with {name}={saved['arguments'].get(name)!r}, here {name}={value!r}"
+            for name, value in own["arguments"].items()
+            if saved["arguments"].get(name) != value
+        ]
+        if saved["rule"] != own["rule"]:
+            differences = [f"saved by {saved['rule']}, here {own['rule']}"]
+        if differences:
+            raise ValueError(
+                f"The saved optimizer state does not fit this {own['rule']}: "
+                f"{'; '.join(differences)} (et_optimizer {saved['version']}). The same "
+                "numbers mean something else there. Make the optimizer as it was "
+                "saved, or load the model without it and start with a fresh one. "
+                "Nothing was loaded into this optimizer."
+            )
+
+    def check_restored(self, plans):
+        """Raises unless what a checkpoint had before building fits these plans."""
+        self.check_form(self._restored_form)
+        self.check_fits(self._restored_plans, plans, _settings(self._restored_form))
+
+    def save_own_variables(self, store):
+        """Saves the state, and what it is of."""
+        super().save_own_variables(store)
+        store[FORM] = np.frombuffer(json.dumps(self.form()).encode(), "uint8")
 
     def load_own_variables(self, store):
-        """Loads the state; refuses, before changing it, that of another index."""
-        saved = [tuple(store[str(i)].shape) for i in range(len(store.keys()))]
-        if self.built and len(saved) > self.unbuilt_variables:
-            self.check_fits(saved, [tuple(v.shape) for v in self.variables])
-        super().load_own_variables({key: _read(store[key]) for key in store.keys()})
+        """Loads the state; refuses, before changing it, that of something else.
+
+        What Keras adds to it is matched by its kind: a learning rate that was saved is
+        left where a schedule gives the rate, and gradient accumulators and averages of
+        weights that were not saved begin anew.
+        """
+        saved = {key: _read(store[key]) for key in store.keys()}
+        form = saved.pop(FORM, None)
+        form = None if form is None else json.loads(bytes(np.asarray(form, "uint8")))
+        values = [saved[str(place)] for place in range(len(saved))]
+        if self.built and len(values) > self.unbuilt_variables:
+            self.check_form(form)
+            values = self._matched(values, form)
+        super().load_own_variables({str(i): value for i, value in enumerate(values)})
+
+    def _matched(self, values, form):
+        """For each own variable what was saved of it, or what it begins with."""
+        kinds = self._kinds()
+        if form is None:
+            saved_kinds = kinds
+            if len(values) != len(kinds):  # before 0.2 no steps were counted
+                saved_kinds = [kind for kind in kinds if kind != SKIPPED_STEPS]
+            if len(values) != len(saved_kinds):
+                saved_kinds = [SLOT] * len(values)
+        else:
+            saved_kinds = form["kinds"]
+        saved = defaultdict(list)
+        for kind, value in zip(saved_kinds, values):
+            saved[kind].append(value)
+        slots = [v for v, kind in zip(self.variables, kinds) if kind == SLOT]
+        self.check_fits(
+            [tuple(value.shape) for value in saved[SLOT]],
+            [tuple(slot.shape) for slot in slots],
+            _settings(form),
+        )
+        starts = {"average": iter(self._averaged_variables())}
+        found = []
+        for variable, kind in zip(self.variables, kinds):
+            start = next(starts[kind]) if kind in starts else variable
+            found.append(saved[kind].pop(0) if saved[kind] else start.numpy())
+        return found
+
+    def _kinds(self):
+        """What each variable is: a slot, or of which of the frameworks' kinds."""
+        kinds = {id(getattr(self, "_learning_rate", None)): "learning_rate"}
+        kinds[id(self._iterations)] = "iteration"
+        for name, kind in (
+            ("_accumulated_gradients", "accumulator"),
+            ("_model_variables_moving_average", "average"),
+        ):
+            of_kind = getattr(self, name, None) or ()
+            kinds |= {id(v): kind for v in of_kind if v is not None}
+        counters = [held.skipped_steps for held in self._held if held is not None]
+        kinds |= {id(counter): SKIPPED_STEPS for counter in counters}
+        return [kinds.get(id(v), SLOT) for v in self.variables]
+
+    def _averaged_variables(self):
+        """The model's variables of which Keras keeps an average."""
+        averages = getattr(self, "_model_variables_moving_average", None) or ()
+        pairs = zip(self._trainable_variables, averages)
+        return [variable for variable, average in pairs if average is not None]
 
     # What `tf.train.Checkpoint` saves of an object itself and restores before any
     # variable below it: here the form of the slots, so that a checkpoint of another
@@ -33,22 +145,32 @@ class SavedForm:
     def _serialize_to_tensors(self):
         import tensorflow as tf
 
-        return {"plans": tf.constant(json.dumps(self._plans()))}
+        held = {"form": self.form(), "plans": self._plans()}
+        return {"plans": tf.constant(json.dumps(held))}
 
     def _restore_from_tensors(self, restored_tensors):
         import tensorflow as tf
 
         if tf.executing_eagerly():
-            saved = json.loads(restored_tensors["plans"].numpy().decode())
-            saved = [[(n, tuple(s), d) for n, s, d in plan] for plan in saved]
+            held = json.loads(restored_tensors["plans"].numpy().decode())
+            # Before 0.2 a list of plans was all.
+            held = {"form": None, "plans": held} if isinstance(held, list) else held
+            plans = [[(n, tuple(s), d) for n, s, d in plan] for plan in held["plans"]]
             if self.built:
-                self.check_fits(saved, self._plans())
+                self.check_form(held["form"])
+                self.check_fits(plans, self._plans(), _settings(held["form"]))
             # Past the frameworks, which would put a list of their own in its place.
-            object.__setattr__(self, "_restored_plans", saved)
+            object.__setattr__(self, "_restored_plans", plans)
+            object.__setattr__(self, "_restored_form", held["form"])
         return tf.no_op()
 
     def _copy_trackable_to_cpu(self, object_map):
         """Nothing: the form, unlike the variables, does not change while saved."""
+
+
+def _settings(form):
+    """The settings in a form, or none where there is no form."""
+    return {} if form is None else form["settings"]
 
 
 def _read(saved):

@@ -101,6 +101,7 @@ class SM3(TensoredOptimizer):
     """
 
     momentum_argument = "momentum"
+    meaning_arguments = ("variant", "beta_2")
     momentum_is_corrected = False
 
     momentum = PreconditionedOptimizer.momentum_decay

@@ -109,6 +109,7 @@ class SubsetNorm(PreconditionedOptimizer):
     """
 
     form_arguments = ("axis",)
+    meaning_arguments = ("beta_2", "momentum_of")
 
     beta_1 = PreconditionedOptimizer.momentum_decay
     beta_2 = argument_of_preconditioner(
