@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TESTS := $(VENV)/.for-tests
 
-.PHONY: demo test test-tensorflow test-jax test-torch lint format notebooks clean
+.PHONY: demo test test-tensorflow test-jax test-torch fuzz lint format notebooks clean
 
 demo: $(FOR_DEMO)
 	$(BIN)/python -m tf_models.compare
@@ -37,6 +37,12 @@ test-jax: $(FOR_TESTS)
 test-torch: $(FOR_TESTS)
 	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 --dist worksteal \
 		$(COUNTED) --ignore=tests/tf_models
+
+# The random search of tests/fuzz.py at length, of which `make test` has some seeds.
+FUZZ ?= 10000
+fuzz: $(FOR_TESTS)
+	KERAS_BACKEND=tensorflow $(BIN)/python -m tests.fuzz $(FUZZ)
+	KERAS_BACKEND=jax $(BIN)/python -m tests.fuzz $(FUZZ)
 
 lint: $(FOR_TESTS)
 	$(BIN)/ruff check .

@@ -1,0 +1,132 @@
+"""A random search for what an optimizer must never do: `make fuzz`.
+
+A configuration is a class, its arguments, variables and gradients, all of a seed.
+Whatever they are: no NaN comes of them, and a step that is refused changes nothing.
+
+    KERAS_BACKEND=jax python -m tests.fuzz 10000
+"""
+
+import inspect
+import sys
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+import et_optimizer
+
+CLASSES = ("ExtremeTensoring", "SM3", "Adafactor", "SubsetNorm")
+CLASSES += ("Shampoo", "SketchyShampoo", "SketchyAdagrad")
+SHAPES = [(), (1,), (5,), (0, 3), (4, 3), (1, 7), (2, 3, 4), (2, 1, 3, 2)]
+SHAPES += [(2, 2, 1, 2, 3), (1, 2, 2, 1, 2, 2)]
+CHOICES = {
+    "level": [1, 2, 3, "inf"],
+    "beta_1": [0.0, 0.9],
+    "momentum": [0.0, 0.9],
+    "beta_2": [None, 0.0, 0.9, 0.999],
+    "epsilon": [0.0, 1e-8, 1.0],
+    "combination": ["rank_one", "geometric"],
+    "variant": ["I", "II"],
+    "clip_threshold": [None, 1.0],
+    "update_bound": [None, 3.0],
+    "momentum_rank": ["auto", None, 0, 1],
+    "momentum_dtype": ["float32", "bfloat16", "int8"],
+    "refresh_every": [1, 3],
+    "rank": [1, 3],
+    "update_every": [1, 2],
+    "graft": ["extreme_tensoring", "rmsprop", "sgd", None],
+    "multiply_by_parameter_scale": [True, False],
+}
+OF_KERAS = {
+    "weight_decay": [None, 0.1],
+    "clipnorm": [None, 1.0],
+    "use_ema": [False, True],
+    "gradient_accumulation_steps": [None, 2],
+}
+SCALES = [0.0, 1e-30, 1e-8, 1.0, 1e18, 1e30, np.nan, np.inf]
+DTYPES = ["float32", "bfloat16", "float16"]
+
+
+def check(seed):
+    """Trains a few steps of the configuration of a seed; raises where it fails."""
+    rng = np.random.default_rng(seed)
+
+    def one_of(choices):
+        return choices[rng.integers(len(choices))]
+
+    make = getattr(et_optimizer, one_of(CLASSES))
+    own = inspect.signature(make).parameters
+    choices = {name: of for name, of in CHOICES.items() if name in own} | OF_KERAS
+    arguments = {name: one_of(of) for name, of in choices.items() if rng.random() < 0.5}
+    dtype = one_of(DTYPES)
+    shapes = SHAPES
+    if arguments.keys() & {"use_ema", "gradient_accumulation_steps"}:
+        # Keras 3.15 fails to add to a matrix without rows on TensorFlow.
+        shapes = [shape for shape in SHAPES if 0 not in shape]
+    variables = [
+        keras.Variable(np.ones(one_of(shapes), "float32"), dtype=dtype)
+        for _ in range(rng.integers(1, 3))
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = make(learning_rate=1e-3, **arguments)
+    optimizer.build(variables)
+    for _ in range(4):
+        step = [gradient(rng, tuple(v.shape), dtype, one_of(SCALES)) for v in variables]
+        optimizer.apply(step, variables)
+        for variable in [*variables, *slots(optimizer)]:
+            value = ops.convert_to_numpy(ops.cast(variable, "float32"))
+            assert np.all(np.isfinite(value)), f"{make.__name__} {arguments} {dtype}"
+    before = [ops.convert_to_numpy(ops.cast(v, "float32")) for v in variables]
+    wrong = [ops.ones((*v.shape, 2), dtype) for v in variables]
+    try:
+        optimizer.apply(wrong, variables)
+    except ValueError:
+        for value, variable in zip(before, variables):
+            after = ops.convert_to_numpy(ops.cast(variable, "float32"))
+            np.testing.assert_array_equal(value, after)
+    else:
+        raise AssertionError(f"{make.__name__} took gradients of another shape")
+
+
+def slots(optimizer):
+    """All but Keras's gradient accumulators, where NaN stays until their step."""
+    kinds = optimizer.form()["kinds"]
+    return [v for v, kind in zip(optimizer.variables, kinds) if kind != "accumulator"]
+
+
+def gradient(rng, shape, dtype, scale):
+    """A gradient of one scale, or with one entry of it; by rows on TensorFlow."""
+    values = rng.standard_normal(shape)
+    if np.isfinite(scale) and rng.random() < 0.5:
+        values = values * scale
+    elif values.size:
+        values = np.array(values)
+        values.flat[rng.integers(values.size)] = scale
+    with np.errstate(over="ignore"):
+        values = ops.cast(values.astype("float32"), dtype)
+    if keras.backend.backend() != "tensorflow" or not shape or rng.random() < 0.5:
+        return values
+    import tensorflow as tf
+
+    rows = rng.integers(0, shape[0], rng.integers(0, 6)) if shape[0] else []
+    rows = tf.constant(rows, tf.int64)
+    return tf.IndexedSlices(tf.gather(values, rows), rows, shape)
+
+
+def main():
+    from rich.progress import track
+
+    failed = []
+    for seed in track(range(int(sys.argv[1])), keras.backend.backend()):
+        try:
+            check(seed)
+        except Exception as error:
+            failed.append(seed)
+            print(f"seed {seed}: {type(error).__name__}: {str(error)[:300]}")
+    sys.exit(f"{len(failed)} seeds failed" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
