@@ -1,5 +1,7 @@
 """How variables are named, for expressions on paths and for the names of slots."""
 
+import re
+
 
 def path(variable):
     """A variable's path; a plain `tf.Variable` has only a name, here without `:0`."""
@@ -10,3 +12,8 @@ def slot_prefix(variable):
     """What Keras puts before the name of a slot of the variable."""
     name = getattr(variable, "path", variable.name)
     return name.replace("/", "_").replace(":", "_") + "_"
+
+
+def in_words(name):
+    """A class's name in small letters: `ExtremeTensoring` as `extreme_tensoring`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -162,3 +162,16 @@ def test_state_without_form_and_counters_loads_by_its_shapes(make):
     loading.load_own_variables(store)
     for one, other in zip(slots_of(saved), slots_of(loading)):
         np.testing.assert_array_equal(*values([one, other]))
+
+
+NAMES = {"extreme_tensoring": ExtremeTensoring, "sm3": SM3, "subset_norm": SubsetNorm}
+
+
+@pytest.mark.parametrize(("name", "made"), NAMES.items())
+def test_optimizers_are_found_by_name(name, made):
+    for given in (name, made.__name__, f"et_optimizer>{made.__name__}"):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        model.compile(given, "mse")
+        assert type(model.optimizer) is made
+    assert keras.saving.get_registered_name(made) == f"et_optimizer>{made.__name__}"
+    assert type(keras.optimizers.get("adafactor")) is keras.optimizers.Adafactor
