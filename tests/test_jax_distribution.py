@@ -194,6 +194,8 @@ def test_only_marginals_go_between_devices(make, shape, spec, rows, columns):
         ("all-gather", rows if is_cut_by_rows else columns): 1,
         ("all-reduce", columns if is_cut_by_rows else rows): 1,
     }
+    if make.func is SM3:
+        expected["all-reduce", 1] = 1  # whether there is NaN, past which maxima look
     assert collectives(make, shape, spec) == expected
 
 
