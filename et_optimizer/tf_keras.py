@@ -157,7 +157,9 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
             initial_value = tf.zeros(shape, model_variable.dtype)
         return self._add(model_variable, variable_name, initial_value)
 
-    def apply_gradients(self, grads_and_vars, name=None, **kwargs):
+    def apply_gradients(
+        self, grads_and_vars, name=None, skip_gradients_aggregation=False, **kwargs
+    ):
         """One step; see the base.
 
         Raises:
@@ -167,7 +169,9 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         if grads_and_vars:
             given.check_gradients(*zip(*grads_and_vars))
             self.check_finite(*zip(*grads_and_vars))
-        return super().apply_gradients(grads_and_vars, name=name, **kwargs)
+        return super().apply_gradients(
+            grads_and_vars, name, skip_gradients_aggregation, **kwargs
+        )
 
     def update_step(self, gradient, variable):
         """Updates a variable and what is held for it.

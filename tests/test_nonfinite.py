@@ -78,6 +78,21 @@ def test_no_maximum_overlooks_nan(variant, place):
     np.testing.assert_array_equal(variable.numpy(), 1.0)
 
 
+@pytest.mark.parametrize("variant", ["I", "II"])
+def test_nor_does_one_compiled_by_tensorflow(variant):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("compiled above, or not at all")
+    import tensorflow as tf
+
+    variable, optimizer = matrix(shape=(512, 512)), SM3(0.1, variant)
+    optimizer.build([variable])
+    gradient = np.ones((512, 512), "float32")
+    gradient[300, 7] = np.nan
+    tf.function(optimizer.apply, jit_compile=True)([tf.constant(gradient)])
+    assert optimizer.skipped_steps == {"kernel": 1}
+    np.testing.assert_array_equal(variable.numpy(), 1.0)
+
+
 HUGE = {
     # As soon as β₂ is 0, what is held is multiplied by it.
     "held times 0": lambda: ExtremeTensoring(0.1, level=2, beta_1=0, beta_2=0.0),

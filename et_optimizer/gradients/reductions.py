@@ -89,9 +89,10 @@ def sum_of(numbers, matrix, factors=()):
 def past_no_nan(maxima, matrix):
     """Maxima made of a matrix, or infinity where there is NaN in it.
 
-    In a large matrix on a CPU, JAX's maximum looks past NaN. A sum does not.
+    XLA's maximum looks past NaN on a CPU, as TensorFlow's over segments does. A sum
+    does not.
     """
-    if keras.backend.backend() != "jax":
+    if keras.backend.backend() == "torch":
         return maxima
     has_nan = ops.isnan(sum_of(lambda numbers: numbers * 2.0**-64, matrix))
     return [ops.where(has_nan, math.inf, vector) for vector in maxima]

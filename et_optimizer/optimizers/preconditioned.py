@@ -227,7 +227,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         grads, variables = list(grads), self._trainable_variables
         if trainable_variables is not None:
             trainable_variables = variables = list(trainable_variables)
-        if grads and variables:
+        if grads and (variables or trainable_variables is not None):
             given.check_gradients(grads, variables)
             self.check_finite(grads, variables)
         return super().apply(grads, trainable_variables)

@@ -32,10 +32,12 @@ class SavedForm:
         """What the state is of: a dict that JSON can hold."""
         return {
             "version": __version__,
-            "rule": type(self).__name__,
+            "rule": self._rule(),
             "arguments": self.state_arguments(),
             "settings": self.settings(),
             "kinds": self._kinds(),
+            "views": [_view(held.index) for held in self._held if held is not None],
+            "accumulation": self._accumulation(),
         }
 
     def check_form(self, saved):
@@ -64,6 +66,32 @@ class SavedForm:
                 "Nothing was loaded into this optimizer."
             )
 
+    def check_views(self, saved):
+        """Raises unless a form sees all variables as this optimizer, or is `None`.
+
+        Raises:
+            ValueError: if the same shapes are those of other slices.
+        """
+        own = self.form()["views"]
+        for view, here in zip(own if saved is None else saved["views"], own):
+            if view != here:
+                raise ValueError(
+                    f"The saved optimizer state does not fit this {self._rule()}: it "
+                    f"is that of a variable seen as {view}, here {here}. Make the "
+                    "optimizer with the arguments that the state was saved with, or "
+                    "load the model without it and start with a fresh one. Nothing was "
+                    "loaded into this optimizer."
+                )
+
+    def _rule(self):
+        """The library's class, of which this may be an instance of a subclass."""
+        own = (c for c in type(self).__mro__ if c.__module__.startswith("et_optimizer"))
+        return next(own).__name__
+
+    def _accumulation(self):
+        """Every how many of Keras's iterations a step is taken."""
+        return getattr(self, "gradient_accumulation_steps", None) or 1
+
     def check_restored(self, plans):
         """Raises unless what a checkpoint had before building fits these plans."""
         self.check_form(self._restored_form)
@@ -72,7 +100,7 @@ class SavedForm:
     def save_own_variables(self, store):
         """Saves the state, and what it is of."""
         super().save_own_variables(store)
-        store[FORM] = np.frombuffer(json.dumps(self.form()).encode(), "uint8")
+        store[FORM] = np.frombuffer(_text(self.form()).encode(), "uint8")
 
     def load_own_variables(self, store):
         """Loads the state; refuses, before changing it, that of something else.
@@ -110,11 +138,22 @@ class SavedForm:
             [tuple(slot.shape) for slot in slots],
             _settings(form),
         )
+        self.check_views(form)
         starts = {"average": iter(self._averaged_variables())}
         found = []
         for variable, kind in zip(self.variables, kinds):
             start = next(starts[kind]) if kind in starts else variable
-            found.append(saved[kind].pop(0) if saved[kind] else start.numpy())
+            value = saved[kind].pop(0) if saved[kind] else start.numpy()
+            if kind == "iteration" and form is not None:
+                value = value * self._accumulation() // form["accumulation"]
+            if np.shape(value) != tuple(variable.shape):
+                raise ValueError(
+                    f"The saved optimizer state has the shape {np.shape(value)} where "
+                    f"this {self._rule()} has {tuple(variable.shape)} ({kind}). Make "
+                    "the optimizer with the arguments that the state was saved with. "
+                    "Nothing was loaded into this optimizer."
+                )
+            found.append(value)
         return found
 
     def _kinds(self):
@@ -146,7 +185,7 @@ class SavedForm:
         import tensorflow as tf
 
         held = {"form": self.form(), "plans": self._plans()}
-        return {"plans": tf.constant(json.dumps(held))}
+        return {"plans": tf.constant(_text(held))}
 
     def _restore_from_tensors(self, restored_tensors):
         import tensorflow as tf
@@ -159,6 +198,7 @@ class SavedForm:
             if self.built:
                 self.check_form(held["form"])
                 self.check_fits(plans, self._plans(), _settings(held["form"]))
+                self.check_views(held["form"])
             # Past the frameworks, which would put a list of their own in its place.
             object.__setattr__(self, "_restored_plans", plans)
             object.__setattr__(self, "_restored_form", held["form"])
@@ -166,6 +206,17 @@ class SavedForm:
 
     def _copy_trackable_to_cpu(self, object_map):
         """Nothing: the form, unlike the variables, does not change while saved."""
+
+
+def _view(index):
+    """A tensor index in words: which modes each axis of the shape has."""
+    modes = [tuple(axis.modes) for axis in index.axes]
+    return f"{index.shape} with the modes {modes} of its axes"
+
+
+def _text(held):
+    """As JSON, of NumPy's numbers too."""
+    return json.dumps(held, default=float)
 
 
 def _settings(form):

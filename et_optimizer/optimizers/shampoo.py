@@ -21,6 +21,7 @@ class ModeCovarianceOptimizer(TensoredOptimizer):
     """
 
     form_arguments = ("level", "tensor_index", "merge_axes", "block_size", "graft")
+    meaning_arguments = ("beta_2", "update_every")
 
     beta_1 = PreconditionedOptimizer.momentum_decay
     beta_2 = argument_of_preconditioner(
