@@ -113,8 +113,9 @@ class ExtremeTensoring(TensoredOptimizer):
             in it, or squares that overflow, also together with what is held. `"skip"`:
             the variable is neither moved nor decayed, all that is held for it stays as
             it is, and `skipped_steps` counts it. `"raise"`: an error, before anything
-            changes; a compiled step cannot raise, and skips, and the error comes at the
-            end of `fit`. Keras's averages go on by themselves, and `global_clipnorm`
+            changes, where a gradient as it is given, before Keras clips or unscales it,
+            is not finite or has squares that overflow. A compiled step cannot raise; it
+            skips, and the error comes at the end of `fit`. Keras's averages go on by themselves, and `global_clipnorm`
             spreads a NaN to all variables before the optimizer sees them. Defaults to
             `"skip"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
