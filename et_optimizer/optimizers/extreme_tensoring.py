@@ -115,9 +115,9 @@ class ExtremeTensoring(TensoredOptimizer):
             it is, and `skipped_steps` counts it. `"raise"`: an error, before anything
             changes, where a gradient as it is given, before Keras clips or unscales it,
             is not finite or has squares that overflow. A compiled step cannot raise; it
-            skips, and the error comes at the end of `fit`. Keras's averages go on by themselves, and `global_clipnorm`
-            spreads a NaN to all variables before the optimizer sees them. Defaults to
-            `"skip"`.
+            skips, and the error comes at the end of `fit`. Keras's averages go on by
+            themselves, and `global_clipnorm` spreads a NaN to all variables before the
+            optimizer sees them. Defaults to `"skip"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
