@@ -500,7 +500,11 @@ def test_a_checkpoint_holds_what_extreme_tensoring_holds_and_no_more(small, mode
     slots = [value for value in held if value.dtype == np.float32]
     indices = [TensorIndex.from_shape(shape, 1) for shape in shapes]
     assert sum(value.size for value in slots) == sum(index.slots for index in indices)
-    momentum = [value for value in held if value.dtype != np.float32]
+    # And a counter of skipped steps a variable.
+    counters = [value for value in held if value.dtype == np.int32]
+    assert [value.shape for value in counters] == [()] * len(shapes)
+    of_these = (np.float32, np.int32)
+    momentum = [value for value in held if value.dtype not in of_these]
     assert {value.dtype.name for value in momentum} == {"bfloat16"}
     assert sum(value.size for value in momentum) == sum(map(momentum_of, shapes))
 
