@@ -25,8 +25,8 @@ test-tensorflow: $(FOR_TESTS)
 		-m "not one_backend" $(COUNTED) --cov-append $(AT_LEAST)
 
 # JAX's tests are nearly all compiling: where machine code is not optimized, they take a
-# fifth less. What the rivals compute is compared with the papers under TensorFlow and
-# PyTorch, and under JAX with those (tests/test_backends_agree.py).
+# fifth less. What the rivals compute is compared with the papers under PyTorch, and most
+# of it under TensorFlow; under JAX with those (tests/test_backends_agree.py).
 NOT_ON_JAX := adafactor sm3 shampoo callbacks
 test-jax: $(FOR_TESTS)
 	XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true' \

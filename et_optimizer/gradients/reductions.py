@@ -50,8 +50,6 @@ def _maximum(tensor, axis, least):
 
 
 def _largest_by_segment(vector, segments, count):
-    # TensorFlow looks past NaN in a segment.
-    vector = ops.where(ops.isnan(vector), math.inf, vector)
     return ops.maximum(ops.segment_max(vector, segments, count), 0.0)
 
 

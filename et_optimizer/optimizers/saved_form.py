@@ -36,7 +36,7 @@ class SavedForm:
             "arguments": self.state_arguments(),
             "settings": self.settings(),
             "kinds": self._kinds(),
-            "views": [_view(held.index) for held in self._held if held is not None],
+            "views": self._views(),
             "accumulation": self._accumulation(),
         }
 
@@ -72,7 +72,7 @@ class SavedForm:
         Raises:
             ValueError: if the same shapes are those of other slices.
         """
-        own = self.form()["views"]
+        own = self._views()
         for view, here in zip(own if saved is None else saved["views"], own):
             if view != here:
                 raise ValueError(
@@ -82,6 +82,10 @@ class SavedForm:
                     "load the model without it and start with a fresh one. Nothing was "
                     "loaded into this optimizer."
                 )
+
+    def _views(self):
+        """How each variable is seen: text, in the order of the variables."""
+        return [_view(held.index) for held in self._held if held is not None]
 
     def _rule(self):
         """The library's class, of which this may be an instance of a subclass."""
