@@ -10,9 +10,9 @@ Adam are the best of a short search, three or four rates a factor of 1.5 to 3 ap
 with one seed; those of the matrix preconditioners of three, 1.5e-3, 3e-3 and 6e-3
 (RESULTS.md of the benchmarks says which runs were made). Those of ET, ET1 and ET2 are
 the best of three, 1.5 apart, of which ET2's is the smallest; that one ran for 700,
-the other two for 600 steps. The others are a beginning, from neighbours of theirs. Rounding
-alone can move a perplexity by 2%, so none of this ranks optimizers whose perplexities
-are close. Studies search anew, around these rates or their own.
+the other two for 600 steps. The others are a beginning, from neighbours of theirs.
+Rounding alone can move a perplexity by 2%, so none of this ranks optimizers whose
+perplexities are close. Studies search anew, around these rates or their own.
 """
 
 import dataclasses
