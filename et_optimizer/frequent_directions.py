@@ -127,6 +127,12 @@ def update(sketch, columns, decay=1.0):
     return Sketch(_orthonormal(vectors), found * trace[..., None], escaped)
 
 
+def trace(sketch):
+    """The sum of all traces of a batch of covariances, at the most: a scalar."""
+    size = sketch.vectors.shape[-2]
+    return ops.sum(sketch.values) + size * ops.sum(sketch.escaped)
+
+
 def _leading(factor, rank, is_exact):
     """The leading eigenvalues and eigenvectors of F Fᵀ, in descending order.
 

@@ -19,7 +19,7 @@ import et_optimizer
 CLASSES = ("ExtremeTensoring", "SM3", "Adafactor", "SubsetNorm")
 CLASSES += ("Shampoo", "SketchyShampoo", "SketchyAdagrad")
 SHAPES = [(), (1,), (5,), (0, 3), (4, 3), (1, 7), (2, 3, 4), (2, 1, 3, 2)]
-SHAPES += [(2, 2, 1, 2, 3), (1, 2, 2, 1, 2, 2)]
+SHAPES += [(2, 2, 1, 2, 3), (1, 2, 2, 1, 2, 2), (12, 16), (9, 4, 8)]
 CHOICES = {
     "level": [1, 2, 3, "inf"],
     "beta_1": [0.0, 0.9],
@@ -30,6 +30,7 @@ CHOICES = {
     "variant": ["I", "II"],
     "clip_threshold": [None, 1.0],
     "update_bound": [None, 3.0],
+    "spike_threshold": [None, 3.0],
     "momentum_rank": ["auto", None, 0, 1],
     "momentum_dtype": ["float32", "bfloat16", "int8"],
     "refresh_every": [1, 3],
@@ -44,7 +45,7 @@ OF_KERAS = {
     "use_ema": [False, True],
     "gradient_accumulation_steps": [None, 2],
 }
-SCALES = [0.0, 1e-30, 1e-8, 1.0, 1e18, 1e30, np.nan, np.inf]
+SCALES = [0.0, 1e-30, 1e-8, 1.0, 1e12, 1e18, 1e30, np.nan, np.inf]
 DTYPES = ["float32", "bfloat16", "float16"]
 
 
@@ -72,7 +73,7 @@ def check(seed):
         warnings.simplefilter("ignore")
         optimizer = make(learning_rate=1e-3, **arguments)
     optimizer.build(variables)
-    for _ in range(4):
+    for _ in range(6):
         step = [gradient(rng, tuple(v.shape), dtype, one_of(SCALES)) for v in variables]
         optimizer.apply(step, variables)
         for variable in [*variables, *slots(optimizer)]:

@@ -131,11 +131,11 @@ ALL_CLASSES = (
     "SketchyAdagrad averaging",
 )
 # For what Keras does around the step of an optimizer, whichever it is: one of each
-# class, with momentum of each kind. On JAX, whose tests compile for most of their time,
-# one of each kind of slots.
+# class, with momentum of each kind. On TensorFlow and JAX, whose tests compile for most
+# of their time, one of each kind of slots.
 ONE_OF_EACH = {
     name: OPTIMIZERS[name]
-    for name in (SLOTS_OF_EACH_KIND if backend() == "jax" else ALL_CLASSES)
+    for name in (ALL_CLASSES if backend() == "torch" else SLOTS_OF_EACH_KIND)
 }
 
 

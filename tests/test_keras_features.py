@@ -128,7 +128,7 @@ def test_every_optimizer_of_the_library_is_covered():
     assert covered == exported
 
 
-@every_optimizer
+@one_of_each
 def test_schedules_set_the_rate_of_each_step(make):
     make = in_float32(make)
     rates = [0.1, 0.1, 0.01, 0.01]
@@ -307,7 +307,7 @@ def test_frozen_variables_have_no_slots_and_do_not_move(make):
     assert not [v for v in model.optimizer.variables if "hidden" in v.name]
 
 
-@every_optimizer
+@one_of_each
 def test_a_missing_gradient_leaves_its_variable_and_slots_alone(make):
     used, unused = variable_of(START), keras.Variable(START, name="unused")
     optimizer = make(learning_rate=0.1)
@@ -355,6 +355,7 @@ def test_empty_variables_and_scalars_train(make):
     assert float(scalar) < 1.0
 
 
+@pytest.mark.one_backend
 @every_optimizer
 def test_the_config_makes_an_equal_optimizer(make):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5)

@@ -36,20 +36,20 @@ def values(variables):
 
 
 @every_optimizer
-@pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e25])
-def test_a_bad_gradient_changes_nothing_and_is_counted(make, bad):
+def test_a_bad_gradient_changes_nothing_and_is_counted(make):
     variable, optimizer = matrix(), make(learning_rate=0.01, weight_decay=0.1)
     apply(optimizer, [GRADIENTS[0]], [variable])
     held = slots_of(optimizer)
     before = values([variable, *held])
-    apply(optimizer, [with_one(bad, GRADIENTS[1])], [variable])
-    for one, other in zip(before, values([variable, *held])):
-        np.testing.assert_array_equal(one, other)
-    assert optimizer.skipped_steps == {"kernel": 1}
-    assert int(optimizer.iterations) == 2
+    for count, bad in enumerate([np.nan, -np.inf, 1e25], start=1):
+        apply(optimizer, [with_one(bad, GRADIENTS[1])], [variable])
+        for one, other in zip(before, values([variable, *held])):
+            np.testing.assert_array_equal(one, other)
+        assert optimizer.skipped_steps == {"kernel": count}
+        assert int(optimizer.iterations) == 1 + count
     for gradient in GRADIENTS[2:]:
         apply(optimizer, [gradient], [variable])
-    assert optimizer.skipped_steps == {"kernel": 1}
+    assert optimizer.skipped_steps == {"kernel": count}
     assert np.all(np.isfinite(variable.numpy()))
     assert np.all(variable.numpy() != before[0])
 

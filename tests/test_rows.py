@@ -6,12 +6,13 @@ import pytest
 from keras import ops
 
 from et_optimizer import SM3, ExtremeTensoring
-from tests.optimizers import OPTIMIZERS, in_float32
+from tests.optimizers import ONE_OF_EACH, OPTIMIZERS, in_float32
 
 SHAPE = (9, 4, 2)
 VALUES = np.random.default_rng(0).standard_normal((5, 4, 2)).astype("float32")
 ROWS = (7, 1, 7, 0, 1)
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 
 
 def dense(values=VALUES, rows=ROWS):
@@ -46,12 +47,12 @@ def indexed_slices(indices, values=VALUES, dense_shape=SHAPE):
     return tf.IndexedSlices(values, indices, dense_shape)
 
 
-@every_optimizer
+@one_of_each
 def test_indices_that_are_a_tuple(make):
     assert_like_dense(make, indexed_slices(ROWS), dense())
 
 
-@every_optimizer
+@one_of_each
 def test_rows_that_do_not_say_of_which_shape(make):
     assert_like_dense(make, indexed_slices(np.array(ROWS), dense_shape=None), dense())
 

@@ -84,7 +84,7 @@ def demo(size):
         title="A small Transformer on the standard library's bytes",
         entries=_entries(entry_of, DEMO),
         entry_of=entry_of,
-        steps=600,
+        steps=500,
     )
 
 

@@ -49,6 +49,8 @@ class DenseGradient:
     _unmerged = None
     # Whether the matrix is cut between two dimensions of the variable.
     _between_dimensions = False
+    # What `slice_sums` found.
+    _sums = None
 
     def __init__(self, gradient, index, as_matrix=False):
         self.index = index
@@ -72,7 +74,13 @@ class DenseGradient:
         Returns:
             A list of float32 tensors in the shapes of `index.slot_shapes`.
         """
-        return self._over_slices(SUM, _squares)
+        if self._sums is None:
+            self._sums = self._over_slices(SUM, _squares)
+        return self._sums
+
+    def mean_square(self):
+        """The mean of g² over all entries of the variable, a float32 scalar."""
+        return ops.sum(self.slice_sums()[0] / self.index.size)
 
     def slice_maxima(self):
         """The largest g² in every slice of every mode; not finite where one is not.
@@ -200,7 +208,15 @@ class DenseGradient:
     def with_values(self, values):
         """Another gradient, of the variable's shape, seen in the same way."""
         other = copy.copy(self)
-        other.matrix = ops.reshape(values, self.matrix.shape)
+        other.matrix, other._sums = ops.reshape(values, self.matrix.shape), None
+        return other
+
+    def times(self, scalar):
+        """The gradient times a scalar, seen in the same way."""
+        other = copy.copy(self)
+        other.matrix = self.matrix * scalar
+        if self._sums is not None:  # which need not be found again
+            other._sums = [total * scalar * scalar for total in self._sums]
         return other
 
     def from_tensor(self, tensor):

@@ -46,5 +46,6 @@ class FullMomentum(Momentum):
         return tuple(range(self.rows, len(self.shape)))
 
     def _average(self, addition, held):
-        average = self.decay * stored.decode(held) + ops.cast(addition, "float32")
+        addition = self.taken_in(ops.cast(addition, "float32"))
+        average = self.decay * stored.decode(held) + addition
         return average, stored.encode(average, self.dtype, self._along_row)

@@ -5,6 +5,9 @@ import math
 
 from keras import ops
 
+# Above any update that is meant, and far enough from the end of float32 to be averaged.
+LARGEST = 1e30
+
 
 @dataclasses.dataclass(frozen=True)
 class Momentum:
@@ -17,6 +20,16 @@ class Momentum:
 
     decay: float = 0.0
     is_corrected: bool = True
+
+    @staticmethod
+    def taken_in(update):
+        """What an average takes in of an update, whose entries may be infinite.
+
+        Where second moments are estimated by an outer product, one huge gradient makes
+        the estimates of others so small that their updates leave float32.
+        """
+        update = ops.where(ops.isnan(update), 0.0, update)
+        return ops.clip(update, -LARGEST, LARGEST)
 
     def plan(self):
         """What is kept for a variable.

@@ -104,7 +104,7 @@ class SubspaceMomentum(Momentum):
     def _correction(self, update, held, step):
         """What turns an update into the direction: a product of two thin matrices."""
         basis, average = self._decoded(self._refreshed(update, held, step))
-        inside = self._inside(update, basis)
+        inside = self.taken_in(self._inside(update, basis))
         average = self.decay * average + (1.0 - self.decay) * inside
         held = self._encoded(basis, average)
         change = average / self.weight(step) - inside

@@ -152,6 +152,7 @@ class Adafactor(PreconditionedOptimizer):
         refresh_every=50,
         update_bound=None,
         nonfinite="skip",
+        spike_threshold=None,
         **kwargs,
     ):
         checks.boolean("relative_step", relative_step)
@@ -172,6 +173,7 @@ class Adafactor(PreconditionedOptimizer):
             momentum_dtype=momentum_dtype,
             update_bound=update_bound,
             nonfinite=nonfinite,
+            spike_threshold=spike_threshold,
             weight_decay=weight_decay,
             clipnorm=clipnorm,
             clipvalue=clipvalue,

@@ -118,6 +118,13 @@ class ExtremeTensoring(TensoredOptimizer):
             skips, and the error comes at the end of `fit`. Keras's averages go on by
             themselves, and `global_clipnorm` spreads a NaN to all variables before the
             optimizer sees them. Defaults to `"skip"`.
+        spike_threshold: How many times as long as usual a variable's gradient may be:
+            a longer one is scaled down to that before it enters the statistics and the
+            momentum. Usual is the root mean square of the gradients before it, as the
+            slots have it; where that is 0 nothing is scaled. Without it a single
+            gradient of 1e18 stops a variable for tens of thousands of steps, until
+            `beta_2` has forgotten it. 10 leaves ordinary training alone. `None` turns it
+            off. Defaults to `None`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
@@ -192,6 +199,7 @@ class ExtremeTensoring(TensoredOptimizer):
         momentum_rank="auto",
         refresh_every=50,
         nonfinite="skip",
+        spike_threshold=None,
         **kwargs,
     ):
         preconditioner = preconditioners.ExtremeTensoring(
@@ -218,5 +226,6 @@ class ExtremeTensoring(TensoredOptimizer):
             clip_threshold=clip_threshold,
             update_bound=update_bound,
             nonfinite=nonfinite,
+            spike_threshold=spike_threshold,
             **kwargs,
         )

@@ -96,7 +96,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         momentum: Decay in [0, 1) of a moving average of the updates.
         momentum_of: `"update"`, or `"gradient"` for an average before the scaling.
         momentum_rank, refresh_every, momentum_dtype, clip_threshold, update_bound,
-            nonfinite: As in `et_optimizer.ExtremeTensoring`.
+            nonfinite, spike_threshold: As in `et_optimizer.ExtremeTensoring`.
         **kwargs: The arguments of `keras.optimizers.Optimizer`.
     """
 
@@ -134,6 +134,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         clip_threshold,
         update_bound,
         nonfinite,
+        spike_threshold,
         momentum_of="update",
         **kwargs,
     ):
@@ -145,6 +146,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         checks.positive("clip_threshold", clip_threshold, or_none=True)
         checks.positive("update_bound", update_bound, or_none=True, example=3.0)
         check_nonfinite(nonfinite)
+        checks.positive("spike_threshold", spike_threshold, or_none=True, example=10.0)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.refresh_every = refresh_every
         self.momentum_dtype = momentum_dtype
@@ -152,6 +154,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         self.clip_threshold = clip_threshold
         self.update_bound = update_bound
         self.nonfinite = nonfinite
+        self.spike_threshold = spike_threshold
         self._momentum_rank = by_path_to_keep(momentum_rank)
         self._momentum_decay = momentum
         self._preconditioner = preconditioner
@@ -268,6 +271,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             is_taken = are_finite_squares(gradient, before)
             gradient = ops.where(is_taken, gradient, ops.zeros_like(gradient))
         seen = gradients.see(gradient, held.index, as_matrix=is_matrix)
+        seen = self._without_spike(seen, before, step)
         update, slots = self._preconditioner(seen, before, step)
         if not self._preconditioner.is_of_finite_gradients:
             is_taken = are_finite(slots)
@@ -275,6 +279,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         if weight_decay is not None:
             self._decay(variable, weight_decay, rate, is_taken)
         rate = self._preconditioner.rate(rate, variable, step)
+        is_taken = ops.logical_and(is_taken, ops.isfinite(rate))
         direction, new_averages = self._averaged(
             self._clipped(update), held.momentum, averages, rate, step
         )
@@ -309,6 +314,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
                 "clip_threshold": self.clip_threshold,
                 "update_bound": self.update_bound,
                 "nonfinite": self.nonfinite,
+                "spike_threshold": self.spike_threshold,
             }
         )
         return config
@@ -390,6 +396,18 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             name=naming.slot_prefix(variable) + name,
             layout=_layout(name, shape, variable),
         )
+
+    def _without_spike(self, gradient, slots, step):
+        """The gradient, scaled down where it is far larger than those before it."""
+        if self.spike_threshold is None:
+            return gradient
+        usual = self._preconditioner.mean_square(slots, gradient.index, step - 1.0)
+        # One that is not finite is no spike, but a step not to be taken.
+        present = gradient.mean_square()
+        is_spike = ops.logical_and(usual > 0.0, ops.isfinite(present))
+        # Roots first: the quotient of the squares may leave float32.
+        largest = self.spike_threshold * ops.sqrt(usual) / ops.sqrt(present)
+        return gradient.times(ops.where(is_spike, ops.minimum(largest, 1.0), 1.0))
 
     def _clipped(self, update):
         if self.clip_threshold is None:

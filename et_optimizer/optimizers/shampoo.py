@@ -143,6 +143,8 @@ class SketchyShampoo(ModeCovarianceOptimizer):
             `None`.
         nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
             `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
+        spike_threshold: How many times as long as usual a gradient may be, as in
+            `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name.
@@ -203,6 +205,7 @@ class SketchyShampoo(ModeCovarianceOptimizer):
         refresh_every=50,
         update_bound=None,
         nonfinite="skip",
+        spike_threshold=None,
         **kwargs,
     ):
         super().__init__(
@@ -227,6 +230,7 @@ class SketchyShampoo(ModeCovarianceOptimizer):
             momentum_dtype=momentum_dtype,
             update_bound=update_bound,
             nonfinite=nonfinite,
+            spike_threshold=spike_threshold,
             **kwargs,
         )
 
@@ -259,7 +263,7 @@ class Shampoo(ModeCovarianceOptimizer):
         learning_rate, beta_2, level, tensor_index, block_size, update_every,
             start_preconditioning_step, graft, epsilon, relative_epsilon, merge_axes,
             beta_1, clip_threshold, momentum_dtype, momentum_rank, refresh_every,
-            update_bound, nonfinite, **kwargs: As in
+            update_bound, nonfinite, spike_threshold, **kwargs: As in
             `et_optimizer.SketchyShampoo`, with the same defaults.
 
     Raises:
@@ -299,6 +303,7 @@ class Shampoo(ModeCovarianceOptimizer):
         refresh_every=50,
         update_bound=None,
         nonfinite="skip",
+        spike_threshold=None,
         **kwargs,
     ):
         super().__init__(
@@ -322,6 +327,7 @@ class Shampoo(ModeCovarianceOptimizer):
             momentum_dtype=momentum_dtype,
             update_bound=update_bound,
             nonfinite=nonfinite,
+            spike_threshold=spike_threshold,
             **kwargs,
         )
 
@@ -368,6 +374,8 @@ class SketchyAdagrad(PreconditionedOptimizer):
             `None`.
         nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
             `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
+        spike_threshold: How many times as long as usual a gradient may be, as in
+            `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name.
@@ -412,6 +420,7 @@ class SketchyAdagrad(PreconditionedOptimizer):
         refresh_every=50,
         update_bound=None,
         nonfinite="skip",
+        spike_threshold=None,
         **kwargs,
     ):
         super().__init__(
@@ -424,6 +433,7 @@ class SketchyAdagrad(PreconditionedOptimizer):
             momentum_dtype=momentum_dtype,
             update_bound=update_bound,
             nonfinite=nonfinite,
+            spike_threshold=spike_threshold,
             **kwargs,
         )
 

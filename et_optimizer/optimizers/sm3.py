@@ -65,6 +65,8 @@ class SM3(TensoredOptimizer):
             `None`.
         nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
             `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
+        spike_threshold: How many times as long as usual a gradient may be, as in
+            `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
@@ -126,6 +128,7 @@ class SM3(TensoredOptimizer):
         refresh_every=50,
         update_bound=None,
         nonfinite="skip",
+        spike_threshold=None,
         **kwargs,
     ):
         super().__init__(
@@ -140,5 +143,6 @@ class SM3(TensoredOptimizer):
             momentum_dtype=momentum_dtype,
             update_bound=update_bound,
             nonfinite=nonfinite,
+            spike_threshold=spike_threshold,
             **kwargs,
         )

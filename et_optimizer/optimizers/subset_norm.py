@@ -78,6 +78,8 @@ class SubsetNorm(PreconditionedOptimizer):
             `"update"`.
         nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
             `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
+        spike_threshold: How many times as long as usual a gradient may be, as in
+            `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
@@ -133,6 +135,7 @@ class SubsetNorm(PreconditionedOptimizer):
         update_bound=3.0,
         momentum_of="update",
         nonfinite="skip",
+        spike_threshold=None,
         **kwargs,
     ):
         check_axis(axis)
@@ -149,6 +152,7 @@ class SubsetNorm(PreconditionedOptimizer):
             update_bound=update_bound,
             momentum_of=momentum_of,
             nonfinite=nonfinite,
+            spike_threshold=spike_threshold,
             **kwargs,
         )
         self._axis = by_path_to_keep(axis)

@@ -63,6 +63,12 @@ class Adafactor(Preconditioner):
         roots = rank_one.inverse_roots(slots, averages)
         return gradient.scaled_by(gradient.at_slices(roots)), slots
 
+    def mean_square(self, slots, index, steps):
+        """Of the means over rows; see `Preconditioner`."""
+        mean = ops.mean(slots[0])
+        # Of gradients of 0 there is ε₁.
+        return ops.where(mean > 2.0 * self.epsilon_1, mean, 0.0)
+
     def rate(self, learning_rate, variable, step):
         """ρₜ · max(ε₂, RMS(x)); see `Preconditioner`."""
         rate = learning_rate

@@ -9,7 +9,11 @@ from keras import ops
 
 from et_optimizer import checks
 from et_optimizer.preconditioners import rank_one
-from et_optimizer.preconditioners.preconditioner import Preconditioner, total_weight
+from et_optimizer.preconditioners.preconditioner import (
+    Preconditioner,
+    total_weight,
+    weight_of_all,
+)
 
 COMBINATIONS = ("rank_one", "geometric")
 
@@ -71,6 +75,11 @@ class ExtremeTensoring(Preconditioner):
         if self.epsilon == 0.0:
             return self._scale(gradient, totals, most, shares, weight), slots
         return self._scale_with_epsilon(gradient, totals, most, shares, weight), slots
+
+    def mean_square(self, slots, index, steps):
+        """Of the sums over the slices of one mode; see `Preconditioner`."""
+        average = ops.sum(slots[0] / index.size)
+        return average / weight_of_all(self.beta_2, steps)
 
     def _rank_one(self, gradient, slots, weight):
         index = gradient.index

@@ -39,6 +39,19 @@ class Preconditioner:
         """
         raise NotImplementedError
 
+    def mean_square(self, slots, index, steps):
+        """The mean of g² over steps and entries, as the slots have it, or a bit more.
+
+        Args:
+            slots: List of float32 tensors, in the order of `slot_shapes`.
+            index: The variable's `TensorIndex`.
+            steps: Scalar float32 tensor, how many gradients are in the slots.
+
+        Returns:
+            A scalar float32 tensor, 0 where there is none.
+        """
+        raise NotImplementedError
+
     def rate(self, learning_rate, variable, step):
         """What a variable's update is multiplied by.
 
@@ -51,6 +64,20 @@ class Preconditioner:
             A scalar float32 tensor.
         """
         return learning_rate
+
+
+def weight_of_all(beta_2, steps):
+    """What divides a sum over steps, decayed or not, to make it their average.
+
+    Args:
+        beta_2: The decay in [0, 1), or `None` where there is none.
+        steps: Scalar float32 tensor, how many terms the sum has.
+
+    Returns:
+        A scalar float32 tensor, as if there were a step where there is none.
+    """
+    steps = ops.maximum(steps, 1.0)
+    return steps if beta_2 is None else total_weight(beta_2, steps)
 
 
 def total_weight(beta_2, steps):

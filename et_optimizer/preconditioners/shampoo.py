@@ -14,7 +14,11 @@ from et_optimizer import checks, frequent_directions, tracing
 from et_optimizer.frequent_directions import Sketch
 from et_optimizer.gradients import DenseGradient, WrittenUpdate
 from et_optimizer.preconditioners.extreme_tensoring import ExtremeTensoring
-from et_optimizer.preconditioners.preconditioner import Preconditioner, total_weight
+from et_optimizer.preconditioners.preconditioner import (
+    Preconditioner,
+    total_weight,
+    weight_of_all,
+)
 from et_optimizer.tensor_index import TensorIndex
 
 GRAFTS = ("extreme_tensoring", "rmsprop", "sgd")
@@ -115,6 +119,15 @@ class Shampoo(Preconditioner):
             direction = _fold(blocks, mode, direction.shape)
         update = gradient.from_tensor(direction)
         return self._with_norm_of(grafted, update, step), held + grafted_slots
+
+    def mean_square(self, slots, index, steps):
+        """Of a covariance's trace, at the most; see `Preconditioner`."""
+        if not self._modes(index):
+            own = self._grafting_index(index)
+            return self._diagonal.mean_square(slots, own, steps)
+        taken = ops.ceil(steps / self.update_every)
+        average = frequent_directions.trace(Sketch(*slots[:3])) / index.size
+        return average / weight_of_all(self.beta_2, taken)
 
     def _modes(self, index):
         """The modes that have covariances."""
@@ -250,6 +263,11 @@ class SketchyAdagrad(Preconditioner):
             sketch, column, 0.5, self.epsilon, weight=weight
         )
         return WrittenUpdate(ops.reshape(update, gradient.index.shape)), list(sketch)
+
+    def mean_square(self, slots, index, steps):
+        """Of the covariance's trace, at the most; see `Preconditioner`."""
+        average = frequent_directions.trace(Sketch(*slots)) / index.size
+        return average / weight_of_all(self.beta_2, steps)
 
 
 def _long_modes(index):

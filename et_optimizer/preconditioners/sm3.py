@@ -5,7 +5,7 @@ import dataclasses
 from keras import ops
 
 from et_optimizer import checks
-from et_optimizer.preconditioners.preconditioner import Preconditioner
+from et_optimizer.preconditioners.preconditioner import Preconditioner, weight_of_all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,10 @@ class SM3(Preconditioner):
             minima = gradient.minima(gradient.at_slices(decayed))
             slots = gradient.slice_maxima_above(decayed, minima)
         return gradient.elementwise(self._scaled, minima), slots
+
+    def mean_square(self, slots, index, steps):
+        """Of the largest g² in the slices of one mode; see `Preconditioner`."""
+        return ops.mean(slots[0]) / weight_of_all(self.beta_2, steps)
 
     def _scaled(self, matrix, row_minima, column_minima):
         """g / √(ν + ε), entry by entry."""
