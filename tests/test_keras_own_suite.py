@@ -18,8 +18,8 @@ from keras.src.optimizers import (
 
 from tests.optimizers import ALL_CLASSES, OPTIMIZERS
 
-# Every class once under PyTorch, which compiles nothing; where the other backends differ
-# from it, all classes take the same way to Keras.
+# Every class under PyTorch, which compiles nothing; in what the other backends have of
+# their own, all classes take the same way to Keras.
 CLASSES = ALL_CLASSES if backend.backend() == "torch" else ["ExtremeTensoring"]
 MAKERS = {name: OPTIMIZERS[name] for name in CLASSES}
 OF_KERAS = ("SGD", "Adam", "AdamW", "RMSprop")

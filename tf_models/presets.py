@@ -43,7 +43,7 @@ LANGUAGE_RATES = {
 }
 # A larger model takes smaller steps.
 LARGE_LANGUAGE_RATE = 2e-3
-LARGE_LANGUAGE = ("adam_95", "adam_99", "et", "et_16")
+LARGE_LANGUAGE = ("et", "adam_99")
 IMAGE_RATES = {
     "sgd_momentum": 0.03,
     "et3": 1e-2,
@@ -109,14 +109,13 @@ def language_large(size):
             factor = LARGE_LANGUAGE_RATE / LANGUAGE_RATE
             rate = LANGUAGE_RATES[contender.name] * factor
             contender = dataclasses.replace(contender, learning_rate=rate)
-        return _entry(contender, task, around=(0.5, 1.0))
+        return _entry(contender, task)
 
     return Study(
         title="Adam and extreme tensoring on a model of 4 million weights",
         entries=_entries(entry_of, LARGE_LANGUAGE),
         entry_of=entry_of,
-        steps=1000,
-        evaluations=4,
+        **LAPTOP_STEPS,
     )
 
 

@@ -123,8 +123,8 @@ class ExtremeTensoring(TensoredOptimizer):
             momentum. Usual is the root mean square of the gradients before it, as the
             slots have it; where that is 0 nothing is scaled. Without it a single
             gradient of 1e18 stops a variable for tens of thousands of steps, until
-            `beta_2` has forgotten it. 10 leaves ordinary training alone. `None` turns it
-            off. Defaults to `None`.
+            `beta_2` has forgotten it. At 10 ordinary training does not notice it.
+            `None` turns it off. Defaults to `None`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
