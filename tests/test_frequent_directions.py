@@ -98,7 +98,6 @@ def test_the_escaped_mass_is_bounded_by_the_tail_of_the_spectrum(
     assert sketch.escaped >= 0
 
 
-@settings(max_examples=40)
 @streams
 def test_it_equals_the_transcription_of_algorithm_1(
     kind, size, rank, columns, decay, seed
@@ -139,10 +138,13 @@ def test_a_stream_of_lower_rank_is_kept_exactly(size, rank, columns, seed):
     )
 
 
-# JAX takes ten thousand in the time that the others take so many.
-UPDATES = {"jax": 10_000, "tensorflow": 2_000, "torch": 1_000}
+# JAX takes ten thousand in the time that PyTorch takes so many.
+UPDATES = {"jax": 10_000, "torch": 1_000}
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="compiled by XLA as on JAX"
+)
 @pytest.mark.parametrize(
     ("size", "rank", "columns"), [(12, 4, 2), (12, 4, 20), (9, 9, 3)]
 )

@@ -115,6 +115,7 @@ def test_a_fresh_process_goes_on_with_a_model_of_every_class(tmp_path):
                 )
 
 
+@pytest.mark.one_backend
 def test_without_the_import_keras_names_the_class_and_the_package(tmp_path):
     trained(et_optimizer.ExtremeTensoring()).save(tmp_path / "model.keras")
     load = "import sys, keras; keras.models.load_model(sys.argv[1])"
@@ -128,6 +129,7 @@ def test_without_the_import_keras_names_the_class_and_the_package(tmp_path):
         assert part in refused.stderr
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", CLASSES)
 def test_keras_makes_the_optimizer_from_what_it_serialized(name):
     optimizer = CLASSES[name](0.01, **ARGUMENTS[name])
@@ -174,6 +176,7 @@ print(json.dumps([keras.backend.backend(), sorted(after), sorted(after - before)
 """
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_the_import_brings_in_nothing_but_keras(backend):
     if importlib.util.find_spec(backend) is None:

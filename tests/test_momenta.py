@@ -209,6 +209,7 @@ def is_orthonormal(basis, tolerance):
     return np.max(np.abs(basis.T @ basis - identity)) <= tolerance
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2), ("int8", 2e-2)]
 )

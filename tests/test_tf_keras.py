@@ -26,7 +26,6 @@ from tests.optimizers import ONE_OF_EACH, OPTIMIZERS, in_float32
 
 # One of each kind, for what tf_keras does alike with any optimizer.
 SOME = [
-    "ExtremeTensoring everything on",
     "ExtremeTensoring in a subspace",
     "Adafactor",
     "SketchyShampoo everything on",
@@ -268,7 +267,7 @@ def test_fit_lowers_the_loss(name):
     assert int(model.optimizer.iterations) == 32
 
 
-@pytest.mark.parametrize("name", SOME[:3])
+@pytest.mark.parametrize("name", SOME[:2])
 def test_a_compiled_fit_ends_where_one_that_is_not_compiled_does(name):
     # After few steps: what rounding changes grows from step to step.
     one, other = (
