@@ -128,9 +128,13 @@ def update(sketch, columns, decay=1.0):
 
 
 def trace(sketch):
-    """The sum of all traces of a batch of covariances, at the most: a scalar."""
-    size = sketch.vectors.shape[-2]
-    return ops.sum(sketch.values) + size * ops.sum(sketch.escaped)
+    """The sum of the traces of a batch of covariances, a scalar.
+
+    Exact for columns that came one at a time: each then took the escaped mass from as
+    many eigenvalues as there are. Of several at once more is lost, and it is less.
+    """
+    rank = sketch.values.shape[-1]
+    return ops.sum(sketch.values) + rank * ops.sum(sketch.escaped)
 
 
 def _leading(factor, rank, is_exact):

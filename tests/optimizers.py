@@ -29,7 +29,12 @@ OPTIMIZERS = {
         ExtremeTensoring, beta_1=0.9, momentum_dtype="float32", **IN_A_SUBSPACE
     ),
     "ExtremeTensoring in a subspace in int8": functools.partial(
-        ExtremeTensoring, level=2, beta_1=0.9, momentum_dtype="int8", **IN_A_SUBSPACE
+        ExtremeTensoring,
+        level=2,
+        beta_1=0.9,
+        momentum_dtype="int8",
+        spike_threshold=10.0,
+        **IN_A_SUBSPACE,
     ),
     "ExtremeTensoring level 1": functools.partial(ExtremeTensoring, level=1, beta_1=0),
     "ExtremeTensoring level inf": functools.partial(
@@ -43,6 +48,7 @@ OPTIMIZERS = {
         epsilon=1e-8,
         clip_threshold=1.0,
         update_bound=2.0,
+        spike_threshold=10.0,
         **FULL,
     ),
     "ExtremeTensoring accumulating": functools.partial(
@@ -65,6 +71,7 @@ OPTIMIZERS = {
         epsilon=1e-8,
         clip_threshold=1.0,
         update_bound=2.0,
+        spike_threshold=10.0,
         **FULL,
     ),
     "Adafactor": functools.partial(Adafactor, beta_1=0),
@@ -89,6 +96,7 @@ OPTIMIZERS = {
         epsilon=1e-8,
         clip_threshold=1.0,
         update_bound=2.0,
+        spike_threshold=10.0,
         **FULL,
     ),
     # Whole covariances of the few gradients of a test are singular: with the default
@@ -108,6 +116,7 @@ OPTIMIZERS = {
         graft="rmsprop",
         epsilon=1e-8,
         clip_threshold=1.0,
+        spike_threshold=10.0,
         momentum_dtype="float32",
         **IN_A_SUBSPACE,
     ),

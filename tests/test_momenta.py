@@ -209,14 +209,19 @@ def is_orthonormal(basis, tolerance):
     return np.max(np.abs(basis.T @ basis - identity)) <= tolerance
 
 
-@pytest.mark.one_backend
+# PyTorch, which is not compiled, takes other code to the same numbers.
+UPDATES = {"jax": 10_000, "tensorflow": 3_000, "torch": 3_000}
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2), ("int8", 2e-2)]
 )
-def test_the_basis_stays_orthonormal_over_ten_thousand_steps(dtype, tolerance):
+def test_the_basis_stays_orthonormal_over_thousands_of_steps(dtype, tolerance):
     momentum = subspace(8, 14, rank=3, refresh_every=25, dtype=dtype)
     updates = random_gradients((8, 14), seed=0, steps=10)
-    endless = itertools.islice(itertools.cycle(updates), 10_000)
+    endless = itertools.islice(
+        itertools.cycle(updates), UPDATES[keras.backend.backend()]
+    )
     for step, (direction, held) in enumerate(
         directions(momentum, endless, is_compiled=True)
     ):

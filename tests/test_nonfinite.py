@@ -184,7 +184,7 @@ def test_a_bad_gradient_among_accumulated_ones_is_gone_after_their_step():
 @one_of_each
 def test_a_bad_row_of_a_sparse_gradient_costs_its_step_alone(make):
     if keras.backend.backend() != "tensorflow":
-        pytest.skip("only TensorFlow's gradients are rows")
+        pytest.skip("TensorFlow's form of rows")
     import tensorflow as tf
 
     def rows(scale):
@@ -224,3 +224,16 @@ def test_a_step_compiled_by_tensorflow_skips_too(make, jit_compile):
     step(tf.constant(with_one(np.nan, GRADIENTS[1])))
     np.testing.assert_array_equal(variable.numpy(), before)
     assert optimizer.skipped_steps == {"kernel": 1}
+
+
+@pytest.mark.parametrize("weight_decay", [None, 0.1])
+def test_a_rate_that_is_not_finite_moves_and_decays_nothing(weight_decay):
+    for optimizer, start in (
+        (ExtremeTensoring(np.nan, weight_decay=weight_decay), 1.0),
+        # The mean square of the weights, which scales its rate, is infinite.
+        (Adafactor(0.1, weight_decay=weight_decay), 1e20),
+    ):
+        variable = keras.Variable(np.full(SHAPE, start, "float32"), name="kernel")
+        apply(optimizer, [GRADIENTS[0]], [variable])
+        np.testing.assert_array_equal(variable.numpy(), np.float32(start))
+        assert optimizer.skipped_steps == {"kernel": 1}

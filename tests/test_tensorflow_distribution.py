@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from et_optimizer import ExtremeTensoring, Shampoo
 from tests import distributed_training as training
-from tests.optimizers import OPTIMIZERS, in_float32
+from tests.optimizers import OPTIMIZERS, SLOTS_OF_EACH_KIND, in_float32
 
 
 def dataset():
@@ -41,9 +41,7 @@ def weights(model):
     return [w.numpy() for w in model.weights]
 
 
-@pytest.mark.parametrize(
-    "name", ["ExtremeTensoring in a subspace", "SketchyShampoo everything on"]
-)
+@pytest.mark.parametrize("name", SLOTS_OF_EACH_KIND[1:])
 def test_two_mirrored_devices_train_as_one_does(name):
     make = in_float32(OPTIMIZERS[name])
     mirrored = training.mirrored()

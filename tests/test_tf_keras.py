@@ -22,7 +22,7 @@ import tf_keras
 import et_optimizer
 import et_optimizer.tf_keras as ours
 from tests import distributed_training as training
-from tests.optimizers import ONE_OF_EACH, OPTIMIZERS, in_float32
+from tests.optimizers import ALL_CLASSES, ONE_OF_EACH, OPTIMIZERS, in_float32
 
 # One of each kind, for what tf_keras does alike with any optimizer.
 SOME = [
@@ -132,7 +132,7 @@ def fit(model, epochs=2):
 # The steps of Keras 3
 
 
-@one_of_each
+@pytest.mark.parametrize("name", ALL_CLASSES)
 def test_the_weights_are_those_of_the_keras_3_optimizer(name):
     assert_takes_the_steps_of_keras_3(name, is_compiled=True)
 

@@ -4,6 +4,7 @@ import copy
 
 from keras import ops
 
+from et_optimizer.gradients import row_blocks
 from et_optimizer.gradients.axes import (
     MINIMUM,
     PRODUCT,
@@ -39,9 +40,10 @@ class DenseGradient:
 
     Attributes:
         index: The `TensorIndex`.
-        matrix: The gradient in float32, of shape (rows, columns), or (stack, rows,
+        given: The gradient in float32, of shape (rows, columns), or (stack, rows,
             columns) where the index stacks tensors. Under `ModelParallel` each of
             these is as many dimensions as in the variable.
+        scale: A scalar that it is multiplied by, or `None`.
         row_axes, column_axes: The axes of the index behind rows and columns.
     """
 
@@ -49,13 +51,30 @@ class DenseGradient:
     _unmerged = None
     # Whether the matrix is cut between two dimensions of the variable.
     _between_dimensions = False
+    scale = None
     # What `slice_sums` found.
     _sums = None
 
     def __init__(self, gradient, index, as_matrix=False):
         self.index = index
         self._between_dimensions = as_matrix and index.stack == 1
-        self.matrix = self._as_matrix(gradient)
+        self.given = self._as_matrix(gradient)
+
+    @property
+    def matrix(self):
+        """The gradient, scaled, as a matrix in the shape of `given`."""
+        return self._scaled(self.given)
+
+    def rows(self, rows=None):
+        """The matrix, or `(start, count)` of its rows."""
+        return self._scaled(row_blocks.take(self.given, rows))
+
+    def of_given(self, numbers):
+        """What a function of the matrix, and of others, is as one of `given`.
+
+        For reductions: the scaled matrix as their argument would be written out.
+        """
+        return lambda given, *others: numbers(self._scaled(given), *others)
 
     @property
     def row_shape(self):
@@ -90,7 +109,7 @@ class DenseGradient:
         """
         maxima = self._over_slices(MAXIMUM, _squares)
         maxima = [apart_from_what_follows(vector) for vector in maxima]
-        return past_no_nan(maxima, self.matrix)
+        return past_no_nan(maxima, self.given)
 
     def slice_maxima_above(self, vectors, minima):
         """The largest, in every slice, of g² + the smallest of its slices' numbers.
@@ -106,7 +125,7 @@ class DenseGradient:
             A list of float32 tensors in the shapes of `index.slot_shapes`.
         """
         maxima = self._over_slices(MAXIMUM, _squares_above_minima, minima)
-        return past_no_nan(maxima, self.matrix)
+        return past_no_nan(maxima, self.given)
 
     def at_slices(self, vectors):
         """Picks from one vector a mode what this gradient touches.
@@ -208,15 +227,22 @@ class DenseGradient:
     def with_values(self, values):
         """Another gradient, of the variable's shape, seen in the same way."""
         other = copy.copy(self)
-        other.matrix, other._sums = ops.reshape(values, self.matrix.shape), None
+        other.given = ops.reshape(values, self.given.shape)
+        other.scale = other._sums = None
         return other
 
     def times(self, scalar):
         """The gradient times a scalar, seen in the same way."""
         other = copy.copy(self)
-        other.matrix = self.matrix * scalar
+        other.scale = scalar if self.scale is None else self.scale * scalar
         if self._sums is not None:  # which need not be found again
             other._sums = [total * scalar * scalar for total in self._sums]
+        return other
+
+    def as_given(self):
+        """The gradient without its scale."""
+        other = copy.copy(self)
+        other.scale = other._sums = None
         return other
 
     def from_tensor(self, tensor):
@@ -225,6 +251,9 @@ class DenseGradient:
         tensor = ops.reshape(tensor, [axis.cells for axis in axes])
         unpadded = tuple(slice(axis.length) for axis in axes)
         return WrittenUpdate(ops.reshape(tensor[unpadded], self.index.shape))
+
+    def _scaled(self, entries):
+        return entries if self.scale is None else entries * self.scale
 
     def _as_matrix(self, values):
         """The values as float32 matrices, and which axes their rows are."""
@@ -264,8 +293,9 @@ class DenseGradient:
 
     def _reduce_along(self, axis, reduction, numbers, factors, after=None):
         """`reduce_along` for the gradient's matrix."""
+        numbers = self.of_given(numbers)
         if self._unmerged is None:
-            return reduce_along(self.matrix, axis, reduction, numbers, factors, after)
+            return reduce_along(self.given, axis, reduction, numbers, factors, after)
         _, rows, columns = map(len, self._unmerged)
         if self.index.is_one_slice:
             over = range(-rows - columns, 0)
@@ -273,8 +303,8 @@ class DenseGradient:
             over = range(-columns, 0)
         else:
             over = range(-rows - columns, -columns)
-        matrix, *factors = apart([self.matrix, *factors], after)
-        found = reduction.along(numbers(matrix, *factors), axis=tuple(over))
+        given, *factors = apart([self.given, *factors], after)
+        found = reduction.along(numbers(given, *factors), axis=tuple(over))
         stack = (self.index.stack,) if self.index.stack > 1 else ()
         return ops.reshape(on_every_device(found), (*stack, -1))
 

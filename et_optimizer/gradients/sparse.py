@@ -36,7 +36,7 @@ class SparseGradient(RowsOfGradient):
     """Rows of a gradient whose index tells rows or entries of the variable apart.
 
     Attributes:
-        matrix: Float32, shape (rows given, columns). Rows given for the same row
+        given: Float32, shape (rows given, columns). Rows given for the same row
             of the variable are added up in one of them, the others are 0.
         rows: The variable's row behind each row of the matrix.
     """
@@ -44,7 +44,7 @@ class SparseGradient(RowsOfGradient):
     def __init__(self, gradient, index):
         super().__init__(gradient, index)
         width = math.prod(index.shape[1:])
-        self.matrix = _added_up(gradient, index.shape[0], width)
+        self.given = _added_up(gradient, index.shape[0], width)
         self.rows, cut = gradient.indices, index.leading_axes()
         if cut is None:
             # The index runs across the end of the first dimension, so it tells
@@ -52,7 +52,7 @@ class SparseGradient(RowsOfGradient):
             columns, cut = ops.arange(width, dtype="int64"), len(index.axes)
             first = ops.expand_dims(ops.cast(self.rows, "int64") * width, -1)
             self.rows = ops.reshape(first + columns, (-1,))
-            self.matrix = ops.reshape(self.matrix, (-1, 1))
+            self.given = ops.reshape(self.given, (-1, 1))
         self.row_axes, self.column_axes = index.axes[:cut], index.axes[cut:]
 
     def at_slices(self, vectors):
@@ -89,7 +89,7 @@ class SparseStackGradient(RowsOfGradient):
     """Rows of a gradient whose index stacks tensors: some of the stack.
 
     Attributes:
-        matrix: Float32, shape (stacked tensors given, rows, columns). Of those given
+        given: Float32, shape (stacked tensors given, rows, columns). Of those given
             repeatedly one has the sum, the others are 0.
     """
 
@@ -98,7 +98,7 @@ class SparseStackGradient(RowsOfGradient):
         self._table_rows = index.shape[0]
         width = math.prod(index.shape[1:])
         values = _added_up(gradient, self._table_rows, width)
-        self.matrix = self._as_matrix(values)
+        self.given = self._as_matrix(values)
 
     def at_slices(self, vectors):
         """Picks from one vector a mode what this gradient touches; see the base."""

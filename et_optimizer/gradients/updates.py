@@ -158,10 +158,9 @@ class ScaledGradient(GradientUpdate):
 
     def entries(self, rows=None):
         """The entries; see the base."""
-        matrix, row_factor, column_factor = (
-            row_blocks.take(tensor, rows) if rows else tensor
-            for tensor in (self.gradient.matrix, self.row_factor, self.column_factor)
-        )
+        matrix = self.gradient.rows(rows)
+        row_factor = row_blocks.take(self.row_factor, rows)
+        column_factor = row_blocks.take(self.column_factor, rows)
         return matrix * (row_factor * self.scalar) * column_factor
 
     def scaled(self, scalar):
@@ -173,7 +172,8 @@ class ScaledGradient(GradientUpdate):
     def root_mean_square(self):
         """The root mean square over all entries of the variable."""
         factors = self.row_factor, self.column_factor
-        total = sum_of(_scaled_squares, self.gradient.matrix, factors)
+        squares = self.gradient.of_given(_scaled_squares)
+        total = sum_of(squares, self.gradient.given, factors)
         return self.scalar * ops.sqrt(total / self.gradient.index.size)
 
     # The factors go to the thin side, so that only the gradient is read.
@@ -181,13 +181,13 @@ class ScaledGradient(GradientUpdate):
     def left_product(self, thin):
         """thinᵀ · U; see the base."""
         thin = thin * ops.reshape(self.row_factor, (-1, 1)) * self.scalar
-        found = Update.left_product(PlainGradient(self.gradient), thin)
+        found = self.gradient.plain().left_product(thin)
         return found * ops.reshape(self.column_factor, (1, -1))
 
     def right_product(self, thin):
         """U · thin; see the base."""
         thin = thin * ops.reshape(self.column_factor, (-1, 1)) * self.scalar
-        found = Update.right_product(PlainGradient(self.gradient), thin)
+        found = self.gradient.plain().right_product(thin)
         return found * ops.reshape(self.row_factor, (-1, 1))
 
     def of_gradient_plus(self, left, right):
@@ -202,9 +202,22 @@ class PlainGradient(GradientUpdate):
 
     def entries(self, rows=None):
         """The entries; see the base."""
-        return row_blocks.take(self.gradient.matrix, rows)
+        return self.gradient.rows(rows)
 
-    # A product with the gradient as it lies in memory writes nothing out.
+    def left_product(self, thin):
+        """thinᵀ · U; see the base."""
+        return self._product("left_product", thin)
+
+    def right_product(self, thin):
+        """U · thin; see the base."""
+        return self._product("right_product", thin)
+
+    def _product(self, name, thin):
+        # With the gradient as it lies in memory, so that nothing is written out.
+        scale, plain = self.gradient.scale, PlainGradient(self.gradient.as_given())
+        found = getattr(super(PlainGradient, plain), name)(thin)
+        return found if scale is None else found * scale
+
     _is_in_blocks = False
 
     def _over_rows(self, body, carry):
@@ -221,10 +234,8 @@ class ElementwiseUpdate(GradientUpdate):
 
     def entries(self, rows=None):
         """The entries; see the base."""
-        tensors = self.gradient.matrix, *self.factors
-        if rows:
-            tensors = (row_blocks.take(tensor, rows) for tensor in tensors)
-        return self.numbers(*tensors)
+        factors = (row_blocks.take(factor, rows) for factor in self.factors)
+        return self.numbers(self.gradient.rows(rows), *factors)
 
     def scaled(self, scalar):
         """The update times a scalar, an update."""
@@ -240,7 +251,8 @@ class ElementwiseUpdate(GradientUpdate):
         def squares(matrix, *factors):
             return ops.square(self.numbers(matrix, *factors))
 
-        total = sum_of(squares, self.gradient.matrix, self.factors)
+        squares = self.gradient.of_given(squares)
+        total = sum_of(squares, self.gradient.given, self.factors)
         return ops.sqrt(total / self.gradient.index.size)
 
     def of_gradient_plus(self, left, right):

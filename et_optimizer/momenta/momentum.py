@@ -6,7 +6,7 @@ import math
 from keras import ops
 
 # Above any update that is meant, and far enough from the end of float32 to be averaged.
-LARGEST = 1e30
+LARGEST_UPDATE = 1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Momentum:
         the estimates of others so small that their updates leave float32.
         """
         update = ops.where(ops.isnan(update), 0.0, update)
-        return ops.clip(update, -LARGEST, LARGEST)
+        return ops.clip(update, -LARGEST_UPDATE, LARGEST_UPDATE)
 
     def plan(self):
         """What is kept for a variable.

@@ -67,6 +67,8 @@ class Adafactor(PreconditionedOptimizer):
             scale of the weights in it), or `None`. Defaults to `None`.
         nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
             `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
+        spike_threshold: How many times as long as usual a gradient may be, as in
+            `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when built,

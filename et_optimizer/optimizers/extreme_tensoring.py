@@ -110,7 +110,8 @@ class ExtremeTensoring(TensoredOptimizer):
             least 1. Refreshes of different variables fall on different steps. Defaults
             to 50.
         nonfinite: What becomes of a variable's step whose gradient has NaN or infinity
-            in it, or squares that overflow, also together with what is held. `"skip"`:
+            in it, or squares that overflow, also together with what is held, or whose
+            rate is not finite. `"skip"`:
             the variable is neither moved nor decayed, all that is held for it stays as
             it is, and `skipped_steps` counts it. `"raise"`: an error, before anything
             changes, where a gradient as it is given, before Keras clips or unscales it,
@@ -121,10 +122,12 @@ class ExtremeTensoring(TensoredOptimizer):
         spike_threshold: How many times as long as usual a variable's gradient may be:
             a longer one is scaled down to that before it enters the statistics and the
             momentum. Usual is the root mean square of the gradients before it, as the
-            slots have it; where that is 0 nothing is scaled. Without it a single
-            gradient of 1e18 stops a variable for tens of thousands of steps, until
-            `beta_2` has forgotten it. At 10 ordinary training does not notice it.
-            `None` turns it off. Defaults to `None`.
+            slots have it (steps without a gradient count as gradients of 0); where that
+            is 0 nothing is scaled. Without it statistics remember a gradient of 1e18
+            for tens of thousands of steps, until `beta_2` has forgotten it: what shares
+            a slice with it hardly moves, and by the rank-one combination all else of
+            the variable moves by up to `update_bound`. `None` turns it off. Defaults
+            to `None`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and

@@ -93,8 +93,9 @@ def are_finite(slots):
 def _message(skipped):
     counted = ", ".join(f"{path!r} ({count})" for path, count in skipped.items())
     return (
-        "Every gradient must be finite, and so must the sum of its squares; received "
-        f"NaN, infinity or an overflow for {counted} (variable and number of steps). "
+        "Every gradient must be finite, and so must the sum of its squares and the "
+        f"rate; received NaN, infinity or an overflow for {counted} (variable and "
+        "number of steps). "
         "These steps were not taken for these variables. Lower the learning rate, clip "
         'the gradients, or pass nonfinite="skip" to go on without such steps.'
     )

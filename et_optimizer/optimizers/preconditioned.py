@@ -271,15 +271,19 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             is_taken = are_finite_squares(gradient, before)
             gradient = ops.where(is_taken, gradient, ops.zeros_like(gradient))
         seen = gradients.see(gradient, held.index, as_matrix=is_matrix)
-        seen = self._without_spike(seen, before, step)
+        steps = step - 1.0 - ops.cast(_value(held.skipped_steps), "float32")
+        seen = self._without_spike(seen, before, steps)
         update, slots = self._preconditioner(seen, before, step)
         if not self._preconditioner.is_of_finite_gradients:
             is_taken = are_finite(slots)
-        rate = ops.cast(learning_rate, "float32")
+        rate, value = ops.cast(learning_rate, "float32"), _value(variable)
+        decayed = value
         if weight_decay is not None:
-            self._decay(variable, weight_decay, rate, is_taken)
-        rate = self._preconditioner.rate(rate, variable, step)
+            decayed = _decayed(value, weight_decay, rate)
+        rate = self._preconditioner.rate(rate, decayed, step)
         is_taken = ops.logical_and(is_taken, ops.isfinite(rate))
+        if weight_decay is not None:
+            self.assign(variable, ops.where(is_taken, decayed, value))
         direction, new_averages = self._averaged(
             self._clipped(update), held.momentum, averages, rate, step
         )
@@ -397,17 +401,16 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             layout=_layout(name, shape, variable),
         )
 
-    def _without_spike(self, gradient, slots, step):
+    def _without_spike(self, gradient, slots, steps):
         """The gradient, scaled down where it is far larger than those before it."""
         if self.spike_threshold is None:
             return gradient
-        usual = self._preconditioner.mean_square(slots, gradient.index, step - 1.0)
+        before, now = self._preconditioner.sizes(gradient, slots, steps)
         # One that is not finite is no spike, but a step not to be taken.
-        present = gradient.mean_square()
-        is_spike = ops.logical_and(usual > 0.0, ops.isfinite(present))
+        is_known = ops.logical_and(before > 0.0, ops.isfinite(now))
         # Roots first: the quotient of the squares may leave float32.
-        largest = self.spike_threshold * ops.sqrt(usual) / ops.sqrt(present)
-        return gradient.times(ops.where(is_spike, ops.minimum(largest, 1.0), 1.0))
+        largest = self.spike_threshold * ops.sqrt(before) / ops.sqrt(now)
+        return gradient.times(ops.where(is_known, ops.minimum(largest, 1.0), 1.0))
 
     def _clipped(self, update):
         if self.clip_threshold is None:
@@ -431,13 +434,6 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
 
     def _apply_weight_decay(self, variables):
         """Nothing: a variable decays in its own step, where that is taken."""
-
-    def _decay(self, variable, weight_decay, rate, is_taken):
-        """Keras's weight decay, x ← x − η λ x, in a step that may not be taken."""
-        value = _value(variable)
-        rate = ops.cast(ops.where(is_taken, rate, 0.0), value.dtype)
-        decay = ops.cast(weight_decay, value.dtype)
-        self.assign(variable, value - value * decay * rate)
 
     def _backend_reset_gradient_accumulators(self):
         # Keras multiplies them by 0 on PyTorch, where NaN would stay for ever.
@@ -503,6 +499,12 @@ def _value(slot):
     if hasattr(slot, "read_value"):
         return slot.read_value()
     return ops.convert_to_tensor(slot)
+
+
+def _decayed(value, weight_decay, rate):
+    """Keras's weight decay, x − η λ x."""
+    rate, decay = ops.cast(rate, value.dtype), ops.cast(weight_decay, value.dtype)
+    return value - value * decay * rate
 
 
 def _layout(name, shape, variable):

@@ -66,7 +66,9 @@ class SM3(TensoredOptimizer):
         nonfinite: `"skip"` or `"raise"`, for steps whose gradient is not finite, as in
             `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
         spike_threshold: How many times as long as usual a gradient may be, as in
-            `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
+            `et_optimizer.ExtremeTensoring`, or `None`. Its length is here the root mean
+            square of the largest entry of every slice of the first mode. Takes a pass
+            of its own. Defaults to `None`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and

@@ -63,11 +63,12 @@ class Adafactor(Preconditioner):
         roots = rank_one.inverse_roots(slots, averages)
         return gradient.scaled_by(gradient.at_slices(roots)), slots
 
-    def mean_square(self, slots, index, steps):
-        """Of the means over rows; see `Preconditioner`."""
-        mean = ops.mean(slots[0])
+    def sizes(self, gradient, slots, steps):
+        """Means over all entries, from those over rows; see `Preconditioner`."""
+        before = ops.mean(slots[0])
         # Of gradients of 0 there is ε₁.
-        return ops.where(mean > 2.0 * self.epsilon_1, mean, 0.0)
+        before = ops.where(before > 2.0 * self.epsilon_1, before, 0.0)
+        return before, gradient.mean_square()
 
     def rate(self, learning_rate, variable, step):
         """ρₜ · max(ε₂, RMS(x)); see `Preconditioner`."""
@@ -76,5 +77,5 @@ class Adafactor(Preconditioner):
             rate = ops.minimum(rate, ops.rsqrt(step))
         if not self.multiply_by_parameter_scale:
             return rate
-        scale = gradients.root_mean_square(ops.convert_to_tensor(variable))
+        scale = gradients.root_mean_square(variable)
         return rate * ops.maximum(scale, self.epsilon_2)

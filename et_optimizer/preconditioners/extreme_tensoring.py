@@ -76,10 +76,10 @@ class ExtremeTensoring(Preconditioner):
             return self._scale(gradient, totals, most, shares, weight), slots
         return self._scale_with_epsilon(gradient, totals, most, shares, weight), slots
 
-    def mean_square(self, slots, index, steps):
-        """Of the sums over the slices of one mode; see `Preconditioner`."""
-        average = ops.sum(slots[0] / index.size)
-        return average / weight_of_all(self.beta_2, steps)
+    def sizes(self, gradient, slots, steps):
+        """Means over all entries, from sums over slices; see `Preconditioner`."""
+        before = ops.sum(slots[0] / gradient.index.size)
+        return before / weight_of_all(self.beta_2, steps), gradient.mean_square()
 
     def _rank_one(self, gradient, slots, weight):
         index = gradient.index

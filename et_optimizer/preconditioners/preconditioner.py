@@ -39,16 +39,18 @@ class Preconditioner:
         """
         raise NotImplementedError
 
-    def mean_square(self, slots, index, steps):
-        """The mean of g² over steps and entries, as the slots have it, or a bit more.
+    def sizes(self, gradient, slots, steps):
+        """How large gradients were before, by the slots, and how large this one is.
 
         Args:
+            gradient: A gradient seen through its tensor index.
             slots: List of float32 tensors, in the order of `slot_shapes`.
-            index: The variable's `TensorIndex`.
             steps: Scalar float32 tensor, how many gradients are in the slots.
 
         Returns:
-            A scalar float32 tensor, 0 where there is none.
+            `(before, now)`, float32 scalars: the mean of g² over all entries, or
+            another measure of g² of which the slots have the average over time.
+            `before` is 0 where no gradient was.
         """
         raise NotImplementedError
 
@@ -57,7 +59,7 @@ class Preconditioner:
 
         Args:
             learning_rate: Scalar float32 tensor.
-            variable: The variable, before the step.
+            variable: The variable's value before the step, decayed.
             step: Scalar float32 tensor, t from 1.
 
         Returns:

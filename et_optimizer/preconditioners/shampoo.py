@@ -120,14 +120,15 @@ class Shampoo(Preconditioner):
         update = gradient.from_tensor(direction)
         return self._with_norm_of(grafted, update, step), held + grafted_slots
 
-    def mean_square(self, slots, index, steps):
-        """Of a covariance's trace, at the most; see `Preconditioner`."""
-        if not self._modes(index):
-            own = self._grafting_index(index)
-            return self._diagonal.mean_square(slots, own, steps)
+    def sizes(self, gradient, slots, steps):
+        """By the grafting rule, or by a covariance's trace; see `Preconditioner`."""
+        index, places = gradient.index, 3 * len(self._modes(gradient.index))
+        if slots[places:]:
+            grafting = DenseGradient(gradient.matrix, self._grafting_index(index))
+            return self._diagonal.sizes(grafting, slots[places:], steps)
+        before = frequent_directions.trace(Sketch(*slots[:3])) / index.size
         taken = ops.ceil(steps / self.update_every)
-        average = frequent_directions.trace(Sketch(*slots[:3])) / index.size
-        return average / weight_of_all(self.beta_2, taken)
+        return before / weight_of_all(self.beta_2, taken), gradient.mean_square()
 
     def _modes(self, index):
         """The modes that have covariances."""
@@ -264,10 +265,10 @@ class SketchyAdagrad(Preconditioner):
         )
         return WrittenUpdate(ops.reshape(update, gradient.index.shape)), list(sketch)
 
-    def mean_square(self, slots, index, steps):
-        """Of the covariance's trace, at the most; see `Preconditioner`."""
-        average = frequent_directions.trace(Sketch(*slots)) / index.size
-        return average / weight_of_all(self.beta_2, steps)
+    def sizes(self, gradient, slots, steps):
+        """Means over all entries, by the covariance's trace; see `Preconditioner`."""
+        before = frequent_directions.trace(Sketch(*slots)) / gradient.index.size
+        return before / weight_of_all(self.beta_2, steps), gradient.mean_square()
 
 
 def _long_modes(index):

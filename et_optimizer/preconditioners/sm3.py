@@ -55,9 +55,10 @@ class SM3(Preconditioner):
             slots = gradient.slice_maxima_above(decayed, minima)
         return gradient.elementwise(self._scaled, minima), slots
 
-    def mean_square(self, slots, index, steps):
-        """Of the largest g² in the slices of one mode; see `Preconditioner`."""
-        return ops.mean(slots[0]) / weight_of_all(self.beta_2, steps)
+    def sizes(self, gradient, slots, steps):
+        """Means of the largest g² in each slice of a mode; see `Preconditioner`."""
+        before = ops.mean(slots[0]) / weight_of_all(self.beta_2, steps)
+        return before, ops.mean(gradient.slice_maxima()[0])
 
     def _scaled(self, matrix, row_minima, column_minima):
         """g / √(ν + ε), entry by entry."""
