@@ -271,8 +271,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             is_taken = are_finite_squares(gradient, before)
             gradient = ops.where(is_taken, gradient, ops.zeros_like(gradient))
         seen = gradients.see(gradient, held.index, as_matrix=is_matrix)
-        steps = step - 1.0 - ops.cast(_value(held.skipped_steps), "float32")
-        seen = self._without_spike(seen, before, steps)
+        seen = self._without_spike(seen, before, held, step)
         update, slots = self._preconditioner(seen, before, step)
         if not self._preconditioner.is_of_finite_gradients:
             is_taken = are_finite(slots)
@@ -401,10 +400,11 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             layout=_layout(name, shape, variable),
         )
 
-    def _without_spike(self, gradient, slots, steps):
+    def _without_spike(self, gradient, slots, held, step):
         """The gradient, scaled down where it is far larger than those before it."""
         if self.spike_threshold is None:
             return gradient
+        steps = step - 1.0 - ops.cast(_value(held.skipped_steps), "float32")
         before, now = self._preconditioner.sizes(gradient, slots, steps)
         # One that is not finite is no spike, but a step not to be taken.
         is_known = ops.logical_and(before > 0.0, ops.isfinite(now))
