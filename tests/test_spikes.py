@@ -59,6 +59,7 @@ def goes_on(make, **arguments):
     return 0.7 < ratio < 1.5
 
 
+@pytest.mark.one_backend
 @one_of_each
 def test_training_goes_on_within_a_hundred_steps_of_one(make):
     assert goes_on(make, spike_threshold=3.0)
@@ -76,6 +77,7 @@ STOPPED_OR_DRIVEN_BY_ONE = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "make", STOPPED_OR_DRIVEN_BY_ONE.values(), ids=STOPPED_OR_DRIVEN_BY_ONE
 )
@@ -125,6 +127,7 @@ def is_bounded(make, gradients):
     return any(np.any(one != other) for one, other in zip(*found, strict=True))
 
 
+@pytest.mark.one_backend
 @one_of_each
 def test_gradients_that_stay_large_become_the_usual_ones(make):
     steps = [*NOISE[:20], *(50 * noise for noise in NOISE[20:50])]
@@ -132,6 +135,7 @@ def test_gradients_that_stay_large_become_the_usual_ones(make):
     assert not is_bounded(make, steps)
 
 
+@pytest.mark.one_backend
 @one_of_each
 def test_steps_that_were_skipped_are_no_gradients(make):
     bad = with_spike(NOISE[0], np.nan)

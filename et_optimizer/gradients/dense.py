@@ -65,16 +65,25 @@ class DenseGradient:
         """The gradient, scaled, as a matrix in the shape of `given`."""
         return self._scaled(self.given)
 
-    def rows(self, rows=None):
+    def part(self, rows=None):
         """The matrix, or `(start, count)` of its rows."""
         return self._scaled(row_blocks.take(self.given, rows))
 
-    def of_given(self, numbers):
-        """What a function of the matrix, and of others, is as one of `given`.
+    def of_given(self, numbers, factors):
+        """What a function of the matrix and of factors is as one of `given`.
 
         For reductions: the scaled matrix as their argument would be written out.
+
+        Returns:
+            `(numbers, factors)` for `reduce_along`, or `sum_of`, on `given`.
         """
-        return lambda given, *others: numbers(self._scaled(given), *others)
+        if self.scale is None:
+            return numbers, factors
+
+        def of_given(given, scale, *others):
+            return numbers(given * scale, *others)
+
+        return of_given, (ops.reshape(self.scale, (1, 1)), *factors)
 
     @property
     def row_shape(self):
@@ -293,7 +302,7 @@ class DenseGradient:
 
     def _reduce_along(self, axis, reduction, numbers, factors, after=None):
         """`reduce_along` for the gradient's matrix."""
-        numbers = self.of_given(numbers)
+        numbers, factors = self.of_given(numbers, factors)
         if self._unmerged is None:
             return reduce_along(self.given, axis, reduction, numbers, factors, after)
         _, rows, columns = map(len, self._unmerged)

@@ -158,7 +158,7 @@ class ScaledGradient(GradientUpdate):
 
     def entries(self, rows=None):
         """The entries; see the base."""
-        matrix = self.gradient.rows(rows)
+        matrix = self.gradient.part(rows)
         row_factor = row_blocks.take(self.row_factor, rows)
         column_factor = row_blocks.take(self.column_factor, rows)
         return matrix * (row_factor * self.scalar) * column_factor
@@ -172,7 +172,7 @@ class ScaledGradient(GradientUpdate):
     def root_mean_square(self):
         """The root mean square over all entries of the variable."""
         factors = self.row_factor, self.column_factor
-        squares = self.gradient.of_given(_scaled_squares)
+        squares, factors = self.gradient.of_given(_scaled_squares, factors)
         total = sum_of(squares, self.gradient.given, factors)
         return self.scalar * ops.sqrt(total / self.gradient.index.size)
 
@@ -202,7 +202,7 @@ class PlainGradient(GradientUpdate):
 
     def entries(self, rows=None):
         """The entries; see the base."""
-        return self.gradient.rows(rows)
+        return self.gradient.part(rows)
 
     def left_product(self, thin):
         """thinᵀ · U; see the base."""
@@ -235,7 +235,7 @@ class ElementwiseUpdate(GradientUpdate):
     def entries(self, rows=None):
         """The entries; see the base."""
         factors = (row_blocks.take(factor, rows) for factor in self.factors)
-        return self.numbers(self.gradient.rows(rows), *factors)
+        return self.numbers(self.gradient.part(rows), *factors)
 
     def scaled(self, scalar):
         """The update times a scalar, an update."""
@@ -251,8 +251,8 @@ class ElementwiseUpdate(GradientUpdate):
         def squares(matrix, *factors):
             return ops.square(self.numbers(matrix, *factors))
 
-        squares = self.gradient.of_given(squares)
-        total = sum_of(squares, self.gradient.given, self.factors)
+        squares, factors = self.gradient.of_given(squares, self.factors)
+        total = sum_of(squares, self.gradient.given, factors)
         return ops.sqrt(total / self.gradient.index.size)
 
     def of_gradient_plus(self, left, right):
