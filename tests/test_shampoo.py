@@ -297,8 +297,7 @@ def test_fifty_steps_equal_algorithm_2(shape, rank, beta_2):
     assert distance(found, expected) < 1e-4
 
 
-@pytest.mark.parametrize("rank", [5, 20])
-@pytest.mark.parametrize("first", [1e2, 1e5])
+@pytest.mark.parametrize(("rank", "first"), [(5, 1e5), (20, 1e2)])
 def test_s_adagrad_goes_on_when_gradients_have_become_short(rank, first):
     steps = np.random.default_rng(0).standard_normal((60, 20)).astype("float32")
     steps[0] *= first
