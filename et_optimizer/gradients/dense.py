@@ -63,11 +63,12 @@ class DenseGradient:
     @property
     def matrix(self):
         """The gradient, scaled, as a matrix in the shape of `given`."""
-        return self._scaled(self.given)
+        return self.part()
 
     def part(self, rows=None):
         """The matrix, or `(start, count)` of its rows."""
-        return self._scaled(row_blocks.take(self.given, rows))
+        found = row_blocks.take(self.given, rows)
+        return found if self.scale is None else found * self.scale
 
     def of_given(self, numbers, factors):
         """What a function of the matrix and of factors is as one of `given`.
@@ -235,9 +236,8 @@ class DenseGradient:
 
     def with_values(self, values):
         """Another gradient, of the variable's shape, seen in the same way."""
-        other = copy.copy(self)
+        other = self.as_given()
         other.given = ops.reshape(values, self.given.shape)
-        other.scale = other._sums = None
         return other
 
     def times(self, scalar):
@@ -260,9 +260,6 @@ class DenseGradient:
         tensor = ops.reshape(tensor, [axis.cells for axis in axes])
         unpadded = tuple(slice(axis.length) for axis in axes)
         return WrittenUpdate(ops.reshape(tensor[unpadded], self.index.shape))
-
-    def _scaled(self, entries):
-        return entries if self.scale is None else entries * self.scale
 
     def _as_matrix(self, values):
         """The values as float32 matrices, and which axes their rows are."""
