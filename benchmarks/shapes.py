@@ -61,4 +61,5 @@ MODELS = {
     "ResNet-50": resnet50,
     "wide recommender": wide_recommender,
     "demo Transformer": demo_transformer,
+    "24 layers": lambda: bert_large(width=256, vocabulary=8000),
 }

@@ -19,6 +19,7 @@ from et_optimizer.optimizers import given
 from et_optimizer.optimizers.finite import FiniteSteps
 from et_optimizer.optimizers.preconditioned import HeldForVariable
 from et_optimizer.optimizers.saved_form import SavedForm
+from et_optimizer.optimizers.step import Clock
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -181,9 +182,10 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
             variable: The variable.
         """
         held = self._held[self._index_dict[self._var_key(variable)]]
-        step = tf.cast(self.iterations + 1, tf.float32)
         decay = self.weight_decay if self._use_weight_decay(variable) else None
-        self._paper.take_step(held, gradient, variable, self.learning_rate, step, decay)
+        step = tf.cast(self.iterations + 1, tf.float32)
+        clock = Clock(tf.convert_to_tensor(self.learning_rate), step, decay)
+        self._paper.take_step(held, gradient, variable, clock)
 
     def state_arguments(self):
         """The arguments that say what the numbers held mean, by name."""

@@ -13,3 +13,25 @@ def is_known(tensor):
 
         return not isinstance(tensor, jax.core.Tracer)
     return True
+
+
+def once(function):
+    """The same function of tensors, traced once for all its calls in a program.
+
+    Args:
+        function: Pure, with positional arguments that are nested tensors, numbers and
+            `None`. It takes the same numbers and `None` every time.
+
+    Returns:
+        A function to be called where a program is being traced.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, autograph=False)
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function

@@ -21,16 +21,21 @@ are small, go to every device.
 from keras import ops
 
 from et_optimizer.gradients.dense import DenseGradient
-from et_optimizer.gradients.reductions import root_mean_square, sum_of_squares
+from et_optimizer.gradients.reductions import in_turn, root_mean_square, sum_of_squares
 from et_optimizer.gradients.rows import Rows, rows_of
+from et_optimizer.gradients.scaled import Scaled
 from et_optimizer.gradients.sparse import SparseGradient, SparseStackGradient
 from et_optimizer.gradients.updates import WrittenUpdate
 
 __all__ = [
     "DenseGradient",
+    "Scaled",
     "WrittenUpdate",
     "check_shape",
+    "in_turn",
+    "is_of_rows",
     "made_dense",
+    "multiplied_out",
     "root_mean_square",
     "rows_of",
     "see",
@@ -42,8 +47,8 @@ def see(gradient, index, as_matrix=False):
     """Sees a gradient through a tensor index.
 
     Args:
-        gradient: A tensor of the variable's shape; or rows of it, as `rows_of` knows
-            them, where repeated indices add up.
+        gradient: A tensor of the variable's shape, or one as `Scaled`; or rows of it,
+            as `rows_of` knows them, where repeated indices add up.
         index: The variable's `TensorIndex`, of at least one slot.
         as_matrix: Whether a dense gradient's rows and columns are those of the
             variable seen as a matrix (`TensorIndex.matrix_shape`), where the index
@@ -57,6 +62,9 @@ def see(gradient, index, as_matrix=False):
     """
     gradient = rows_of(gradient)
     check_shape(gradient, index.shape)
+    if isinstance(gradient, Scaled):
+        values, scale = gradient
+        return DenseGradient(values, index, as_matrix).times(scale)
     if not isinstance(gradient, Rows):
         return DenseGradient(gradient, index, as_matrix)
     if index.stack > 1:
@@ -64,8 +72,23 @@ def see(gradient, index, as_matrix=False):
     return SparseGradient(gradient, index)
 
 
+def is_of_rows(gradient):
+    """Whether a gradient, or what has its form, is given by rows, and not a tensor."""
+    return isinstance(rows_of(gradient), Rows)
+
+
+def multiplied_out(gradient):
+    """A tensor, or a `Scaled` as one."""
+    if not isinstance(gradient, Scaled):
+        return gradient
+    values, scale = gradient
+    return values * ops.cast(scale, values.dtype)
+
+
 def made_dense(gradient, shape):
-    """The gradient as a tensor of the variable's shape, whether or not it is sparse."""
+    """A gradient in a form with all entries: a tensor, or `Scaled` if it was that."""
+    if isinstance(gradient, Scaled):
+        return gradient
     gradient = rows_of(gradient)
     check_shape(gradient, shape)
     if isinstance(gradient, Rows):

@@ -2,6 +2,7 @@
 
 import copy
 
+import keras
 from keras import ops
 
 from et_optimizer.gradients import row_blocks
@@ -40,8 +41,8 @@ class DenseGradient:
 
     Attributes:
         index: The `TensorIndex`.
-        given: The gradient in float32, of shape (rows, columns), or (stack, rows,
-            columns) where the index stacks tensors. Under `ModelParallel` each of
+        given: The gradient in its own dtype, of shape (rows, columns), or (stack,
+            rows, columns) where the index stacks tensors. Under `ModelParallel` each of
             these is as many dimensions as in the variable.
         scale: A scalar that it is multiplied by, or `None`.
         row_axes, column_axes: The axes of the index behind rows and columns.
@@ -66,25 +67,34 @@ class DenseGradient:
         return self.part()
 
     def part(self, rows=None):
-        """The matrix, or `(start, count)` of its rows."""
-        found = row_blocks.take(self.given, rows)
+        """The matrix in float32, or `(start, count)` of its rows."""
+        found = ops.cast(row_blocks.take(self.given, rows), "float32")
         return found if self.scale is None else found * self.scale
 
     def of_given(self, numbers, factors):
         """What a function of the matrix and of factors is as one of `given`.
 
-        For reductions: the scaled matrix as their argument would be written out.
+        For reductions: a matrix in another dtype or scaled would be written out.
 
         Returns:
             `(numbers, factors)` for `reduce_along`, or `sum_of`, on `given`.
         """
         if self.scale is None:
-            return numbers, factors
+
+            def in_float32(given, *others):
+                return numbers(ops.cast(given, "float32"), *others)
+
+            return (numbers if self.is_float32 else in_float32), factors
 
         def of_given(given, scale, *others):
-            return numbers(given * scale, *others)
+            return numbers(ops.cast(given, "float32") * scale, *others)
 
         return of_given, (ops.reshape(self.scale, (1, 1)), *factors)
+
+    @property
+    def is_float32(self):
+        """Whether the gradient is given in the dtype of the arithmetic."""
+        return keras.backend.standardize_dtype(self.given.dtype) == "float32"
 
     @property
     def row_shape(self):
@@ -262,7 +272,7 @@ class DenseGradient:
         return WrittenUpdate(ops.reshape(tensor[unpadded], self.index.shape))
 
     def _as_matrix(self, values):
-        """The values as float32 matrices, and which axes their rows are."""
+        """The values as matrices; finds, too, which axes their rows are."""
         index = self.index
         in_one_row = index.size <= MAX_ENTRIES_IN_ONE_ROW and index.order > 2
         cut = 0 if in_one_row else index.cut
@@ -279,7 +289,7 @@ class DenseGradient:
             shape = (-1, *shape)  # a sparse gradient has some of the stack
         if self._unmerged:
             shape = (*stack, *rows, *columns)
-        return ops.reshape(ops.cast(values, "float32"), shape)
+        return ops.reshape(values, shape)
 
     def _over_slices(self, reduction, numbers, factors=()):
         """Reduces `numbers` (see `reduce_along`) over every slice of every mode."""

@@ -67,10 +67,9 @@ def sum_of_squares(tensor):
     shape = tuple(tensor.shape)
     size = math.prod(shape)
     columns = shape[-1] if size > MAX_ENTRIES_IN_ONE_ROW else size
-    matrix = ops.cast(tensor, "float32")
     if not may_be_in_parts():
-        matrix = ops.reshape(matrix, (-1, columns))
-    return sum_of(_squares, matrix)
+        tensor = ops.reshape(tensor, (-1, columns))
+    return sum_of(_squares, tensor)
 
 
 def sum_of(numbers, matrix, factors=()):
@@ -92,7 +91,11 @@ def past_no_nan(maxima, matrix):
     """
     if keras.backend.backend() == "torch":
         return maxima
-    has_nan = ops.isnan(sum_of(lambda numbers: numbers * 2.0**-64, matrix))
+
+    def small(numbers):
+        return ops.cast(numbers, "float32") * 2.0**-64
+
+    has_nan = ops.isnan(sum_of(small, matrix))
     return [ops.where(has_nan, math.inf, vector) for vector in maxima]
 
 
@@ -103,10 +106,11 @@ def reduce_along(matrix, axis, reduction, numbers, factors=(), after=None):
     numbers out is kept in this one function.
 
     Args:
-        matrix: Float32 tensor of shape (..., rows, columns).
+        matrix: Tensor of shape (..., rows, columns).
         axis: -1 for one result a row, -2 for one a column.
         reduction: A `Reduction`.
-        numbers: `(matrix, *factors) -> tensor` of the matrix's shape, elementwise.
+        numbers: `(matrix, *factors) -> tensor`, elementwise: float32 of the matrix's
+            shape.
         factors: `()`, or a tensor of shape (..., rows or 1, 1) and one of shape
             (..., 1, columns or 1).
         after: A tensor that is to be computed before, if any.
@@ -140,7 +144,7 @@ def reduce_along(matrix, axis, reduction, numbers, factors=(), after=None):
 
 
 def _squares(matrix):
-    return ops.square(matrix)
+    return ops.square(ops.cast(matrix, "float32"))
 
 
 def _part(tensor, axis, start, stop):
@@ -166,6 +170,18 @@ def apart(tensors, after=None):
     # Equal barriers are merged; one that also waits for something else is not equal.
     waiting = tensors if after is None else [*tensors, after]
     return jax.lax.optimization_barrier(waiting)[: len(tensors)]
+
+
+def in_turn(tensor, after):
+    """The same tensor, which is not to be had before another one.
+
+    XLA:CPU puts operations in an order in which as many as can could run at once, and
+    holds what all of them write out. By then barriers are gone; but that this adds 0 it
+    cannot know, nor does it find the one entry by itself, behind the change of shape.
+    """
+    first = ops.reshape(after, (-1,))[0]
+    zero = ops.minimum(ops.cast(first > 0, "int32"), 0)
+    return tensor + ops.cast(zero, tensor.dtype)
 
 
 def apart_from_what_follows(reduced):

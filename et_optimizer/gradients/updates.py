@@ -8,11 +8,16 @@ a subspace.
 
 import copy
 
+import keras
 from keras import ops
 
 from et_optimizer.gradients import row_blocks
 from et_optimizer.gradients.layout import may_be_in_parts, on_every_device
 from et_optimizer.gradients.reductions import apart, root_mean_square, sum_of
+
+# Up to this rank a product of thin matrices is added term by term, in the pass over the
+# variable, and not written out. With more terms the pass takes longer than a product.
+MAX_FUSED_TERMS = {"jax": 8, "tensorflow": 0, "torch": 0}
 
 
 class Update:
@@ -335,6 +340,12 @@ class UpdatePlusProduct(Update):
         left = row_blocks.take(self.left, rows)
         left = ops.reshape(left, (*self._rows(rows), -1))
         right = ops.reshape(self.right, (-1, *self.column_shape))
+        if self._is_fused:
+            entries = self.update.entries(rows)
+            ones = [1] * len(self.column_shape)
+            for column, row in zip(ops.unstack(left, axis=-1), ops.unstack(right)):
+                entries = entries + ops.reshape(column, (*column.shape, *ones)) * row
+            return entries
         return self.update.entries(rows) + ops.tensordot(left, right, axes=1)
 
     def in_form(self, entries):
@@ -348,9 +359,13 @@ class UpdatePlusProduct(Update):
         )
 
     @property
+    def _is_fused(self):
+        return self.left.shape[-1] <= MAX_FUSED_TERMS[keras.backend.backend()]
+
+    @property
     def goes_by_blocks(self):
         """Whether the product is too large to be written out."""
-        return self._is_in_blocks
+        return self._is_in_blocks and not self._is_fused
 
 
 class _ElementwiseOf(MappedUpdate):

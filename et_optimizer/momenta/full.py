@@ -30,12 +30,12 @@ class FullMomentum(Momentum):
         """What is kept: "momentum", and its scales; see `Momentum`."""
         return stored.plan("momentum", self.shape, self.dtype, self._along_row)
 
-    def __call__(self, update, held, step):
+    def __call__(self, update, held, step, is_refresh=None):
         """One step; see `Momentum`."""
         average, held = self._average(update.times(1.0 - self.decay), held)
         return WrittenUpdate(average, 1.0 / self.weight(step)), held
 
-    def of_gradient(self, update, held, step):
+    def of_gradient(self, update, held, step, is_refresh=None):
         """One step whose average is of the gradient; see `Momentum`."""
         gradient = update.gradient.plain().times(1.0 - self.decay)
         average, held = self._average(gradient, held)

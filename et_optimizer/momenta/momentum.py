@@ -16,10 +16,12 @@ class Momentum:
     Args:
         decay: β₁ in [0, 1).
         is_corrected: Whether the average's start at 0 is corrected for, as in Adam.
+        offset: How many steps earlier than others it is refreshed, if it ever is.
     """
 
     decay: float = 0.0
     is_corrected: bool = True
+    offset: int = 0
 
     @staticmethod
     def taken_in(update):
@@ -43,25 +45,31 @@ class Momentum:
         """What one of the names of `plan` starts at: an array, or `None` for zeros."""
         return None
 
-    def __call__(self, update, held, step):
+    def is_refresh(self, step):
+        """Whether a step, t from 1, is one that refreshes what is held: a scalar."""
+        return False
+
+    def __call__(self, update, held, step, is_refresh=None):
         """One step.
 
         Args:
             update: An update; see `et_optimizer.gradients.updates`.
             held: List of tensors, in the order of `plan`.
             step: Scalar float32 tensor, t from 1.
+            is_refresh: Whether what is held is refreshed; as `is_refresh` says, where
+                it is `None`.
 
         Returns:
             `(direction, new_held)`; the direction is an update.
         """
         return update, held
 
-    def of_gradient(self, update, held, step):
+    def of_gradient(self, update, held, step, is_refresh=None):
         """One step whose average is of the gradient, before it is scaled.
 
         Args:
             update: An update made of a gradient; see `GradientUpdate`.
-            held, step: As for a call.
+            held, step, is_refresh: As for a call.
 
         Returns:
             As a call: the update's rule, for the averaged gradient.

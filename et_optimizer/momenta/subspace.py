@@ -57,7 +57,6 @@ class SubspaceMomentum(Momentum):
     columns: int = 0
     rank: int = 0
     refresh_every: int = 50
-    offset: int = 0
     dtype: str = "bfloat16"
 
     def plan(self):
@@ -73,17 +72,24 @@ class SubspaceMomentum(Momentum):
             return None
         return _random_basis(min(self.rows, self.columns), self.rank)
 
-    def __call__(self, update, held, step):
+    def is_refresh(self, step):
+        """Whether a step is one that finds another basis; see `Momentum`."""
+        place = ops.cast(step, "int32") - 1
+        return ops.logical_or(
+            (place + self.offset) % self.refresh_every == 0, place == 0
+        )
+
+    def __call__(self, update, held, step, is_refresh=None):
         """One step; see `Momentum`."""
         update = update.as_matrix(self.rows, self.columns)
-        left, right, held = self._correction(update, held, step)
+        left, right, held = self._correction(update, held, step, is_refresh)
         return UpdatePlusProduct(update, left, right), held
 
-    def of_gradient(self, update, held, step):
+    def of_gradient(self, update, held, step, is_refresh=None):
         """One step whose average is of the gradient; see `Momentum`."""
         plain = update.gradient.plain()
         gradient = plain.as_matrix(self.rows, self.columns)
-        left, right, held = self._correction(gradient, held, step)
+        left, right, held = self._correction(gradient, held, step, is_refresh)
         if gradient is plain:
             return update.of_gradient_plus(left, right), held
         averaged = UpdatePlusProduct(gradient, left, right)
@@ -101,9 +107,11 @@ class SubspaceMomentum(Momentum):
     def _along_direction(self):
         return (1,) if self._is_wide else (0,)
 
-    def _correction(self, update, held, step):
+    def _correction(self, update, held, step, is_refresh):
         """What turns an update into the direction: a product of two thin matrices."""
-        basis, average = self._decoded(self._refreshed(update, held, step))
+        if is_refresh is None:
+            is_refresh = self.is_refresh(step)
+        basis, average = self._decoded(self._refreshed(update, held, is_refresh))
         inside = self.taken_in(self._inside(update, basis))
         average = self.decay * average + (1.0 - self.decay) * inside
         held = self._encoded(basis, average)
@@ -118,12 +126,8 @@ class SubspaceMomentum(Momentum):
             return update.left_product(basis)
         return update.right_product(basis)
 
-    def _refreshed(self, update, held, step):
+    def _refreshed(self, update, held, is_due):
         """The basis and the momentum in it, where it is time for another basis."""
-        place = ops.cast(step, "int32") - 1
-        is_due = ops.logical_or(
-            (place + self.offset) % self.refresh_every == 0, place == 0
-        )
 
         def refreshed():
             basis, average = self._decoded(held)
@@ -140,7 +144,7 @@ class SubspaceMomentum(Momentum):
 
     def _iterated(self, update, basis):
         """The basis after a step of subspace iteration."""
-        inside = _of_length_1(self._inside(update, basis))
+        inside = _over_largest(self._inside(update, basis))
         if self._is_wide:
             turned = update.right_product(ops.transpose(inside))
         else:
@@ -174,11 +178,16 @@ def _orthonormal(matrix):
     return ops.fori_loop(0, STEPS, nearer, matrix)
 
 
-def _of_length_1(matrix):
-    """The matrix over its norm; one of zeros, or with anything not finite, is 0."""
+def _over_largest(matrix):
+    """The matrix over its largest entry; of zeros, or with NaN or infinity, it is 0."""
     largest = ops.max(ops.abs(matrix))
     is_usable = ops.logical_and(ops.isfinite(largest), largest > 0)
-    scaled = ops.where(is_usable, matrix, 0.0) / ops.where(is_usable, largest, 1.0)
+    return ops.where(is_usable, matrix, 0.0) / ops.where(is_usable, largest, 1.0)
+
+
+def _of_length_1(matrix):
+    """The matrix over its norm; one of zeros, or with NaN or infinity, is 0."""
+    scaled = _over_largest(matrix)
     return scaled / ops.sqrt(ops.maximum(ops.sum(ops.square(scaled)), 1.0))
 
 

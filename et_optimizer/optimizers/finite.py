@@ -3,6 +3,7 @@
 from keras import ops
 
 from et_optimizer import checks, gradients, naming, tracing
+from et_optimizer.preconditioners.preconditioner import sum_over
 
 NONFINITE = ("skip", "raise")
 
@@ -84,10 +85,14 @@ def are_finite_squares(gradient, slots=()):
     return ops.isfinite(total)
 
 
-def are_finite(slots):
-    """Whether no slot has taken in a gradient with NaN or infinity in it."""
-    # Made small, because the sum of all may leave float32 where none of them does.
-    return ops.isfinite(sum(ops.sum(slot * 2.0**-64) for slot in slots))
+def are_finite(slots, size):
+    """Whether no slot has taken in a gradient with NaN or infinity in it.
+
+    Args:
+        slots: List of what is kept for a variable.
+        size: How many entries the variable has.
+    """
+    return ops.isfinite(sum_over(slots, size))
 
 
 def _message(skipped):

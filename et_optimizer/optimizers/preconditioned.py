@@ -10,15 +10,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from et_optimizer import checks, gradients, momenta, naming
-from et_optimizer.optimizers import given
-from et_optimizer.optimizers.finite import (
-    FiniteSteps,
-    are_finite,
-    are_finite_squares,
-    check_nonfinite,
-)
+from et_optimizer import checks, gradients, momenta, naming, tracing
+from et_optimizer.optimizers import given, together
+from et_optimizer.optimizers.finite import FiniteSteps, check_nonfinite
 from et_optimizer.optimizers.saved_form import SavedForm
+from et_optimizer.optimizers.step import Clock, State, Step
 from et_optimizer.tensor_index import (
     TensorIndex,
     by_path,
@@ -65,6 +61,15 @@ class HeldForVariable:
         averages = [named.pop(name) for name in plan.momentum.plan()]
         slots = list(named.values())
         return cls(plan.index, plan.momentum, slots, averages, skipped_steps)
+
+    def state(self, variable):
+        """The values of the variable and of what is held for it, a `State`."""
+        return State(
+            _value(variable),
+            [_value(slot) for slot in self.slots],
+            [_value(average) for average in self.averages],
+            _value(self.skipped_steps),
+        )
 
 
 def by_path_to_keep(given):
@@ -159,6 +164,8 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         self._momentum_decay = momentum
         self._preconditioner = preconditioner
         self._held = ()
+        # Past Keras, which would track it and, on TensorFlow, save it.
+        object.__setattr__(self, "_steps", {})
 
     def index_variables(self, named_shapes):
         """The tensor index of every variable.
@@ -244,56 +251,37 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             learning_rate: Scalar.
         """
         held = self._held[self._get_variable_index(variable)]
-        step = ops.cast(self.iterations + 1, "float32")
-        decay = self.weight_decay if self._use_weight_decay(variable) else None
-        self.take_step(held, gradient, variable, learning_rate, step, decay)
+        clock = self._clock(variable, learning_rate)
+        self.take_step(held, gradient, variable, clock)
 
-    def take_step(self, held, gradient, variable, learning_rate, step, weight_decay):
+    def take_step(self, held, gradient, variable, clock, after=None):
         """Updates a variable and what is held for it, whoever holds it.
 
         Args:
             held: Its `HeldForVariable`.
             gradient: Its gradient, dense or `tf.IndexedSlices`.
             variable: The variable.
-            learning_rate: Scalar.
-            step: Scalar float32 tensor, t from 1.
-            weight_decay: Its decay, in units of the rate, or `None`.
+            clock: A `Clock`.
+            after: What the call for the variable before returned, or `None`.
+
+        Returns:
+            A tensor that there is when the steps are taken that write something out.
         """
         if not held.index.slots:
-            return
-        is_matrix = isinstance(held.momentum, momenta.SubspaceMomentum)
-        before = [_value(slot) for slot in held.slots]
-        averages = [_value(average) for average in held.averages]
-        if held.averages or self._preconditioner.is_of_finite_gradients:
-            # All entries take part in a step of momentum.
-            gradient = gradients.made_dense(gradient, held.index.shape)
-        if self._preconditioner.is_of_finite_gradients:
-            is_taken = are_finite_squares(gradient, before)
-            gradient = ops.where(is_taken, gradient, ops.zeros_like(gradient))
-        seen = gradients.see(gradient, held.index, as_matrix=is_matrix)
-        seen = self._without_spike(seen, before, held, step)
-        update, slots = self._preconditioner(seen, before, step)
-        if not self._preconditioner.is_of_finite_gradients:
-            is_taken = are_finite(slots)
-        rate, value = ops.cast(learning_rate, "float32"), _value(variable)
-        decayed = value
-        if weight_decay is not None:
-            decayed = _decayed(value, weight_decay, rate)
-        rate = self._preconditioner.rate(rate, decayed, step)
-        is_taken = ops.logical_and(is_taken, ops.isfinite(rate))
-        if weight_decay is not None:
-            self.assign(variable, ops.where(is_taken, decayed, value))
-        direction, new_averages = self._averaged(
-            self._clipped(update), held.momentum, averages, rate, step
-        )
-        direction = self._bounded(direction, rate).mapped(
-            lambda entries: ops.where(is_taken, entries, 0.0)
-        )
-        old, new = [*before, *averages], [*slots, *new_averages]
-        for slot, *pair in zip([*held.slots, *held.averages], new, old):
-            self.assign(slot, ops.where(is_taken, *pair))
-        self._subtract(direction, variable)
-        self.assign_add(held.skipped_steps, 1 - ops.cast(is_taken, "int32"))
+            return after
+        before, step = held.state(variable), self._step(held)
+        is_refresh = held.momentum.is_refresh(clock.step)
+        if together.is_possible(gradient):
+            step = self._traced_once(step)
+        writes_out = isinstance(held.momentum, momenta.SubspaceMomentum)
+        if after is not None and writes_out:
+            # So that what is written out is there for one variable at a time.
+            before.averages[0] = gradients.in_turn(before.averages[0], after)
+        new, rows = step(gradient, before, clock, is_refresh)
+        self._put(held, variable, before, new)
+        if rows is not None:
+            self.assign_sub(variable, rows)
+        return new.value if writes_out else after
 
     momentum_rank = property(
         lambda self: by_path_as_given(self._momentum_rank),
@@ -400,52 +388,91 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             layout=_layout(name, shape, variable),
         )
 
-    def _without_spike(self, gradient, slots, held, step):
-        """The gradient, scaled down where it is far larger than those before it."""
-        if self.spike_threshold is None:
-            return gradient
-        steps = step - 1.0 - ops.cast(_value(held.skipped_steps), "float32")
-        before, now = self._preconditioner.sizes(gradient, slots, steps)
-        # One that is not finite is no spike, but a step not to be taken.
-        is_known = ops.logical_and(before > 0.0, ops.isfinite(now))
-        # Roots first: the quotient of the squares may leave float32.
-        largest = self.spike_threshold * ops.sqrt(before) / ops.sqrt(now)
-        return gradient.times(ops.where(is_known, ops.minimum(largest, 1.0), 1.0))
+    def _step(self, held):
+        """The function that a step of a variable is."""
+        return Step(
+            index=held.index,
+            preconditioner=self._preconditioner,
+            # When it is refreshed is given, so that equal variables have equal steps.
+            momentum=dataclasses.replace(held.momentum, offset=0),
+            momentum_of=self.momentum_of,
+            momentum_of_steps=self.momentum_of_steps,
+            clip_threshold=self.clip_threshold,
+            update_bound=self.update_bound,
+            spike_threshold=self.spike_threshold,
+        )
 
-    def _clipped(self, update):
-        if self.clip_threshold is None:
-            return update
-        excess = update.root_mean_square() / self.clip_threshold
-        return update.scaled(1.0 / ops.maximum(excess, 1.0))
+    def _traced_once(self, step):
+        """The step, traced once for all variables of which it is."""
+        if step not in self._steps:
+            self._steps[step] = tracing.once(step)
+        return self._steps[step]
 
-    def _averaged(self, update, momentum, averages, rate, step):
-        """The update times the rate after momentum, and what this keeps now."""
-        if self.momentum_of_steps:
-            return momentum(update.scaled(rate), averages, step)
-        average = momentum.of_gradient if self.momentum_of == "gradient" else momentum
-        direction, averages = average(update, averages, step)
-        return direction.scaled(rate), averages
+    def _clock(self, variable, learning_rate):
+        """What a step of a variable has in common with those of others."""
+        decay = self.weight_decay if self._use_weight_decay(variable) else None
+        step = ops.cast(self.iterations + 1, "float32")
+        return Clock(_value(learning_rate), step, decay)
 
-    def _bounded(self, direction, rate):
-        if self.update_bound is None:
-            return direction
-        limit = self.update_bound * ops.abs(rate)
-        return direction.mapped(lambda entries: ops.clip(entries, -limit, limit))
+    def _put(self, held, variable, before, after):
+        """Gives a variable and what is held for it the values of a `State`."""
+        own = [*held.slots, *held.averages, held.skipped_steps, variable]
+        old = [*before.slots, *before.averages, before.skipped_steps, before.value]
+        new = [*after.slots, *after.averages, after.skipped_steps, after.value]
+        for target, was, value in zip(own, old, new):
+            if value is not was:
+                self.assign(target, value)
 
     def _apply_weight_decay(self, variables):
         """Nothing: a variable decays in its own step, where that is taken."""
+
+    def _clip_gradients(self, grads):
+        """The clipped gradients; by a norm without writing them out on JAX."""
+        norm = self.clipnorm or self.global_clipnorm
+        can_be_scaled = keras.backend.backend() == "jax" and not any(
+            gradient is not None and gradients.is_of_rows(gradient)
+            for gradient in grads
+        )
+        if not (norm and can_be_scaled):
+            return super()._clip_gradients(grads)
+        squares = [None if g is None else gradients.sum_of_squares(g) for g in grads]
+        if not self.clipnorm:
+            total = sum(square for square in squares if square is not None)
+            squares = [None if square is None else total for square in squares]
+        return [
+            None
+            if g is None
+            else gradients.Scaled(g, norm / ops.maximum(ops.sqrt(square), norm))
+            for g, square in zip(grads, squares)
+        ]
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """Updates all variables, of which those that are small and alike together."""
+        if together.are_in_parts():
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        grads, variables = list(grads), list(trainable_variables)
+        held = [self._held[self._get_variable_index(v)] for v in variables]
+        clocks = [self._clock(variable, learning_rate) for variable in variables]
+        steps = [(self._step(h), c.weight_decay) for h, c in zip(held, clocks)]
+        last = None
+        for places in together.parted(steps, grads):
+            first = places[0]
+            if len(places) == 1:
+                of_one = held[first], grads[first], variables[first], clocks[first]
+                last = self.take_step(*of_one, after=last)
+                continue
+            before = [held[place].state(variables[place]) for place in places]
+            of_all = [grads[place] for place in places]
+            after = together.take(steps[first][0], of_all, before, clocks[first])
+            for place, *states in zip(places, before, after):
+                self._put(held[place], variables[place], *states)
 
     def _backend_reset_gradient_accumulators(self):
         # Keras multiplies them by 0 on PyTorch, where NaN would stay for ever.
         for accumulator in self._accumulated_gradients:
             if accumulator is not None:
                 accumulator.assign(ops.zeros_like(accumulator))
-
-    def _subtract(self, direction, variable):
-        if direction.goes_by_blocks:
-            self.assign(variable, direction.subtracted_from(_value(variable)))
-        else:
-            self.assign_sub(variable, direction.in_form(direction.entries()))
 
     def state_arguments(self):
         """The arguments that say what the numbers held mean, by name."""
@@ -495,16 +522,10 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
 
 
 def _value(slot):
-    """A slot's value; to Keras a `tf.Variable` is itself a tensor."""
-    if hasattr(slot, "read_value"):
-        return slot.read_value()
-    return ops.convert_to_tensor(slot)
-
-
-def _decayed(value, weight_decay, rate):
-    """Keras's weight decay, x − η λ x."""
-    rate, decay = ops.cast(rate, value.dtype), ops.cast(weight_decay, value.dtype)
-    return value - value * decay * rate
+    """A slot's value, a tensor; to Keras a `tf.Variable` is itself one."""
+    if isinstance(slot, keras.Variable):
+        slot = slot.value
+    return slot.read_value() if hasattr(slot, "read_value") else slot
 
 
 def _layout(name, shape, variable):

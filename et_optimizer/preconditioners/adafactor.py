@@ -55,12 +55,10 @@ class Adafactor(Preconditioner):
         slots = [
             (1.0 - weight) * slot + weight * mean for slot, mean in zip(slots, means)
         ]
-        # A scalar is its own mean.
-        averages = [
-            ops.mean(slot, axis=-1, keepdims=True) if len(slot.shape) else slot
-            for slot in slots
-        ]
-        roots = rank_one.inverse_roots(slots, averages)
+        average = slots[0]
+        if len(slots) > 1:
+            average = ops.mean(average, axis=-1, keepdims=True)
+        roots = rank_one.inverse_roots(slots, average)
         return gradient.scaled_by(gradient.at_slices(roots)), slots
 
     def sizes(self, gradient, slots, steps):

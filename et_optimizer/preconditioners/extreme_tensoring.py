@@ -11,6 +11,7 @@ from et_optimizer import checks
 from et_optimizer.preconditioners import rank_one
 from et_optimizer.preconditioners.preconditioner import (
     Preconditioner,
+    sum_over,
     total_weight,
     weight_of_all,
 )
@@ -89,17 +90,17 @@ class ExtremeTensoring(Preconditioner):
             for n in index.entries_per_slice
         ]
         means = [slot / ops.cast(n, "float32") for slot, n in zip(slots, entries)]
-        # Divided first, because the sum of all entries may leave float32.
-        averages = [ops.sum(slot / index.size) for slot in slots]
+        # Every mode has all entries in it.
+        average = sum_over(slots, index.size) / len(slots)
         if self.epsilon == 0.0:
-            roots = rank_one.inverse_roots(means, averages)
+            roots = rank_one.inverse_roots(means, average)
             return gradient.scaled_by(gradient.at_slices(roots), ops.sqrt(weight))
 
         def scaled(matrix, row_factor, column_factor):
             estimate = row_factor * column_factor
             return matrix / (ops.sqrt(estimate / weight) + self.epsilon)
 
-        ratios = gradient.at_slices(rank_one.ratios(means, averages))
+        ratios = gradient.at_slices(rank_one.ratios(means, average))
         # None is infinite: times one of 0 it would be no number.
         factors = [ops.minimum(f, checks.LARGEST) for f in gradient.factors(ratios)]
         return gradient.elementwise(scaled, factors)

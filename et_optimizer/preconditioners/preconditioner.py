@@ -68,6 +68,20 @@ class Preconditioner:
         return learning_rate
 
 
+def sum_over(slots, size):
+    """The sum of all that is in some slots, over a number of entries.
+
+    Of all slots at once, divided first: the sum may leave float32 where this does not.
+    What asks for it twice has it computed once.
+
+    Args:
+        slots: List of tensors.
+        size: How many entries the variable has.
+    """
+    joined = ops.concatenate([ops.reshape(slot, (-1,)) for slot in slots])
+    return ops.sum(joined / size)
+
+
 def weight_of_all(beta_2, steps):
     """What divides a sum over steps, decayed or not, to make it their average.
 

@@ -17,28 +17,26 @@ from keras import ops
 from et_optimizer import checks
 
 
-def ratios(means, averages):
+def ratios(means, average):
     """One vector a mode, whose product at an entry is v̂.
 
     Args:
-        means, averages: As for `inverse_roots`.
+        means, average: As for `inverse_roots`.
 
     Returns:
         A list of tensors of the shapes of `means`.
     """
-    least = checks.SMALLEST_FLOAT32
-    relative = [
-        mean / ops.maximum(average, least) for mean, average in zip(means, averages)
-    ]
-    return [*relative[:-1], means[-1]]
+    average = ops.maximum(average, checks.SMALLEST_FLOAT32)
+    # The last mode has the scale, all others are relative to the mean.
+    return [*(mean / average for mean in means[:-1]), means[-1]]
 
 
-def inverse_roots(means, averages):
+def inverse_roots(means, average):
     """One vector a mode, whose product at an entry is v̂^(−1/2).
 
     Args:
         means: A list of tensors of shape (slices,) or (stack, slices), one a mode: M_i.
-        averages: A list of tensors, m as each mode has it.
+        average: A tensor that goes with all of them, m.
 
     Returns:
         A list of tensors of the shapes of `means`. Roots are taken before anything is
@@ -47,6 +45,7 @@ def inverse_roots(means, averages):
     """
     least = checks.SMALLEST_FLOAT32
     roots = [ops.rsqrt(ops.maximum(mean, least)) for mean in means]
-    # The last mode has the scale, all others are relative to the mean.
-    relative = [root * ops.sqrt(average) for root, average in zip(roots, averages)]
-    return [*relative[:-1], roots[-1]]
+    if len(roots) == 1:
+        return roots
+    scale = ops.sqrt(average)
+    return [*(root * scale for root in roots[:-1]), roots[-1]]

@@ -1,0 +1,88 @@
+"""Steps of small variables that are alike, taken together.
+
+What a framework traces and XLA compiles is then as many steps as there are different
+ones, and not as many as there are variables: a model's vectors are of a few lengths.
+They are stacked, which copies them, so that large variables go by themselves.
+"""
+
+import collections
+import math
+
+import keras
+from keras import ops
+
+from et_optimizer import gradients, tracing
+from et_optimizer.gradients.layout import may_be_in_parts
+from et_optimizer.momenta import SubspaceMomentum
+from et_optimizer.optimizers.step import State
+
+# Up to so many entries. Most of a compiler's work on larger variables is on the passes
+# over them, and copies would be passes too. On JAX XLA:CPU compiles equal kernels once,
+# and what stacks takes it longer than that saves.
+MAX_ENTRIES = {"tensorflow": 2**14, "jax": 0, "torch": 0}
+
+
+def parted(steps, gradients):
+    """Parts places into those to go together.
+
+    Args:
+        steps: A list of pairs of a `Step` and what else has to be equal.
+        gradients: List of gradients, or `None`.
+
+    Returns:
+        A list of lists of places. Those that go alone are in lists of one.
+    """
+    found = collections.defaultdict(list)
+    for place, (of_one, gradient) in enumerate(zip(steps, gradients)):
+        is_alone = gradient is None or not _goes_together(of_one[0], gradient)
+        found[place if is_alone else (*of_one, gradient.dtype)].append(place)
+    return list(found.values())
+
+
+def take(step, gradients, states, clock):
+    """One step of each of some variables.
+
+    Args:
+        step: Their `Step`.
+        gradients: List of their gradients, dense.
+        states: List of their `State`.
+        clock: A `Clock`.
+
+    Returns:
+        A list of `State`.
+    """
+
+    def one(gradient, value, slots, averages, skipped_steps):
+        state = State(value, slots, averages, skipped_steps)
+        return tuple(step(gradient, state, clock)[0])
+
+    members = [(gradient, *state) for gradient, state in zip(gradients, states)]
+    stacked = keras.tree.map_structure(lambda *of_all: ops.stack(of_all), *members)
+    after = ops.vectorized_map(lambda member: one(*member), stacked)
+    flat = [ops.unstack(of_all, len(states)) for of_all in keras.tree.flatten(after)]
+    return [keras.tree.pack_sequence_as(states[0], of_one) for of_one in zip(*flat)]
+
+
+def are_in_parts():
+    """Whether variables, or copies of them, may lie on several devices."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.has_strategy()
+    return may_be_in_parts()
+
+
+def is_possible(gradient):
+    """Whether a gradient is of a step being compiled, for one device."""
+    values = gradient.values if isinstance(gradient, gradients.Scaled) else gradient
+    return not (tracing.is_known(values) or are_in_parts())
+
+
+def _goes_together(step, gradient):
+    if step.preconditioner.is_of_finite_gradients:
+        return False  # finds eigenvectors, which gain nothing
+    if isinstance(step.momentum, SubspaceMomentum) or gradients.is_of_rows(gradient):
+        return False
+    if not (step.index.slots and is_possible(gradient)):
+        return False
+    return math.prod(step.index.shape) <= MAX_ENTRIES[keras.backend.backend()]

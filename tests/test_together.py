@@ -1,0 +1,136 @@
+"""Small variables that are alike, taken together: who is, and that numbers stay."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import et_optimizer
+from et_optimizer.optimizers import together
+from tests.optimizers import OPTIMIZERS
+from tests.updates import compiled
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="PyTorch compiles nothing here"
+)
+# Twice each of: vectors, scalars, nothing, small matrices with a subspace and without.
+SHAPES = [(5,), (300,), (), (0, 3), (2, 1), (12, 16)] * 2
+STEPS = 4
+
+
+def taken(make, monkeypatch, largest, dtype):
+    """Weights and state after some steps, and how many variables went together."""
+    counts, take = [], together.take
+    entries = dict.fromkeys(together.MAX_ENTRIES, largest)
+    monkeypatch.setattr(together, "MAX_ENTRIES", entries)
+    monkeypatch.setattr(
+        together, "take", lambda *of_all: counts.append(len(of_all[1])) or take(*of_all)
+    )
+    rng = np.random.default_rng(0)
+    variables = [
+        keras.Variable(rng.standard_normal(shape), dtype=dtype, name=f"v{place}")
+        for place, shape in enumerate(SHAPES)
+    ]
+    optimizer = make(learning_rate=0.1, weight_decay=0.1)
+    optimizer.build(variables)
+    own = [variable.value for variable in optimizer.variables]
+    values = [variable.value for variable in variables]
+    if keras.backend.backend() == "tensorflow":
+        step = compiled(lambda gradients: optimizer.apply(gradients, variables))
+    else:
+        step = compiled(optimizer.stateless_apply)
+    for count in range(STEPS):
+        gradients = [rng.standard_normal(s) * 10 ** rng.uniform(-3, 3) for s in SHAPES]
+        if count == 2:
+            gradients[0][1] = np.nan  # a step that only one of its kind does not take
+        gradients = [ops.convert_to_tensor(g, dtype) for g in gradients]
+        if keras.backend.backend() == "tensorflow":
+            step(gradients)
+        else:
+            values, own = step(own, gradients, values)
+    if keras.backend.backend() == "tensorflow":
+        values, own = variables, optimizer.variables
+    monkeypatch.undo()
+    return [
+        ops.convert_to_numpy(ops.cast(v, "float32")) for v in [*values, *own]
+    ], counts
+
+
+# On JAX variables go alone, unless a test has it otherwise.
+NAMES = OPTIMIZERS if keras.backend.backend() == "tensorflow" else ["ExtremeTensoring"]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(n, "float32") for n in NAMES] + [("SM3", "bfloat16")]
+)
+def test_taken_together_they_are_what_they_are_alone(name, dtype, monkeypatch):
+    make = OPTIMIZERS[name]
+    found, counts = taken(make, monkeypatch, 2**14, dtype)
+    expected, alone = taken(make, monkeypatch, 0, dtype)
+    assert not alone
+    assert set(counts) <= {2}
+    if not make(learning_rate=0.1)._preconditioner.is_of_finite_gradients:
+        assert len(counts) >= 3
+    tolerance = 1e-6 if dtype == "float32" else 2**-7
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=1e-7)
+
+
+def parts(shapes, gradients=None, **arguments):
+    """The parts in which variables' steps are taken, in a program being traced."""
+    variables = [keras.Variable(np.ones(shape), name="v") for shape in shapes]
+    optimizer = et_optimizer.ExtremeTensoring(**arguments)
+    optimizer.build(variables)
+    steps = [(optimizer._step(held), None) for held in optimizer._held]
+    found = []
+
+    def program(given):
+        given = [None if g is None else g + 0.0 for g in given]
+        found.append(together.parted(steps, given))
+        return ops.zeros(())
+
+    compiled(program)(
+        [ops.ones(shape) for shape in shapes] if gradients is None else gradients
+    )
+    return found[-1]
+
+
+def test_who_goes_together(monkeypatch):
+    entries = dict.fromkeys(together.MAX_ENTRIES, 100)
+    monkeypatch.setattr(together, "MAX_ENTRIES", entries)
+    assert parts([(5,), (7,), (5,), (101,), (101,)]) == [[0, 2], [1], [3], [4]]
+    # A momentum in a subspace is refreshed on steps of its own.
+    assert parts([(9, 9), (9, 9)], momentum_rank=1) == [[0], [1]]
+    assert parts([(9, 9), (9, 9)], beta_1=0.0) == [[0, 1]]
+    # Arguments by path make different steps of equal shapes.
+    assert parts([(4, 9), (4, 9)], beta_1=0.0, level={"v": 1}) == [[0, 1]]
+
+
+def test_a_variable_without_gradient_stays_where_it_is(monkeypatch):
+    monkeypatch.setattr(
+        together, "MAX_ENTRIES", dict.fromkeys(together.MAX_ENTRIES, 100)
+    )
+    assert parts([(5,)] * 3, [ops.ones(5), None, ops.ones(5)]) == [[0, 2], [1]]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX says what XLA needs")
+def test_temporaries_do_not_grow_with_the_number_of_variables():
+    def temporaries(count):
+        variables = [keras.Variable(np.ones((256, 512))) for _ in range(count)]
+        optimizer = et_optimizer.ExtremeTensoring(momentum_rank=16)
+        optimizer.build(variables)
+        state = [variable.value for variable in optimizer.variables]
+        values = [variable.value for variable in variables]
+        import jax
+
+        step = jax.jit(
+            lambda state, gradients, values: optimizer.stateless_apply(
+                state, gradients, values
+            )[::-1],
+            donate_argnums=(0, 2),
+        )
+        program = step.lower(state, [ops.ones((256, 512))] * count, values).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    # Of each there are vectors and thin matrices, and of one a product.
+    assert temporaries(12) < 2 * temporaries(2)
