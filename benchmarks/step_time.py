@@ -14,7 +14,8 @@ steps, and the time of a step is their mean.
 With `--training` a step is a whole training step, forward, backward and update, of the
 demo's Transformer, of KerasHub's GPT-2 with four layers and of ResNet-50 at 64 × 64.
 
-"compile s" is the time of the first step, tracing included; on JAX without running it.
+"compile s" is the time of the first step, tracing included; of an update alone on JAX
+it is without running it.
 """
 
 import functools

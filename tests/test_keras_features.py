@@ -186,6 +186,51 @@ def test_gradient_clipping_equals_clipping_by_hand(make, limit):
     np.testing.assert_allclose(clipped, by_hand, rtol=1e-4, atol=1e-6)
 
 
+def clipped_steps(limit, gradients):
+    """Where two variables are after steps, and how many each of them skipped."""
+    variables = [variable_of(START), keras.Variable(np.ones(5), name="other")]
+    optimizer = ExtremeTensoring(0.1, weight_decay=0.1, **limit)
+    for step in gradients:
+        optimizer.apply([ops.convert_to_tensor(g, "float32") for g in step], variables)
+    return [variable.numpy() for variable in variables], optimizer.skipped_steps
+
+
+def test_clipping_by_the_norm_of_all_looks_at_all_variables():
+    gradients = [(g, np.arange(5.0) + step) for step, g in enumerate(GRADIENTS[:3])]
+    norms = [np.sqrt(sum(np.sum(np.square(g)) for g in step)) for step in gradients]
+    by_hand = [
+        [g * min(1.0, 0.5 / norm) for g in step] for step, norm in zip(gradients, norms)
+    ]
+    found, _ = clipped_steps({"global_clipnorm": 0.5}, gradients)
+    expected, _ = clipped_steps({}, by_hand)
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_where_the_norm_of_all_is_not_finite_no_variable_takes_a_step(bad):
+    of_one = np.array(GRADIENTS[0])
+    of_one.flat[1] = bad
+    good, spoilt = (GRADIENTS[0], np.ones(5)), (of_one, np.ones(5))
+    found, skipped = clipped_steps({"global_clipnorm": 0.5}, [good, spoilt])
+    expected, _ = clipped_steps({"global_clipnorm": 0.5}, [good])
+    for one, other in zip(found, expected):
+        np.testing.assert_array_equal(one, other)
+    assert list(skipped.values()) == [1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["variable", "tensor"])
+def test_weight_decay_may_be_a_tensor(dtype):
+    make = {"variable": keras.Variable, "tensor": ops.convert_to_tensor}[dtype]
+    model = compiled(ExtremeTensoring(0.1, weight_decay=0.5))
+    model.optimizer.weight_decay = make(0.5)
+    expected = compiled(ExtremeTensoring(0.1, weight_decay=0.5))
+    expected.set_weights(model.get_weights())
+    for one in (model, expected):
+        one.fit(*data(), epochs=1, batch_size=32, shuffle=False, verbose=0)
+    assert_equal_weights(weights(model), weights(expected), rtol=1e-5, atol=1e-6)
+
+
 @one_of_each
 def test_moving_average_of_weights_overwrites_them(make):
     make = in_float32(make)

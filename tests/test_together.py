@@ -76,22 +76,24 @@ def test_taken_together_they_are_what_they_are_alone(name, dtype, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=1e-7)
 
 
-def parts(shapes, gradients=None, **arguments):
+def parts(shapes, dtypes=None, **arguments):
     """The parts in which variables' steps are taken, in a program being traced."""
-    variables = [keras.Variable(np.ones(shape), name="v") for shape in shapes]
+    variables = [
+        keras.Variable(np.ones(shape), dtype=dtype, name=f"v{place}")
+        for place, (shape, dtype) in enumerate(
+            zip(shapes, dtypes or ["float32"] * len(shapes))
+        )
+    ]
     optimizer = et_optimizer.ExtremeTensoring(**arguments)
     optimizer.build(variables)
-    steps = [(optimizer._step(held), None) for held in optimizer._held]
+    kinds = [(optimizer._step(held), True) for held in optimizer._held]
     found = []
 
     def program(given):
-        given = [None if g is None else g + 0.0 for g in given]
-        found.append(together.parted(steps, given))
+        found.append(together.parted(kinds, [g + 0.0 for g in given], variables))
         return ops.zeros(())
 
-    compiled(program)(
-        [ops.ones(shape) for shape in shapes] if gradients is None else gradients
-    )
+    compiled(program)([ops.ones(shape) for shape in shapes])
     return found[-1]
 
 
@@ -102,15 +104,23 @@ def test_who_goes_together(monkeypatch):
     # A momentum in a subspace is refreshed on steps of its own.
     assert parts([(9, 9), (9, 9)], momentum_rank=1) == [[0], [1]]
     assert parts([(9, 9), (9, 9)], beta_1=0.0) == [[0, 1]]
-    # Arguments by path make different steps of equal shapes.
-    assert parts([(4, 9), (4, 9)], beta_1=0.0, level={"v": 1}) == [[0, 1]]
+    # Other arguments by path make other steps, of equal shapes too.
+    by_path = {"v0": 1, "v1": 2, "v2": 1}
+    assert parts([(4, 9)] * 3, beta_1=0.0, level=by_path) == [[0, 2], [1]]
+    assert parts([(5,)] * 3, ["float32", "bfloat16", "float32"]) == [[0, 2], [1]]
 
 
-def test_a_variable_without_gradient_stays_where_it_is(monkeypatch):
-    monkeypatch.setattr(
-        together, "MAX_ENTRIES", dict.fromkeys(together.MAX_ENTRIES, 100)
-    )
-    assert parts([(5,)] * 3, [ops.ones(5), None, ops.ones(5)]) == [[0, 2], [1]]
+def test_an_update_of_a_subclass_is_called():
+    called = []
+
+    class Spy(et_optimizer.ExtremeTensoring):
+        def update_step(self, gradient, variable, learning_rate):
+            called.append(variable.name)
+            super().update_step(gradient, variable, learning_rate)
+
+    variables = [keras.Variable(np.ones(5), name=name) for name in "ab"]
+    Spy().apply([ops.ones(5)] * 2, variables)
+    assert [name.split(":")[0].split("/")[-1] for name in called] == ["a", "b"]
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX says what XLA needs")

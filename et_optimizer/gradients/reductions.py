@@ -175,10 +175,13 @@ def apart(tensors, after=None):
 def in_turn(tensor, after):
     """The same tensor, which is not to be had before another one.
 
-    XLA:CPU puts operations in an order in which as many as can could run at once, and
-    holds what all of them write out. By then barriers are gone; but that this adds 0 it
-    cannot know, nor does it find the one entry by itself, behind the change of shape.
+    On JAX, XLA:CPU puts operations in an order in which as many as can could run at
+    once, and holds what all of them write out. By then barriers are gone; but that this
+    adds 0 it cannot know, nor does it find the one entry by itself, behind the change
+    of shape.
     """
+    if keras.backend.backend() != "jax":
+        return tensor
     first = ops.reshape(after, (-1,))[0]
     zero = ops.minimum(ops.cast(first > 0, "int32"), 0)
     return tensor + ops.cast(zero, tensor.dtype)

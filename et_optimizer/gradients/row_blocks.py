@@ -1,7 +1,8 @@
 """Going through the rows of a matrix in blocks.
 
 XLA fuses sums and products of entries into one pass over a variable; the product of two
-matrices it writes out. Of a large variable it is therefore made of some rows at a time.
+matrices it writes out. Of a large variable, and where it is not added term by term
+(`updates.MAX_FUSED_TERMS`), it is therefore made of some rows at a time.
 """
 
 from keras import ops

@@ -16,12 +16,10 @@ class Momentum:
     Args:
         decay: β₁ in [0, 1).
         is_corrected: Whether the average's start at 0 is corrected for, as in Adam.
-        offset: How many steps earlier than others it is refreshed, if it ever is.
     """
 
     decay: float = 0.0
     is_corrected: bool = True
-    offset: int = 0
 
     @staticmethod
     def taken_in(update):

@@ -57,6 +57,7 @@ class SubspaceMomentum(Momentum):
     columns: int = 0
     rank: int = 0
     refresh_every: int = 50
+    offset: int = 0
     dtype: str = "bfloat16"
 
     def plan(self):

@@ -271,12 +271,12 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             return after
         before, step = held.state(variable), self._step(held)
         is_refresh = held.momentum.is_refresh(clock.step)
+        writes_out = isinstance(held.momentum, momenta.SubspaceMomentum)
         if together.is_possible(gradient):
             step = self._traced_once(step)
-        writes_out = isinstance(held.momentum, momenta.SubspaceMomentum)
-        if after is not None and writes_out:
-            # So that what is written out is there for one variable at a time.
-            before.averages[0] = gradients.in_turn(before.averages[0], after)
+            if after is not None and writes_out:
+                # So that what is written out is there for one variable at a time.
+                before.averages[0] = gradients.in_turn(before.averages[0], after)
         new, rows = step(gradient, before, clock, is_refresh)
         self._put(held, variable, before, new)
         if rows is not None:
@@ -390,11 +390,14 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
 
     def _step(self, held):
         """The function that a step of a variable is."""
+        momentum = held.momentum
+        if isinstance(momentum, momenta.SubspaceMomentum):
+            # When it is refreshed is given, so that equal variables have equal steps.
+            momentum = dataclasses.replace(momentum, offset=0)
         return Step(
             index=held.index,
             preconditioner=self._preconditioner,
-            # When it is refreshed is given, so that equal variables have equal steps.
-            momentum=dataclasses.replace(held.momentum, offset=0),
+            momentum=momentum,
             momentum_of=self.momentum_of,
             momentum_of_steps=self.momentum_of_steps,
             clip_threshold=self.clip_threshold,
@@ -411,6 +414,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
     def _clock(self, variable, learning_rate):
         """What a step of a variable has in common with those of others."""
         decay = self.weight_decay if self._use_weight_decay(variable) else None
+        decay = None if decay is None else _value(decay)
         step = ops.cast(self.iterations + 1, "float32")
         return Clock(_value(learning_rate), step, decay)
 
@@ -428,45 +432,43 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
 
     def _clip_gradients(self, grads):
         """The clipped gradients; by a norm without writing them out on JAX."""
-        norm = self.clipnorm or self.global_clipnorm
-        can_be_scaled = keras.backend.backend() == "jax" and not any(
-            gradient is not None and gradients.is_of_rows(gradient)
-            for gradient in grads
-        )
-        if not (norm and can_be_scaled):
+        limit = self.clipnorm or self.global_clipnorm
+        is_scaled = keras.backend.backend() == "jax" and limit
+        if not is_scaled or any(map(gradients.is_of_rows, grads)):
             return super()._clip_gradients(grads)
-        squares = [None if g is None else gradients.sum_of_squares(g) for g in grads]
+        norms = [ops.sqrt(gradients.sum_of_squares(gradient)) for gradient in grads]
         if not self.clipnorm:
-            total = sum(square for square in squares if square is not None)
-            squares = [None if square is None else total for square in squares]
+            total = ops.sqrt(sum(ops.square(norm) for norm in norms))
+            # Where it is not finite, no number is: of none a step is taken then.
+            norms = [total + (total - total)] * len(grads)
         return [
-            None
-            if g is None
-            else gradients.Scaled(g, norm / ops.maximum(ops.sqrt(square), norm))
-            for g, square in zip(grads, squares)
+            gradients.Scaled(gradient, limit / ops.maximum(norm, limit))
+            for gradient, norm in zip(grads, norms)
         ]
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         """Updates all variables, of which those that are small and alike together."""
-        if together.are_in_parts():
+        # A subclass with an update of its own expects it to be called.
+        is_own = type(self).update_step is PreconditionedOptimizer.update_step
+        if not is_own or together.are_in_parts():
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
         grads, variables = list(grads), list(trainable_variables)
         held = [self._held[self._get_variable_index(v)] for v in variables]
         clocks = [self._clock(variable, learning_rate) for variable in variables]
-        steps = [(self._step(h), c.weight_decay) for h, c in zip(held, clocks)]
-        last = None
-        for places in together.parted(steps, grads):
+        kinds = [(self._step(h), c.weight_decay is None) for h, c in zip(held, clocks)]
+        after = None
+        for places in together.parted(kinds, grads, variables):
             first = places[0]
             if len(places) == 1:
                 of_one = held[first], grads[first], variables[first], clocks[first]
-                last = self.take_step(*of_one, after=last)
+                after = self.take_step(*of_one, after)
                 continue
             before = [held[place].state(variables[place]) for place in places]
             of_all = [grads[place] for place in places]
-            after = together.take(steps[first][0], of_all, before, clocks[first])
-            for place, *states in zip(places, before, after):
-                self._put(held[place], variables[place], *states)
+            states = together.take(kinds[first][0], of_all, before, clocks[first])
+            for place, *pair in zip(places, before, states):
+                self._put(held[place], variables[place], *pair)
 
     def _backend_reset_gradient_accumulators(self):
         # Keras multiplies them by 0 on PyTorch, where NaN would stay for ever.

@@ -112,7 +112,8 @@ class Step:
         change = direction.in_form(direction.entries())
         if gradients.is_of_rows(change):
             return after, change
-        return after._replace(value=value - ops.cast(change, value.dtype)), None
+        value = ops.cast(ops.cast(value, "float32") - change, value.dtype)
+        return after._replace(value=value), None
 
     def _usable(self, gradient, slots):
         """The gradient in a form that all can use, and whether it may be used."""

@@ -22,20 +22,23 @@ from et_optimizer.optimizers.step import State
 MAX_ENTRIES = {"tensorflow": 2**14, "jax": 0, "torch": 0}
 
 
-def parted(steps, gradients):
+def parted(kinds, gradients, variables):
     """Parts places into those to go together.
 
     Args:
-        steps: A list of pairs of a `Step` and what else has to be equal.
-        gradients: List of gradients, or `None`.
+        kinds: List of pairs of a variable's `Step` and whether it does not decay.
+        gradients: List of gradients.
+        variables: List of variables.
 
     Returns:
         A list of lists of places. Those that go alone are in lists of one.
     """
     found = collections.defaultdict(list)
-    for place, (of_one, gradient) in enumerate(zip(steps, gradients)):
-        is_alone = gradient is None or not _goes_together(of_one[0], gradient)
-        found[place if is_alone else (*of_one, gradient.dtype)].append(place)
+    for place, (kind, gradient) in enumerate(zip(kinds, gradients)):
+        key = place
+        if _goes_together(kind[0], gradient):
+            key = (*kind, gradient.dtype, variables[place].dtype)
+        found[key].append(place)
     return list(found.values())
 
 
@@ -73,16 +76,17 @@ def are_in_parts():
 
 
 def is_possible(gradient):
-    """Whether a gradient is of a step being compiled, for one device."""
+    """Whether a gradient is a tensor of a program being traced, for one device."""
+    if gradients.is_of_rows(gradient) or are_in_parts():
+        return False
     values = gradient.values if isinstance(gradient, gradients.Scaled) else gradient
-    return not (tracing.is_known(values) or are_in_parts())
+    return not tracing.is_known(values)
 
 
 def _goes_together(step, gradient):
     if step.preconditioner.is_of_finite_gradients:
         return False  # finds eigenvectors, which gain nothing
-    if isinstance(step.momentum, SubspaceMomentum) or gradients.is_of_rows(gradient):
+    if isinstance(step.momentum, SubspaceMomentum) or not is_possible(gradient):
         return False
-    if not (step.index.slots and is_possible(gradient)):
-        return False
-    return math.prod(step.index.shape) <= MAX_ENTRIES[keras.backend.backend()]
+    # Of no slots there are no entries, and nothing to do.
+    return 0 < math.prod(step.index.shape) <= MAX_ENTRIES[keras.backend.backend()]

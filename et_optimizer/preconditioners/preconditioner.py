@@ -72,7 +72,7 @@ def sum_over(slots, size):
     """The sum of all that is in some slots, over a number of entries.
 
     Of all slots at once, divided first: the sum may leave float32 where this does not.
-    What asks for it twice has it computed once.
+    A compiler finds it once for all who ask for it.
 
     Args:
         slots: List of tensors.
