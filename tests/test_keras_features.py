@@ -65,22 +65,26 @@ def variable_of(values):
 
 def apply_all(optimizer, variable, gradients):
     for gradient in gradients:
-        gradient = ops.convert_to_tensor(gradient, "float32")
-        if keras.backend.backend() == "jax":
-            apply_compiled(optimizer, variable, gradient)
-        else:
-            optimizer.apply([gradient], [variable])
+        apply(optimizer, [variable], [gradient])
     return ops.convert_to_numpy(variable)
 
 
-def apply_compiled(optimizer, variable, gradient):
+def apply(optimizer, variables, gradients):
+    gradients = [ops.convert_to_tensor(gradient, "float32") for gradient in gradients]
+    if keras.backend.backend() == "jax":
+        apply_compiled(optimizer, variables, gradients)
+    else:
+        optimizer.apply(gradients, variables)
+
+
+def apply_compiled(optimizer, variables, gradients):
     """A step as on JAX: there optimizers are used in compiled, stateless programs."""
-    optimizer.build([variable])
+    optimizer.build(variables)
     held = [v.value for v in optimizer.variables]
-    weights, held = stateless_step(optimizer)(held, [gradient], [variable.value])
-    variable.assign(weights[0])
-    for slot, value in zip(optimizer.variables, held):
-        slot.assign(value)
+    weights = [v.value for v in variables]
+    weights, held = stateless_step(optimizer)(held, gradients, weights)
+    for variable, value in zip([*variables, *optimizer.variables], [*weights, *held]):
+        variable.assign(value)
 
 
 @functools.lru_cache(maxsize=4)
@@ -187,11 +191,13 @@ def test_gradient_clipping_equals_clipping_by_hand(make, limit):
 
 
 def clipped_steps(limit, gradients):
-    """Where two variables are after steps, and how many each of them skipped."""
-    variables = [variable_of(START), keras.Variable(np.ones(5), name="other")]
+    """Where variables are after steps, and how many each of them skipped."""
+    shapes = {"other": (5,), "empty": (0, 3)}
+    variables = [variable_of(START)]
+    variables += [keras.Variable(np.ones(s), name=name) for name, s in shapes.items()]
     optimizer = ExtremeTensoring(0.1, weight_decay=0.1, **limit)
     for step in gradients:
-        optimizer.apply([ops.convert_to_tensor(g, "float32") for g in step], variables)
+        apply(optimizer, variables, [*step, np.ones((0, 3))])
     return [variable.numpy() for variable in variables], optimizer.skipped_steps
 
 

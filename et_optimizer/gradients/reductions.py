@@ -66,6 +66,8 @@ def sum_of_squares(tensor):
     """The sum of the squares of all entries of a tensor, a float32 scalar."""
     shape = tuple(tensor.shape)
     size = math.prod(shape)
+    if size == 0:
+        return ops.zeros((), "float32")
     columns = shape[-1] if size > MAX_ENTRIES_IN_ONE_ROW else size
     if not may_be_in_parts():
         tensor = ops.reshape(tensor, (-1, columns))

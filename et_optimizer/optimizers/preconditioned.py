@@ -431,10 +431,10 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         """Nothing: a variable decays in its own step, where that is taken."""
 
     def _clip_gradients(self, grads):
-        """The clipped gradients; by a norm without writing them out on JAX."""
+        """The clipped gradients; in a compiled step on JAX without writing them out."""
         limit = self.clipnorm or self.global_clipnorm
-        is_scaled = keras.backend.backend() == "jax" and limit
-        if not is_scaled or any(map(gradients.is_of_rows, grads)):
+        is_jax = keras.backend.backend() == "jax"
+        if not (limit and is_jax and all(map(_is_traced_tensor, grads))):
             return super()._clip_gradients(grads)
         norms = [ops.sqrt(gradients.sum_of_squares(gradient)) for gradient in grads]
         if not self.clipnorm:
@@ -528,6 +528,10 @@ def _value(slot):
     if isinstance(slot, keras.Variable):
         slot = slot.value
     return slot.read_value() if hasattr(slot, "read_value") else slot
+
+
+def _is_traced_tensor(gradient):
+    return not (gradients.is_of_rows(gradient) or tracing.is_known(gradient))
 
 
 def _layout(name, shape, variable):
