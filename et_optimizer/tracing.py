@@ -19,8 +19,9 @@ def once(function):
     """The same function of tensors, traced once for all its calls in a program.
 
     Args:
-        function: Pure, with positional arguments that are nested tensors and `None`;
-            where there is `None` in another place it is traced once more.
+        function: Pure, with positional arguments that are nested tensors, numbers and
+            `None`. Of other numbers, or with `None` in another place, it may be traced
+            once more.
 
     Returns:
         A function to be called where a program is being traced.

@@ -143,7 +143,9 @@ def main():
             if checked % TOGETHER == 0:
                 forget_programs()
     except KeyboardInterrupt:
-        print(f"Stopped; to go on: python -m tests.fuzz {count - checked} {seed}")
+        rest = f"{count - checked} {first + checked}"
+        name = keras.backend.backend()
+        print(f"To go on: KERAS_BACKEND={name} python -m tests.fuzz {rest}")
     print(f"{checked} seeds from {first} on, of which {len(failed)} failed: {failed}")
     sys.exit(bool(failed))
 

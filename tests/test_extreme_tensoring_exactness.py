@@ -239,3 +239,21 @@ def test_other_float_dtypes_keep_float32_slots(dtype, level):
     np.testing.assert_allclose(
         after, before - 0.125 * update, rtol=0, atol=4 * 2**-bits
     )
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax",
+    reason="JAX has no float64 unless it is switched on",
+)
+@pytest.mark.parametrize("beta_1", [0.0, 0.9])
+def test_weights_in_float64_keep_their_digits(beta_1):
+    start = 1.0 + 1e-12 * np.arange(24.0).reshape(4, 6)
+    gradient = np.zeros((4, 6))
+    variable = keras.Variable(start, dtype="float64")
+    optimizer = et_optimizer.ExtremeTensoring(0.125, beta_1=beta_1)
+    optimizer.apply([ops.convert_to_tensor(gradient, "float64")], [variable])
+    np.testing.assert_array_equal(variable.numpy(), start)
+    gradient[1, 2] = 2.0
+    optimizer.apply([ops.convert_to_tensor(gradient, "float64")], [variable])
+    moved = variable.numpy() != start
+    assert moved[1, 2] and moved.sum() == 1

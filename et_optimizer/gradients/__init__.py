@@ -25,7 +25,7 @@ from et_optimizer.gradients.reductions import in_turn, root_mean_square, sum_of_
 from et_optimizer.gradients.rows import Rows, rows_of
 from et_optimizer.gradients.scaled import Scaled
 from et_optimizer.gradients.sparse import SparseGradient, SparseStackGradient
-from et_optimizer.gradients.updates import WrittenUpdate
+from et_optimizer.gradients.updates import WrittenUpdate, subtracted
 
 __all__ = [
     "DenseGradient",
@@ -39,6 +39,7 @@ __all__ = [
     "root_mean_square",
     "rows_of",
     "see",
+    "subtracted",
     "sum_of_squares",
 ]
 

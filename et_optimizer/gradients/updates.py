@@ -76,8 +76,8 @@ class Update:
 
         def subtract(matrix, start, count):
             block = row_blocks.take(matrix, (start, count))
-            block = ops.cast(block, "float32") - self.entries((start, count))
-            return row_blocks.put(matrix, start, ops.cast(block, value.dtype))
+            block = subtracted(block, self.entries((start, count)))
+            return row_blocks.put(matrix, start, block)
 
         matrix = ops.reshape(value, (rows, columns))
         return ops.reshape(
@@ -379,6 +379,13 @@ class _ElementwiseOf(MappedUpdate):
         """The entries; see the base."""
         factors = (row_blocks.take(tensor, rows) for tensor in self._factors)
         return self.function(self.update.entries(rows), *factors)
+
+
+def subtracted(value, change):
+    """A value less a change: in float32, or its own dtype if that is wider."""
+    is_wider = keras.backend.standardize_dtype(value.dtype) == "float64"
+    dtype = "float64" if is_wider else "float32"
+    return ops.cast(ops.cast(value, dtype) - ops.cast(change, dtype), value.dtype)
 
 
 def _size(shape):

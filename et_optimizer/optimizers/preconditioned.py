@@ -432,12 +432,13 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
 
     def _clip_gradients(self, grads):
         """The clipped gradients; in a compiled step on JAX without writing them out."""
-        limit = self.clipnorm or self.global_clipnorm
-        is_jax = keras.backend.backend() == "jax"
-        if not (limit and is_jax and all(map(_is_traced_tensor, grads))):
+        is_of_one = self.clipnorm is not None and self.clipnorm > 0
+        limit = self.clipnorm if is_of_one else self.global_clipnorm
+        can_be = keras.backend.backend() == "jax" and all(map(_is_traced_tensor, grads))
+        if not can_be or limit is None or limit <= 0:
             return super()._clip_gradients(grads)
         norms = [ops.sqrt(gradients.sum_of_squares(gradient)) for gradient in grads]
-        if not self.clipnorm:
+        if not is_of_one:
             total = ops.sqrt(sum(ops.square(norm) for norm in norms))
             # Where it is not finite, no number is: of none a step is taken then.
             norms = [total + (total - total)] * len(grads)

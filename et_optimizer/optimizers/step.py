@@ -112,7 +112,7 @@ class Step:
         change = direction.in_form(direction.entries())
         if gradients.is_of_rows(change):
             return after, change
-        value = ops.cast(ops.cast(value, "float32") - change, value.dtype)
+        value = gradients.subtracted(value, change)
         return after._replace(value=value), None
 
     def _usable(self, gradient, slots):
