@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import et_optimizer
+from et_optimizer import preconditioners
 from et_optimizer.optimizers import together
 from tests.optimizers import OPTIMIZERS
 from tests.updates import compiled
@@ -123,24 +124,66 @@ def test_an_update_of_a_subclass_is_called():
     assert [name.split(":")[0].split("/")[-1] for name in called] == ["a", "b"]
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX says what XLA needs")
-def test_temporaries_do_not_grow_with_the_number_of_variables():
-    def temporaries(count):
-        variables = [keras.Variable(np.ones((256, 512))) for _ in range(count)]
-        optimizer = et_optimizer.ExtremeTensoring(momentum_rank=16)
-        optimizer.build(variables)
-        state = [variable.value for variable in optimizer.variables]
+@pytest.mark.parametrize("shapes", [[(20, 30)] * 3, [(20, 30), (20, 30), (30, 20)]])
+def test_equal_variables_share_one_trace(shapes, monkeypatch):
+    calls, call = [], preconditioners.ExtremeTensoring.__call__
+    monkeypatch.setattr(
+        preconditioners.ExtremeTensoring,
+        "__call__",
+        lambda self, gradient, *of_all: (
+            calls.append(gradient.index.shape) or call(self, gradient, *of_all)
+        ),
+    )
+    entries = dict.fromkeys(together.MAX_ENTRIES, 0)
+    monkeypatch.setattr(together, "MAX_ENTRIES", entries)
+    variables = [keras.Variable(np.ones(shape)) for shape in shapes]
+    optimizer = et_optimizer.ExtremeTensoring(momentum_rank=2, beta_2=0.987)
+    optimizer.build(variables)
+    gradients = [ops.ones(shape) for shape in shapes]
+    if keras.backend.backend() == "tensorflow":
+        compiled(lambda given: optimizer.apply(given, variables))(gradients)
+    else:
+        own = [variable.value for variable in optimizer.variables]
         values = [variable.value for variable in variables]
-        import jax
+        compiled(optimizer.stateless_apply)(own, gradients, values)
+    assert sorted(calls) == sorted(set(shapes))
 
-        step = jax.jit(
-            lambda state, gradients, values: optimizer.stateless_apply(
-                state, gradients, values
-            )[::-1],
-            donate_argnums=(0, 2),
-        )
-        program = step.lower(state, [ops.ones((256, 512))] * count, values).compile()
-        return program.memory_analysis().temp_size_in_bytes
 
+def temporaries(shape, count=1, dtype="float32", **arguments):
+    """Bytes that a compiled step on JAX needs beside weights, gradients and state."""
+    import jax
+
+    variables = [keras.Variable(np.ones(shape), dtype=dtype) for _ in range(count)]
+    optimizer = et_optimizer.ExtremeTensoring(**arguments)
+    optimizer.build(variables)
+    state = [variable.value for variable in optimizer.variables]
+    values = [variable.value for variable in variables]
+    step = jax.jit(
+        lambda state, gradients, values: optimizer.stateless_apply(
+            state, gradients, values
+        )[::-1],
+        donate_argnums=(0, 2),
+    )
+    gradients = [ops.ones(shape, dtype)] * count
+    program = step.lower(state, gradients, values).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
+only_jax = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="JAX says what XLA needs"
+)
+
+
+@only_jax
+def test_temporaries_do_not_grow_with_the_number_of_variables():
     # Of each there are vectors and thin matrices, and of one a product.
-    assert temporaries(12) < 2 * temporaries(2)
+    one, many = (temporaries((256, 512), n, momentum_rank=16) for n in (2, 12))
+    assert many < 2 * one
+
+
+@only_jax
+@pytest.mark.parametrize(
+    "arguments", [{"dtype": "bfloat16"}, {"clipnorm": 1.0}, {"global_clipnorm": 1.0}]
+)
+def test_a_gradient_is_not_written_out(arguments):
+    assert temporaries((1000, 768), beta_1=0.0, **arguments) < 0.05 * 4 * 1000 * 768

@@ -20,6 +20,7 @@ are small, go to every device.
 
 from keras import ops
 
+from et_optimizer import tracing
 from et_optimizer.gradients.dense import DenseGradient
 from et_optimizer.gradients.reductions import in_turn, root_mean_square, sum_of_squares
 from et_optimizer.gradients.rows import Rows, rows_of
@@ -34,6 +35,7 @@ __all__ = [
     "check_shape",
     "in_turn",
     "is_of_rows",
+    "is_traced",
     "made_dense",
     "multiplied_out",
     "root_mean_square",
@@ -76,6 +78,12 @@ def see(gradient, index, as_matrix=False):
 def is_of_rows(gradient):
     """Whether a gradient, or what has its form, is given by rows, and not a tensor."""
     return isinstance(rows_of(gradient), Rows)
+
+
+def is_traced(gradient):
+    """Whether a gradient is a tensor, or `Scaled`, of a program being traced."""
+    values = gradient.values if isinstance(gradient, Scaled) else gradient
+    return not (is_of_rows(gradient) or tracing.is_known(values))
 
 
 def multiplied_out(gradient):

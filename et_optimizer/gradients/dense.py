@@ -2,7 +2,6 @@
 
 import copy
 
-import keras
 from keras import ops
 
 from et_optimizer.gradients import row_blocks
@@ -84,17 +83,12 @@ class DenseGradient:
             def in_float32(given, *others):
                 return numbers(ops.cast(given, "float32"), *others)
 
-            return (numbers if self.is_float32 else in_float32), factors
+            return in_float32, factors
 
         def of_given(given, scale, *others):
             return numbers(ops.cast(given, "float32") * scale, *others)
 
         return of_given, (ops.reshape(self.scale, (1, 1)), *factors)
-
-    @property
-    def is_float32(self):
-        """Whether the gradient is given in the dtype of the arithmetic."""
-        return keras.backend.standardize_dtype(self.given.dtype) == "float32"
 
     @property
     def row_shape(self):

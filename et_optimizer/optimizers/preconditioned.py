@@ -434,8 +434,9 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         """The clipped gradients; in a compiled step on JAX without writing them out."""
         is_of_one = self.clipnorm is not None and self.clipnorm > 0
         limit = self.clipnorm if is_of_one else self.global_clipnorm
-        can_be = keras.backend.backend() == "jax" and all(map(_is_traced_tensor, grads))
-        if not can_be or limit is None or limit <= 0:
+        is_jax = keras.backend.backend() == "jax"
+        can_be_scaled = is_jax and all(map(gradients.is_traced, grads))
+        if not can_be_scaled or limit is None or limit <= 0:
             return super()._clip_gradients(grads)
         norms = [ops.sqrt(gradients.sum_of_squares(gradient)) for gradient in grads]
         if not is_of_one:
@@ -529,10 +530,6 @@ def _value(slot):
     if isinstance(slot, keras.Variable):
         slot = slot.value
     return slot.read_value() if hasattr(slot, "read_value") else slot
-
-
-def _is_traced_tensor(gradient):
-    return not (gradients.is_of_rows(gradient) or tracing.is_known(gradient))
 
 
 def _layout(name, shape, variable):

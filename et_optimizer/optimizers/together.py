@@ -11,7 +11,7 @@ import math
 import keras
 from keras import ops
 
-from et_optimizer import gradients, tracing
+from et_optimizer import gradients
 from et_optimizer.gradients.layout import may_be_in_parts
 from et_optimizer.momenta import SubspaceMomentum
 from et_optimizer.optimizers.step import State
@@ -55,13 +55,13 @@ def take(step, gradients, states, clock):
         A list of `State`.
     """
 
-    def one(gradient, value, slots, averages, skipped_steps):
-        state = State(value, slots, averages, skipped_steps)
-        return tuple(step(gradient, state, clock)[0])
+    def one(member):
+        gradient, *state = member
+        return tuple(step(gradient, State(*state), clock)[0])
 
     members = [(gradient, *state) for gradient, state in zip(gradients, states)]
     stacked = keras.tree.map_structure(lambda *of_all: ops.stack(of_all), *members)
-    after = ops.vectorized_map(lambda member: one(*member), stacked)
+    after = ops.vectorized_map(one, stacked)
     flat = [ops.unstack(of_all, len(states)) for of_all in keras.tree.flatten(after)]
     return [keras.tree.pack_sequence_as(states[0], of_one) for of_one in zip(*flat)]
 
@@ -77,10 +77,7 @@ def are_in_parts():
 
 def is_possible(gradient):
     """Whether a gradient is a tensor of a program being traced, for one device."""
-    if gradients.is_of_rows(gradient) or are_in_parts():
-        return False
-    values = gradient.values if isinstance(gradient, gradients.Scaled) else gradient
-    return not tracing.is_known(values)
+    return gradients.is_traced(gradient) and not are_in_parts()
 
 
 def _goes_together(step, gradient):
