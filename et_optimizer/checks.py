@@ -77,9 +77,9 @@ def boolean(name, value):
 
 
 def choice(name, value, choices):
-    """Raises unless `value` is one of the strings `choices`."""
-    if not isinstance(value, str) or value not in choices:
-        listed = " or ".join(repr(c) for c in choices)
+    """Raises unless `value` is one of `choices`, strings or booleans."""
+    if not isinstance(value, (str, bool)) or value not in choices:
+        listed = " or ".join(map(repr, choices))
         raise ValueError(f"{name} must be {listed}; received {name}={value!r}.")
 
 

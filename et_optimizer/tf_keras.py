@@ -181,11 +181,12 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
             gradient: Its gradient, dense or `tf.IndexedSlices`.
             variable: The variable.
         """
-        held = self._held[self._index_dict[self._var_key(variable)]]
+        place = self._index_dict[self._var_key(variable)]
         decay = self.weight_decay if self._use_weight_decay(variable) else None
         step = tf.cast(self.iterations + 1, tf.float32)
-        clock = Clock(tf.convert_to_tensor(self.learning_rate), step, decay)
-        self._paper.take_step(held, gradient, variable, clock)
+        seed = self._paper.seed(variable.dtype, self.iterations, place)
+        clock = Clock(tf.convert_to_tensor(self.learning_rate), step, decay, seed)
+        self._paper.take_step(self._held[place], gradient, variable, clock)
 
     def state_arguments(self):
         """The arguments that say what the numbers held mean, by name."""

@@ -38,7 +38,7 @@ from tf_models.learning_rates import SCHEDULES
 from tf_models.output import replacing
 from tf_models.results import results_table, write_csv
 from tf_models.study import Finished, Journal, best_rates, summarize
-from tf_models.training import train
+from tf_models.training import DTYPE_POLICIES, train
 
 JOURNAL_NAME = "runs.jsonl"
 CSV_NAME = "results.csv"
@@ -51,7 +51,14 @@ QUALITY_MEASUREMENTS = 50
 # The batches it is measured on are drawn with a seed no run has.
 QUALITY_SEED = flag_rules.LARGEST_SEED + 1
 # Flags that take the place of a preset's own values: of the study, and of its tasks.
-STUDY_FLAGS = ("steps", "evaluations", "schedule", "warmup_steps", "searched_seeds")
+STUDY_FLAGS = (
+    "steps",
+    "evaluations",
+    "schedule",
+    "warmup_steps",
+    "searched_seeds",
+    "dtype_policy",
+)
 TASK_FLAGS = (
     "text",
     "text_dir",
@@ -165,6 +172,11 @@ def _define_replacements(values):
         ("schedule", list(SCHEDULES), "The course of the learning rate."),
         ("text", list(TEXTS), "The text of a language study."),
         ("images", list(IMAGES), "The images of an image study."),
+        (
+            "dtype_policy",
+            list(DTYPE_POLICIES),
+            "Keras's policy, of every entry: in which precision to compute and store.",
+        ),
     ):
         flags.DEFINE_enum(name, None, choices, text, flag_values=values)
 
@@ -221,6 +233,8 @@ def chosen_study(values):
     given = {name: values[name].value for name in TASK_FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
     entries = tuple(_with_task_flags(entry, given, values.preset) for entry in entries)
+    if values.dtype_policy is not None:
+        entries = tuple(dataclasses.replace(e, dtype_policy=None) for e in entries)
     own = {name: values[name].value for name in STUDY_FLAGS}
     own = {name: value for name, value in own.items() if value is not None}
     if "steps" in own:

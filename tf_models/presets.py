@@ -14,6 +14,8 @@ from tf_models.tasks import Convex, Images, Language
 SIZES = ("laptop", "paper")
 # Every contender of a study tries its own rate, half of it and twice it.
 AROUND = (0.5, 1.0, 2.0)
+# Steps that are small beside half a unit in the last place, and those that train best.
+SMALL_AND_USUAL = (0.0625, 0.25, 1.0)
 # On Adam's scale, that of RMSprop, of extreme tensoring and of Subset-Norm with means.
 LANGUAGE_RATE = 4e-3
 # The middle of each search, in the order of the bytes that they hold at the laptop's
@@ -116,6 +118,32 @@ def language_large(size):
         entries=_entries(entry_of, LARGE_LANGUAGE),
         entry_of=entry_of,
         **LAPTOP_STEPS,
+    )
+
+
+def bfloat16(size):
+    """Weights in two bytes: float32, rounded to nearest, and rounded stochastically."""
+    entry_of = _language_entry(size)
+    to_nearest = CONTENDERS["et"].with_arguments(stochastic_rounding=False)
+
+    def entries():
+        for name, label, contender, policy in (
+            ("et", "ET, float32", CONTENDERS["et"], "float32"),
+            ("et_nearest", "ET, bfloat16, to nearest", to_nearest, "bfloat16"),
+            ("et_bfloat16", "ET, bfloat16, stochastic", CONTENDERS["et"], "bfloat16"),
+            ("adam_99", "Adam, float32", CONTENDERS["adam_99"], "float32"),
+            ("adam_bfloat16", "Adam, bfloat16", CONTENDERS["adam_99"], "bfloat16"),
+        ):
+            found = dataclasses.replace(entry_of(contender), name=name, label=label)
+            rates = tuple(LANGUAGE_RATE * factor for factor in SMALL_AND_USUAL)
+            yield dataclasses.replace(found, rates=rates, dtype_policy=policy)
+
+    return Study(
+        title="Weights in bfloat16",
+        entries=tuple(entries()),
+        entry_of=entry_of,
+        memory="model and optimizer",
+        **_language_length(size),
     )
 
 
@@ -222,7 +250,16 @@ def quality(size):
 
 PRESETS = {
     preset.__name__: preset
-    for preset in (demo, language, language_large, depth, convex, images, quality)
+    for preset in (
+        demo,
+        language,
+        language_large,
+        bfloat16,
+        depth,
+        convex,
+        images,
+        quality,
+    )
 }
 
 

@@ -26,6 +26,7 @@ class Entry:
         optimizer: The text of an optimizer, see `tf_models.optimizers`.
         rates: The peak learning rates to try.
         task: A task of `tf_models.tasks`.
+        dtype_policy: As in `Run`; `None` for the study's.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Entry:
     optimizer: str
     rates: tuple[float, ...]
     task: object
+    dtype_policy: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ class Study:
             steps=self.steps,
             evaluations=self.evaluations,
             seed=seed,
-            dtype_policy=self.dtype_policy,
+            dtype_policy=entry.dtype_policy or self.dtype_policy,
             jit_compile=self.jit_compile,
         )
 

@@ -32,11 +32,10 @@ from tf_models.data.text import TEXTS
 from tf_models.interrupt import DeferredInterrupt
 from tf_models.learning_rates import SCHEDULES
 from tf_models.study import result_to_json
-from tf_models.training import Run, train
+from tf_models.training import DTYPE_POLICIES, Run, train
 from tf_models.transformer import SIZES
 
 REFUSED = 1
-DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 # Arguments of optimizers that have a flag of their own: numbers,
 OPTIMIZER_FLAGS = ("beta_1", "beta_2", "momentum", "weight_decay", "clipnorm")
 # and Python's literals, of which a word may be written without its quotes.
@@ -189,7 +188,7 @@ def _define_run(values):
         "dtype_policy",
         "float32",
         list(DTYPE_POLICIES),
-        "Keras's policy: in which precision to compute.",
+        "Keras's policy: in which precision to compute, and to store weights.",
         flag_values=values,
     )
     flags.DEFINE_bool(

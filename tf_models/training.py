@@ -12,6 +12,9 @@ from et_optimizer import memory_report
 from tf_models import device, optimizers, tasks
 from tf_models.learning_rates import schedule
 
+# Of the last, weights and gradients are stored in two bytes too.
+DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
@@ -27,7 +30,7 @@ class Run:
         evaluations: How often it is validated, at equal distances, the last time at
             the end. Checkpoints are written then.
         seed: Selects the initial weights and the order of the batches.
-        dtype_policy: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+        dtype_policy: One of `DTYPE_POLICIES`, of all of the model's layers.
         jit_compile: Whether XLA compiles the training step.
     """
 

@@ -157,5 +157,10 @@ def transformer_language_model(
         x = DecoderBlock(width, heads, feed_forward_width, name=f"block_{index}")(x)
     x = keras.layers.LayerNormalization(name="final_norm")(x)
     # In float32 under mixed precision too: the loss takes their exponentials.
-    logits = keras.layers.Dense(vocabulary_size, dtype="float32", name="logits")(x)
+    if keras.config.dtype_policy().variable_dtype == "float32":
+        logits = keras.layers.Dense(vocabulary_size, dtype="float32", name="logits")(x)
+    else:
+        # Here the matrix is stored in two bytes, as all others, and so is the product.
+        x = keras.layers.Dense(vocabulary_size, name="logits")(x)
+        logits = keras.layers.Activation("linear", dtype="float32", name="wide")(x)
     return keras.Model(tokens, logits, name="transformer_language_model")

@@ -18,15 +18,22 @@ and columns are the positions on some dimensions of the variable. The marginals,
 are small, go to every device.
 """
 
+import keras
 from keras import ops
 
 from et_optimizer import tracing
+from et_optimizer.gradients.bits import entries_of, is_half
 from et_optimizer.gradients.dense import DenseGradient
 from et_optimizer.gradients.reductions import in_turn, root_mean_square, sum_of_squares
 from et_optimizer.gradients.rows import Rows, rows_of
 from et_optimizer.gradients.scaled import Scaled
-from et_optimizer.gradients.sparse import SparseGradient, SparseStackGradient
-from et_optimizer.gradients.updates import WrittenUpdate, subtracted
+from et_optimizer.gradients.sparse import (
+    SparseGradient,
+    SparseStackGradient,
+    added_up,
+    values_of_rows,
+)
+from et_optimizer.gradients.updates import WrittenUpdate
 
 __all__ = [
     "DenseGradient",
@@ -41,8 +48,8 @@ __all__ = [
     "root_mean_square",
     "rows_of",
     "see",
-    "subtracted",
     "sum_of_squares",
+    "take_from",
 ]
 
 
@@ -101,9 +108,44 @@ def made_dense(gradient, shape):
     gradient = rows_of(gradient)
     check_shape(gradient, shape)
     if isinstance(gradient, Rows):
+        if is_half(gradient.dtype):
+            # Repeated rows add up in float32, before they are rounded.
+            gradient = added_up(gradient, shape)
         gradient = gradient.dense(shape)
     # The shape of one that was sparse may be unknown while tracing.
     return ops.reshape(ops.convert_to_tensor(gradient), shape)
+
+
+def take_from(value, change, moved, decays):
+    """A variable's value after a step, and what is left to do for rows of it.
+
+    Args:
+        value: The value before.
+        change: The step, a tensor or in the form of some rows.
+        moved: `(value, change, entries) -> value` for some of the entries, elementwise;
+            of `entries()` there are the entries' numbers.
+        decays: Whether entries move whose change is 0.
+
+    Returns:
+        `(value, rows)`: the new value and `None`; or the value as far as all of its
+        entries move, and what is to be subtracted from some rows of it, or, of a value
+        in two bytes, put in their place.
+    """
+
+    def entries():
+        return entries_of(value.shape)
+
+    if not is_of_rows(change):
+        return moved(value, change, entries), None
+    after = moved(value, 0.0, entries) if decays else value
+    if not is_half(value.dtype):
+        return after, change
+    # Each is computed from what the row was, and rounded once.
+    rows = rows_of(change)
+    new = values_of_rows(value, rows, moved)
+    if keras.backend.backend() == "tensorflow":
+        return after, rows.in_form(new)
+    return ops.scatter_update(after, ops.expand_dims(rows.indices, -1), new), None
 
 
 def check_shape(gradient, expected, of=""):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from et_optimizer.gradients.bits import integers_of, is_half, numbers_of
 from et_optimizer.gradients.layout import may_be_in_parts
 
 # XLA's CPU reductions run several times faster on a few slabs added elementwise
@@ -186,6 +187,10 @@ def in_turn(tensor, after):
         return tensor
     first = ops.reshape(after, (-1,))[0]
     zero = ops.minimum(ops.cast(first > 0, "int32"), 0)
+    if is_half(tensor.dtype):
+        # Of the bits: of numbers in two bytes a float32 copy would be written out.
+        waiting = integers_of(tensor) + ops.cast(zero, "int16")
+        return numbers_of(waiting, tensor.dtype)
     return tensor + ops.cast(zero, tensor.dtype)
 
 

@@ -8,7 +8,9 @@ matrices it writes out. Of a large variable, and where it is not added term by t
 from keras import ops
 
 from et_optimizer import tracing
+from et_optimizer.gradients import bits
 from et_optimizer.gradients.layout import may_be_in_parts
+from et_optimizer.gradients.reductions import apart
 
 # 1 MB in float32, which stays in a processor's cache.
 MAX_ENTRIES = 2**18
@@ -57,7 +59,14 @@ def take(tensor, rows):
     if rows is None or tensor.shape[0] == 1:
         return tensor
     start, count = rows
-    return ops.slice(tensor, (start, 0), (count, tensor.shape[1]))
+    shape = count, tensor.shape[1]
+    if not bits.is_half(tensor.dtype):
+        return ops.slice(tensor, (start, 0), shape)
+    # To cut a piece out of it XLA:CPU would make all of it float32, or write out all of
+    # its bits; but what waits for a place in the loop is not taken out of the loop.
+    tensor, start = apart([tensor, start])
+    found = ops.slice(bits.integers_of(tensor), (start, 0), shape)
+    return bits.numbers_of(found, tensor.dtype)
 
 
 def put(tensor, start, block):

@@ -1,10 +1,12 @@
 """Rows of a gradient, as embeddings have them, seen through a tensor index."""
 
+import dataclasses
 import math
 
 from keras import ops
 
 from et_optimizer.gradients.axes import combine
+from et_optimizer.gradients.bits import entries_of
 from et_optimizer.gradients.dense import DenseGradient
 
 # Repeated indices are found with one integer a row of the table, which beats
@@ -120,6 +122,39 @@ class SparseStackGradient(RowsOfGradient):
         by_row = ops.reshape(vector, (-1, math.prod(shape) // self._table_rows))
         table = reduction.by_segment(by_row, self._like.indices, self._table_rows)
         return ops.reshape(table, shape)
+
+
+def values_of_rows(value, rows, moved):
+    """What the rows of a table are after a step; alike for those given repeatedly.
+
+    Args:
+        value: The table.
+        rows: What is subtracted, `Rows`.
+        moved: As of `et_optimizer.gradients.take_from`.
+    """
+    width = math.prod(value.shape[1:])
+    place = _common_place(rows.indices, value.shape[0])
+    change = ops.take(_added_up(rows, value.shape[0], width), place, axis=0)
+    before = ops.take(value, rows.indices, axis=0)
+
+    def entries():
+        first = ops.cast(rows.indices, "int32") * width
+        return ops.expand_dims(first, -1) + entries_of((1, width))
+
+    found = moved(ops.reshape(before, (-1, width)), change, entries)
+    return ops.reshape(found, (-1, *value.shape[1:]))
+
+
+def added_up(rows, shape):
+    """The same gradient, of whose repeated rows one has the sum and others are 0.
+
+    Args:
+        rows: `Rows`.
+        shape: The variable's shape.
+    """
+    total = _added_up(rows, shape[0], math.prod(shape[1:]))
+    total = ops.reshape(ops.cast(total, rows.dtype), (-1, *shape[1:]))
+    return dataclasses.replace(rows, values=total)
 
 
 def _added_up(gradient, table_rows, width):

@@ -12,6 +12,12 @@ import keras
 from keras import ops
 
 from et_optimizer.gradients import row_blocks
+from et_optimizer.gradients.bits import (
+    entries_of,
+    integers_of,
+    is_half,
+    numbers_of,
+)
 from et_optimizer.gradients.layout import may_be_in_parts, on_every_device
 from et_optimizer.gradients.reductions import apart, root_mean_square, sum_of
 
@@ -67,22 +73,35 @@ class Update:
 
     @property
     def goes_by_blocks(self):
-        """Whether it is to be applied by `subtracted_from`, as it is written out."""
+        """Whether it is to be applied by `taken_from`, as it is written out."""
         return False
 
-    def subtracted_from(self, value):
-        """A variable's value less this update, made of some rows at a time."""
-        rows, columns = _size(self.row_shape), _size(self.column_shape)
+    def taken_from(self, value, moved):
+        """A variable's value after this update, made of some rows at a time.
 
-        def subtract(matrix, start, count):
+        Args:
+            value: The value before.
+            moved: `(value, change, entries) -> value`; see `take_from`.
+        """
+        rows, columns = _size(self.row_shape), _size(self.column_shape)
+        matrix, is_of_bits = ops.reshape(value, (rows, columns)), is_half(value.dtype)
+        if is_of_bits:
+            # Of these XLA:CPU changes some rows where they lie.
+            matrix = integers_of(matrix)
+
+        def move(matrix, start, count):
+            def entries():
+                return entries_of((count, columns), start * columns)
+
             block = row_blocks.take(matrix, (start, count))
-            block = subtracted(block, self.entries((start, count)))
+            block = numbers_of(block, value.dtype) if is_of_bits else block
+            block = moved(block, self.entries((start, count)), entries)
+            block = integers_of(block) if is_of_bits else block
             return row_blocks.put(matrix, start, block)
 
-        matrix = ops.reshape(value, (rows, columns))
-        return ops.reshape(
-            row_blocks.over(rows, columns, subtract, matrix), value.shape
-        )
+        matrix = row_blocks.over(rows, columns, move, matrix)
+        matrix = numbers_of(matrix, value.dtype) if is_of_bits else matrix
+        return ops.reshape(matrix, value.shape)
 
     def left_product(self, thin):
         """thinᵀ · U, for a matrix of shape (rows, r): float32, shape (r, columns)."""
@@ -223,9 +242,14 @@ class PlainGradient(GradientUpdate):
         found = getattr(super(PlainGradient, plain), name)(thin)
         return found if scale is None else found * scale
 
-    _is_in_blocks = False
+    @property
+    def _is_in_blocks(self):
+        # In float32 the product takes it as it is.
+        return super()._is_in_blocks and is_half(self.gradient.given.dtype)
 
     def _over_rows(self, body, carry):
+        if self._is_in_blocks:
+            return super()._over_rows(body, carry)
         return body(carry, 0, None)
 
 
@@ -379,13 +403,6 @@ class _ElementwiseOf(MappedUpdate):
         """The entries; see the base."""
         factors = (row_blocks.take(tensor, rows) for tensor in self._factors)
         return self.function(self.update.entries(rows), *factors)
-
-
-def subtracted(value, change):
-    """A value less a change: in float32, or its own dtype if that is wider."""
-    is_wider = keras.backend.standardize_dtype(value.dtype) == "float64"
-    dtype = "float64" if is_wider else "float32"
-    return ops.cast(ops.cast(value, dtype) - ops.cast(change, dtype), value.dtype)
 
 
 def _size(shape):

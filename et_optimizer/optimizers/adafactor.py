@@ -69,6 +69,8 @@ class Adafactor(PreconditionedOptimizer):
             `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
         spike_threshold: How many times as long as usual a gradient may be, as in
             `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
+        stochastic_rounding: How weights stored in two bytes are rounded, as in
+            `et_optimizer.ExtremeTensoring`. Defaults to `"auto"`.
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when built,
@@ -155,6 +157,7 @@ class Adafactor(PreconditionedOptimizer):
         update_bound=None,
         nonfinite="skip",
         spike_threshold=None,
+        stochastic_rounding="auto",
         **kwargs,
     ):
         checks.boolean("relative_step", relative_step)
@@ -176,6 +179,7 @@ class Adafactor(PreconditionedOptimizer):
             update_bound=update_bound,
             nonfinite=nonfinite,
             spike_threshold=spike_threshold,
+            stochastic_rounding=stochastic_rounding,
             weight_decay=weight_decay,
             clipnorm=clipnorm,
             clipvalue=clipvalue,

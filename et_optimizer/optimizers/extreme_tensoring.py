@@ -128,6 +128,14 @@ class ExtremeTensoring(TensoredOptimizer):
             a slice with it hardly moves, and by the rank-one combination all else of
             the variable moves by up to `update_bound`. `None` turns it off. Defaults
             to `None`.
+        stochastic_rounding: How a weight stored in bfloat16 or float16 is rounded. The
+            whole step, weight decay included, is computed in float32 and rounded once.
+            `"auto"` or `True`: stochastically, so that a step of less than half a unit
+            in the last place moves the weight with the probability of its share of that
+            unit, and on average none is lost. Random bits are a function of the
+            iteration, the variable's place and the entry: nothing is held, and runs
+            repeat and resume bit for bit. `False`: to nearest, as in other optimizers.
+            Weights in float32 and float64 are not touched by it. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
@@ -203,6 +211,7 @@ class ExtremeTensoring(TensoredOptimizer):
         refresh_every=50,
         nonfinite="skip",
         spike_threshold=None,
+        stochastic_rounding="auto",
         **kwargs,
     ):
         preconditioner = preconditioners.ExtremeTensoring(
@@ -230,5 +239,6 @@ class ExtremeTensoring(TensoredOptimizer):
             update_bound=update_bound,
             nonfinite=nonfinite,
             spike_threshold=spike_threshold,
+            stochastic_rounding=stochastic_rounding,
             **kwargs,
         )

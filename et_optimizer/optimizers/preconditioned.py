@@ -11,7 +11,8 @@ import keras
 from keras import ops
 
 from et_optimizer import checks, gradients, momenta, naming, tracing
-from et_optimizer.optimizers import given, together
+from et_optimizer.gradients import bits
+from et_optimizer.optimizers import given, rounding, together
 from et_optimizer.optimizers.finite import FiniteSteps, check_nonfinite
 from et_optimizer.optimizers.saved_form import SavedForm
 from et_optimizer.optimizers.step import Clock, State, Step
@@ -101,7 +102,8 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         momentum: Decay in [0, 1) of a moving average of the updates.
         momentum_of: `"update"`, or `"gradient"` for an average before the scaling.
         momentum_rank, refresh_every, momentum_dtype, clip_threshold, update_bound,
-            nonfinite, spike_threshold: As in `et_optimizer.ExtremeTensoring`.
+            nonfinite, spike_threshold, stochastic_rounding: As in
+            `et_optimizer.ExtremeTensoring`.
         **kwargs: The arguments of `keras.optimizers.Optimizer`.
     """
 
@@ -140,6 +142,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         update_bound,
         nonfinite,
         spike_threshold,
+        stochastic_rounding,
         momentum_of="update",
         **kwargs,
     ):
@@ -152,6 +155,8 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         checks.positive("update_bound", update_bound, or_none=True, example=3.0)
         check_nonfinite(nonfinite)
         checks.positive("spike_threshold", spike_threshold, or_none=True, example=10.0)
+        choices = rounding.STOCHASTIC
+        checks.choice("stochastic_rounding", stochastic_rounding, choices)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.refresh_every = refresh_every
         self.momentum_dtype = momentum_dtype
@@ -160,6 +165,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         self.update_bound = update_bound
         self.nonfinite = nonfinite
         self.spike_threshold = spike_threshold
+        self.stochastic_rounding = stochastic_rounding
         self._momentum_rank = by_path_to_keep(momentum_rank)
         self._momentum_decay = momentum
         self._preconditioner = preconditioner
@@ -277,11 +283,27 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             if after is not None and writes_out:
                 # So that what is written out is there for one variable at a time.
                 before.averages[0] = gradients.in_turn(before.averages[0], after)
+                if bits.is_half(before.value.dtype):
+                    waiting = gradients.in_turn(before.value, after)
+                    before = before._replace(value=waiting)
         new, rows = step(gradient, before, clock, is_refresh)
         self._put(held, variable, before, new)
         if rows is not None:
-            self.assign_sub(variable, rows)
+            is_new = bits.is_half(variable.dtype)
+            (self.assign if is_new else self.assign_sub)(variable, rows)
         return new.value if writes_out else after
+
+    def seed(self, dtype, iteration, place):
+        """What a variable's random bits begin from, where it is rounded by them, or 0.
+
+        Args:
+            dtype: The variable's.
+            iteration: Scalar integer, the number of steps before this one.
+            place: The variable's place among those that are trained.
+        """
+        if not (bits.is_half(dtype) and self.stochastic_rounding):
+            return 0
+        return rounding.seed(iteration, place)
 
     momentum_rank = property(
         lambda self: by_path_as_given(self._momentum_rank),
@@ -306,6 +328,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
                 "update_bound": self.update_bound,
                 "nonfinite": self.nonfinite,
                 "spike_threshold": self.spike_threshold,
+                "stochastic_rounding": self.stochastic_rounding,
             }
         )
         return config
@@ -403,6 +426,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             clip_threshold=self.clip_threshold,
             update_bound=self.update_bound,
             spike_threshold=self.spike_threshold,
+            stochastic_rounding=self.stochastic_rounding,
         )
 
     def _traced_once(self, step):
@@ -416,7 +440,9 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         decay = self.weight_decay if self._use_weight_decay(variable) else None
         decay = None if decay is None else _value(decay)
         step = ops.cast(self.iterations + 1, "float32")
-        return Clock(_value(learning_rate), step, decay)
+        place = self._get_variable_index(variable)
+        seed = self.seed(variable.dtype, self.iterations, place)
+        return Clock(_value(learning_rate), step, decay, seed)
 
     def _put(self, held, variable, before, after):
         """Gives a variable and what is held for it the values of a `State`."""
@@ -468,7 +494,9 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
                 continue
             before = [held[place].state(variables[place]) for place in places]
             of_all = [grads[place] for place in places]
-            states = together.take(kinds[first][0], of_all, before, clocks[first])
+            states = together.take(
+                kinds[first][0], of_all, before, [clocks[place] for place in places]
+            )
             for place, *pair in zip(places, before, states):
                 self._put(held[place], variables[place], *pair)
 

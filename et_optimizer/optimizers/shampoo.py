@@ -145,6 +145,8 @@ class SketchyShampoo(ModeCovarianceOptimizer):
             `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
         spike_threshold: How many times as long as usual a gradient may be, as in
             `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
+        stochastic_rounding: How weights stored in two bytes are rounded, as in
+            `et_optimizer.ExtremeTensoring`. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name.
@@ -206,6 +208,7 @@ class SketchyShampoo(ModeCovarianceOptimizer):
         update_bound=None,
         nonfinite="skip",
         spike_threshold=None,
+        stochastic_rounding="auto",
         **kwargs,
     ):
         super().__init__(
@@ -231,6 +234,7 @@ class SketchyShampoo(ModeCovarianceOptimizer):
             update_bound=update_bound,
             nonfinite=nonfinite,
             spike_threshold=spike_threshold,
+            stochastic_rounding=stochastic_rounding,
             **kwargs,
         )
 
@@ -263,8 +267,8 @@ class Shampoo(ModeCovarianceOptimizer):
         learning_rate, beta_2, level, tensor_index, block_size, update_every,
             start_preconditioning_step, graft, epsilon, relative_epsilon, merge_axes,
             beta_1, clip_threshold, momentum_dtype, momentum_rank, refresh_every,
-            update_bound, nonfinite, spike_threshold, **kwargs: As in
-            `et_optimizer.SketchyShampoo`, with the same defaults.
+            update_bound, nonfinite, spike_threshold, stochastic_rounding, **kwargs: As
+            in `et_optimizer.SketchyShampoo`, with the same defaults.
 
     Raises:
         ValueError: as in `et_optimizer.SketchyShampoo`.
@@ -304,6 +308,7 @@ class Shampoo(ModeCovarianceOptimizer):
         update_bound=None,
         nonfinite="skip",
         spike_threshold=None,
+        stochastic_rounding="auto",
         **kwargs,
     ):
         super().__init__(
@@ -328,6 +333,7 @@ class Shampoo(ModeCovarianceOptimizer):
             update_bound=update_bound,
             nonfinite=nonfinite,
             spike_threshold=spike_threshold,
+            stochastic_rounding=stochastic_rounding,
             **kwargs,
         )
 
@@ -376,6 +382,8 @@ class SketchyAdagrad(PreconditionedOptimizer):
             `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
         spike_threshold: How many times as long as usual a gradient may be, as in
             `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
+        stochastic_rounding: How weights stored in two bytes are rounded, as in
+            `et_optimizer.ExtremeTensoring`. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name.
@@ -421,6 +429,7 @@ class SketchyAdagrad(PreconditionedOptimizer):
         update_bound=None,
         nonfinite="skip",
         spike_threshold=None,
+        stochastic_rounding="auto",
         **kwargs,
     ):
         super().__init__(
@@ -434,6 +443,7 @@ class SketchyAdagrad(PreconditionedOptimizer):
             update_bound=update_bound,
             nonfinite=nonfinite,
             spike_threshold=spike_threshold,
+            stochastic_rounding=stochastic_rounding,
             **kwargs,
         )
 

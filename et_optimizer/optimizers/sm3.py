@@ -69,6 +69,8 @@ class SM3(TensoredOptimizer):
             `et_optimizer.ExtremeTensoring`, or `None`. Its length is here the root mean
             square of the largest entry of every slice of the first mode. Takes a pass
             of its own. Defaults to `None`.
+        stochastic_rounding: How weights stored in two bytes are rounded, as in
+            `et_optimizer.ExtremeTensoring`. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
@@ -131,6 +133,7 @@ class SM3(TensoredOptimizer):
         update_bound=None,
         nonfinite="skip",
         spike_threshold=None,
+        stochastic_rounding="auto",
         **kwargs,
     ):
         super().__init__(
@@ -146,5 +149,6 @@ class SM3(TensoredOptimizer):
             update_bound=update_bound,
             nonfinite=nonfinite,
             spike_threshold=spike_threshold,
+            stochastic_rounding=stochastic_rounding,
             **kwargs,
         )

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from et_optimizer import gradients
+from et_optimizer.gradients import bits
 from et_optimizer.momenta import Momentum, SubspaceMomentum
+from et_optimizer.optimizers import rounding
 from et_optimizer.optimizers.finite import are_finite, are_finite_squares
 from et_optimizer.preconditioners import Preconditioner
 from et_optimizer.tensor_index import TensorIndex
@@ -35,11 +37,13 @@ class Clock(NamedTuple):
         rate: The learning rate.
         step: t, float32, from 1.
         weight_decay: In units of the rate, or `None` where the variable does not decay.
+        seed: What the random bits begin from, of one variable alone; see `rounding`.
     """
 
     rate: Any
     step: Any
     weight_decay: Any
+    seed: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Step:
         momentum: A `Momentum`.
         momentum_of: `"update"` or `"gradient"`.
         momentum_of_steps: Whether the rate is in what the momentum averages.
-        clip_threshold, update_bound, spike_threshold: As arguments of the optimizer.
+        clip_threshold, update_bound, spike_threshold, stochastic_rounding: As arguments
+            of the optimizer.
     """
 
     index: TensorIndex
@@ -63,6 +68,7 @@ class Step:
     clip_threshold: float | None
     update_bound: float | None
     spike_threshold: float | None
+    stochastic_rounding: str | bool
 
     def __call__(self, gradient, state, clock, is_refresh=False):
         """One step.
@@ -75,7 +81,8 @@ class Step:
 
         Returns:
             `(state, rows)`, the new `State` and `None`; or, where the gradient is of
-            some rows and so is the step, what is yet to be subtracted from the value.
+            some rows and so is the step, what is yet to be subtracted from rows of the
+            value; of a value in two bytes, what is to be put in their place.
         """
         gradient, is_taken = self._usable(gradient, state.slots)
         is_matrix = isinstance(self.momentum, SubspaceMomentum)
@@ -84,7 +91,7 @@ class Step:
         update, slots = self.preconditioner(seen, state.slots, clock.step)
         if not self.preconditioner.is_of_finite_gradients:
             is_taken = are_finite(slots, self.index.size)
-        decayed = _decayed(state.value, clock)
+        decayed = _decayed(widened(state.value), clock)
         rate = ops.cast(clock.rate, "float32")
         rate = self.preconditioner.rate(rate, decayed, clock.step)
         is_taken = ops.logical_and(is_taken, ops.isfinite(rate))
@@ -98,22 +105,39 @@ class Step:
         def chosen(new, old):
             return [ops.where(is_taken, *pair) for pair in zip(new, old)]
 
-        value = state.value
-        if clock.weight_decay is not None:
-            value = ops.where(is_taken, decayed, value)
+        def moved(value, change, entries):
+            wide = widened(value)
+            if clock.weight_decay is not None:
+                wide = ops.where(is_taken, _decayed(wide, clock), wide)
+            wide = wide - ops.cast(change, wide.dtype)
+            return self.rounded(wide, value.dtype, clock.seed, entries)
+
         after = State(
-            value,
+            state.value,
             chosen(slots, state.slots),
             chosen(averages, state.averages),
             state.skipped_steps + (1 - ops.cast(is_taken, "int32")),
         )
         if direction.goes_by_blocks:
-            return after._replace(value=direction.subtracted_from(value)), None
+            value = direction.taken_from(state.value, moved)
+            return after._replace(value=value), None
         change = direction.in_form(direction.entries())
-        if gradients.is_of_rows(change):
-            return after, change
-        value = gradients.subtracted(value, change)
-        return after._replace(value=value), None
+        decays = clock.weight_decay is not None
+        value, rows = gradients.take_from(state.value, change, moved, decays)
+        return after._replace(value=value), rows
+
+    def rounded(self, numbers, dtype, seed, entries):
+        """What is stored of the value that was computed.
+
+        Args:
+            numbers: The value, as wide as `widened` makes it.
+            dtype: The dtype that it is stored in.
+            seed: As in a `Clock`.
+            entries: Without arguments, gives the numbers of its entries.
+        """
+        if bits.is_half(dtype) and self.stochastic_rounding:
+            return rounding.stochastic(numbers, dtype, seed, entries())
+        return ops.cast(numbers, dtype)
 
     def _usable(self, gradient, slots):
         """The gradient in a form that all can use, and whether it may be used."""
@@ -159,6 +183,11 @@ class Step:
             return direction
         limit = self.update_bound * ops.abs(rate)
         return direction.mapped(lambda entries: ops.clip(entries, -limit, limit))
+
+
+def widened(value):
+    """A value as it is computed with: in float32, or in its own dtype if wider."""
+    return ops.cast(value, "float32") if bits.is_half(value.dtype) else value
 
 
 def _decayed(value, clock):

@@ -80,6 +80,8 @@ class SubsetNorm(PreconditionedOptimizer):
             `et_optimizer.ExtremeTensoring`. Defaults to `"skip"`.
         spike_threshold: How many times as long as usual a gradient may be, as in
             `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
+        stochastic_rounding: How weights stored in two bytes are rounded, as in
+            `et_optimizer.ExtremeTensoring`. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
@@ -136,6 +138,7 @@ class SubsetNorm(PreconditionedOptimizer):
         momentum_of="update",
         nonfinite="skip",
         spike_threshold=None,
+        stochastic_rounding="auto",
         **kwargs,
     ):
         check_axis(axis)
@@ -153,6 +156,7 @@ class SubsetNorm(PreconditionedOptimizer):
             momentum_of=momentum_of,
             nonfinite=nonfinite,
             spike_threshold=spike_threshold,
+            stochastic_rounding=stochastic_rounding,
             **kwargs,
         )
         self._axis = by_path_to_keep(axis)

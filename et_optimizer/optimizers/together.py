@@ -12,9 +12,10 @@ import keras
 from keras import ops
 
 from et_optimizer import gradients
+from et_optimizer.gradients.bits import entries_of
 from et_optimizer.gradients.layout import may_be_in_parts
 from et_optimizer.momenta import SubspaceMomentum
-from et_optimizer.optimizers.step import State
+from et_optimizer.optimizers.step import State, widened
 
 # Up to so many entries. Most of a compiler's work on larger variables is on the passes
 # over them, and copies would be passes too. On JAX XLA:CPU compiles equal kernels once,
@@ -42,14 +43,14 @@ def parted(kinds, gradients, variables):
     return list(found.values())
 
 
-def take(step, gradients, states, clock):
+def take(step, gradients, states, clocks):
     """One step of each of some variables.
 
     Args:
         step: Their `Step`.
         gradients: List of their gradients, dense.
         states: List of their `State`.
-        clock: A `Clock`.
+        clocks: List of `Clock`, which differ in their seeds alone.
 
     Returns:
         A list of `State`.
@@ -57,11 +58,20 @@ def take(step, gradients, states, clock):
 
     def one(member):
         gradient, *state = member
-        return tuple(step(gradient, State(*state), clock)[0])
+        return tuple(step(gradient, State(*state), clocks[0])[0])
 
-    members = [(gradient, *state) for gradient, state in zip(gradients, states)]
+    dtype, shape = states[0].value.dtype, step.index.shape
+    members = [
+        (gradient, widened(value), *held)
+        for gradient, (value, *held) in zip(gradients, states)
+    ]
     stacked = keras.tree.map_structure(lambda *of_all: ops.stack(of_all), *members)
-    after = ops.vectorized_map(one, stacked)
+    value, *held = ops.vectorized_map(one, stacked)
+    # Of all at once: TensorFlow would go through them to see the bits of numbers.
+    seeds = ops.stack([clock.seed for clock in clocks])
+    seeds = ops.reshape(seeds, (-1, *[1] * len(shape)))
+    value = step.rounded(value, dtype, seeds, lambda: entries_of(shape))
+    after = value, *held
     flat = [ops.unstack(of_all, len(states)) for of_all in keras.tree.flatten(after)]
     return [keras.tree.pack_sequence_as(states[0], of_one) for of_one in zip(*flat)]
 

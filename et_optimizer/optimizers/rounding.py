@@ -1,0 +1,97 @@
+"""How a weight is rounded that is stored in two bytes.
+
+bfloat16 has 8 significant bits: an update of less than half a unit in the last place is
+lost when the weight is rounded to nearest. Rounded stochastically it goes up with the
+probability of the fraction that is cut off, so that on average nothing is lost and no
+second copy of the weight is needed (Gupta, Agrawal, Gopalakrishnan, Narayanan, 2015,
+arXiv:1502.02551).
+
+The random bits are a function of the step, the variable and the entry, and of nothing
+else: a hash of a counter. They are made where they are used, alike on every backend and
+every device.
+"""
+
+import keras
+from keras import ops
+
+from et_optimizer.gradients import bits
+
+# Factors and shifts of a bijection of 32 bits with little bias, found by C. Wellons's
+# search ("Prospecting for hash functions", 2018); the second factor as a signed number.
+FACTORS = 0x7FEB352D, 0x846CA68B - 2**32
+SHIFTS = 16, 15, 16
+# An odd number, which tells neighbouring steps apart: 2^32 over the golden ratio.
+STRIDE = 0x9E3779B9 - 2**32
+# How many bits of a float32 are cut off, the largest finite number and, for the dtype
+# whose exponents end before those of float32, its smallest number of all bits.
+CUT_OFF = {"bfloat16": 16, "float16": 13}
+LARGEST = {"bfloat16": 2.0**128 - 2.0**120, "float16": 65504.0}
+SMALLEST_NORMAL, SMALLEST = 2.0**-14, 2.0**-24
+# The values of the argument.
+STOCHASTIC = ("auto", True, False)
+
+
+def seed(iteration, place):
+    """What tells the steps of one variable from those of others and from each other.
+
+    Args:
+        iteration: Scalar integer, the number of steps before this one.
+        place: The variable's place among those that are trained.
+
+    Returns:
+        A scalar int32.
+    """
+    own = _hashed(ops.convert_to_tensor(place, "int32"))
+    return _hashed(ops.cast(iteration, "int32") * STRIDE + own)
+
+
+def stochastic(numbers, dtype, seed, entries):
+    """Rounds to one of the two neighbours, to either with its probability.
+
+    A number that the dtype holds stays as it is, as do infinities and NaN. Finite
+    numbers beyond its range become its largest.
+
+    Args:
+        numbers: Float32.
+        dtype: `"bfloat16"` or `"float16"`.
+        seed: From `seed`.
+        entries: The numbers of the entries, int32, of the shape of `numbers`.
+
+    Returns:
+        A tensor of the dtype.
+    """
+    dtype = keras.backend.standardize_dtype(dtype)
+    cut_off = 2 ** CUT_OFF[dtype]
+    noise = ops.bitwise_and(random_bits(seed, entries), cut_off - 1)
+    inside = ops.clip(numbers, -LARGEST[dtype], LARGEST[dtype])
+    # Of numbers of either sign the bits behind it grow with the distance from 0.
+    grown = ops.bitwise_and(bits.integers_of(inside) + noise, -cut_off)
+    rounded = bits.numbers_of(grown, "float32")
+    if dtype == "float16":
+        # Below its normal numbers it has the multiples of the smallest.
+        share = ops.cast(noise, "float32") / cut_off
+        steps = ops.floor(ops.abs(numbers) / SMALLEST + share)
+        small = ops.sign(numbers) * steps * SMALLEST
+        rounded = ops.where(ops.abs(numbers) < SMALLEST_NORMAL, small, rounded)
+    rounded = ops.where(ops.isfinite(numbers), rounded, numbers)
+    return ops.cast(rounded, dtype)
+
+
+def random_bits(seed, entries):
+    """32 random bits for every entry, int32."""
+    # The seed comes in twice, so that no step has another's bits a few entries on.
+    return _hashed(ops.bitwise_xor(entries, seed), seed)
+
+
+def _hashed(integers, key=None):
+    for shift, factor in zip(SHIFTS, FACTORS):
+        integers = _mixed(integers, shift) * factor
+        if key is not None:
+            integers, key = ops.bitwise_xor(integers, key), None
+    return _mixed(integers, SHIFTS[-1])
+
+
+def _mixed(integers, shift):
+    """x xor (x ≫ shift), where zeros come in from above."""
+    shifted = ops.right_shift(integers, shift)
+    return ops.bitwise_xor(integers, ops.bitwise_and(shifted, 2 ** (32 - shift) - 1))
