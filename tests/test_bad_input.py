@@ -55,6 +55,7 @@ OUT_OF_RANGE = [
     ("relative_epsilon", [-1e-8, None, float("nan")], "must be 0 or a number"),
     ("merge_axes", [0, None], "True or False"),
     ("nonfinite", ["ignore", None], "'skip' or 'raise'"),
+    ("stochastic_rounding", [None, "no", 0, 1], "'auto' or True or False"),
     ("spike_threshold", [0.0, -1.0, float("inf"), "10"], "between 1.2e-38.*or None"),
 ]
 EVERY_CLASS = (

@@ -32,6 +32,7 @@ def entries_of(shape, first=0):
     Returns:
         Int32, of that shape. Above 2³¹ they go on from −2³¹, as integers of 32 bits do.
     """
+    first = _signed(first) if isinstance(first, int) else first
     found, stride = ops.convert_to_tensor(first, "int32"), 1
     for axis, length in reversed(list(enumerate(shape))):
         along = [1] * len(shape)

@@ -70,9 +70,12 @@ def stochastic(numbers, dtype, seed, entries):
     if dtype == "float16":
         # Below its normal numbers it has the multiples of the smallest.
         share = ops.cast(noise, "float32") / cut_off
-        steps = ops.floor(ops.abs(numbers) / SMALLEST + share)
-        small = ops.sign(numbers) * steps * SMALLEST
-        rounded = ops.where(ops.abs(numbers) < SMALLEST_NORMAL, small, rounded)
+        steps = ops.abs(numbers) / SMALLEST
+        whole = ops.floor(steps)
+        whole = ops.where(steps - whole >= 1.0 - share, whole + 1.0, whole)
+        small = ops.where(numbers < 0.0, -whole, whole) * SMALLEST
+        is_small = ops.logical_and(steps < SMALLEST_NORMAL / SMALLEST, steps > 0)
+        rounded = ops.where(is_small, small, rounded)
     rounded = ops.where(ops.isfinite(numbers), rounded, numbers)
     return ops.cast(rounded, dtype)
 

@@ -1,0 +1,49 @@
+"""Stochastic rounding, entry by entry, with Python's own integers and float64."""
+
+import math
+
+# dtype → significant bits, exponent of the smallest normal number, random bits used.
+FORMATS = {"bfloat16": (8, -126, 16), "float16": (11, -14, 13)}
+WIDTH = 2**32
+
+
+def hashed(number, key=0):
+    """The bijection of 32 bits, the key joined after its first half."""
+    number ^= number >> 16
+    number = number * 0x7FEB352D % WIDTH ^ key
+    number ^= number >> 15
+    number = number * 0x846CA68B % WIDTH
+    return number ^ number >> 16
+
+
+def seed(iteration, place):
+    """What tells one variable's step from all others."""
+    return hashed((iteration * 0x9E3779B9 + hashed(place)) % WIDTH)
+
+
+def random_bits(seed_of_step, entry):
+    """32 bits for an entry."""
+    return hashed(entry ^ seed_of_step, seed_of_step)
+
+
+def neighbours(x, dtype):
+    """The largest number of the dtype not above |x|, and the distance to the next."""
+    bits, smallest, _ = FORMATS[dtype]
+    exponent = max(math.frexp(x)[1] - 1, smallest) if x else smallest
+    unit = 2.0 ** (exponent - bits + 1)
+    return math.floor(abs(x) / unit) * unit, unit
+
+
+def stochastic(x, dtype, noise):
+    """x rounded away from 0 where the noise is more than what it lacks.
+
+    Args:
+        x: A finite number in the dtype's range.
+        dtype: A name in `FORMATS`.
+        noise: 32 random bits.
+    """
+    used = FORMATS[dtype][2]
+    below, unit = neighbours(x, dtype)
+    share = (abs(x) - below) / unit
+    goes_up = share + (noise % 2**used) / 2**used >= 1.0
+    return math.copysign(below + unit * goes_up, x)

@@ -1,0 +1,399 @@
+"""Weights in two bytes: what they are rounded to, and that nothing else is touched."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import ops
+
+import et_optimizer
+from et_optimizer.gradients.bits import entries_of
+from et_optimizer.optimizers import rounding
+from tests.optimizers import ONE_OF_EACH, OPTIMIZERS
+from tests.reference import stochastic_rounding as reference
+from tests.updates import compiled
+
+DTYPES = ("bfloat16", "float16")
+BACKEND = keras.backend.backend()
+in_each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+# On TensorFlow and JAX, where every operation is compiled for every shape, a few.
+MANY = OPTIMIZERS if BACKEND == "torch" else ONE_OF_EACH
+every_optimizer = pytest.mark.parametrize("make", MANY.values(), ids=MANY)
+one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
+LARGEST = {"bfloat16": float.fromhex("0x1.fep127"), "float16": 65504.0}
+
+
+def in_float32(tensor):
+    return ops.convert_to_numpy(ops.cast(tensor, "float32"))
+
+
+def rounded(numbers, dtype, iteration=0, place=0):
+    """Numbers, stochastically rounded, as float32."""
+    numbers = np.asarray(numbers, "float32")
+    seed = rounding.seed(ops.convert_to_tensor(iteration), place)
+    entries = entries_of(numbers.shape)
+    found = rounding.stochastic(ops.convert_to_tensor(numbers), dtype, seed, entries)
+    assert keras.backend.standardize_dtype(found.dtype) == dtype
+    return in_float32(found)
+
+
+def nearest(numbers, dtype):
+    numbers = ops.convert_to_tensor(np.asarray(numbers, "float32"))
+    return in_float32(ops.cast(numbers, dtype))
+
+
+def unsigned(integers):
+    return ops.convert_to_numpy(integers).astype("int64") % 2**32
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 10**6), st.integers(0, 2**31 - 30))
+def test_the_bits_are_those_of_the_reference_on_every_backend(iteration, place, first):
+    seed = rounding.seed(ops.convert_to_tensor(iteration, "int32"), place)
+    expected = reference.seed(iteration, place)
+    assert unsigned(seed) == expected
+    entries = first + np.arange(30).reshape(2, 3, 5)
+    np.testing.assert_array_equal(unsigned(entries_of((2, 3, 5), first)), entries)
+    found = unsigned(rounding.random_bits(seed, entries_of((2, 3, 5), first)))
+    for entry, bits in zip(entries.ravel(), found.ravel()):
+        assert bits == reference.random_bits(expected, int(entry))
+
+
+def test_numbers_of_entries_go_on_past_31_bits():
+    found = unsigned(entries_of((2, 3), 2**31 - 2))
+    np.testing.assert_array_equal(found.ravel(), 2**31 - 2 + np.arange(6))
+
+
+@in_each_dtype
+def test_it_is_the_reference_s_on_all_scales(dtype):
+    rng = np.random.default_rng(0)
+    least, most = {"bfloat16": (-125, 126), "float16": (-30, 15)}[dtype]
+    numbers = rng.choice([-1, 1], 500) * rng.uniform(1, 2, 500)
+    numbers = (numbers * 2.0 ** rng.integers(least, most, 500)).astype("float32")
+    seed = reference.seed(3, 2)
+    expected = [
+        reference.stochastic(float(x), dtype, reference.random_bits(seed, entry))
+        for entry, x in enumerate(numbers)
+    ]
+    np.testing.assert_array_equal(rounded(numbers, dtype, 3, 2), expected)
+
+
+@given(
+    st.floats(1.0, 2.0, exclude_max=True, width=32),
+    st.integers(-20, 14),
+    st.booleans(),
+    st.sampled_from(DTYPES),
+    st.integers(0, 1000),
+)
+def test_it_is_unbiased_and_never_leaves_the_two_neighbours(
+    fraction, exponent, is_negative, dtype, iteration
+):
+    x = float(np.float32((-fraction if is_negative else fraction) * 2.0**exponent))
+    count = 2**14
+    found = rounded(np.full(count, x), dtype, iteration).astype("float64")
+    below, unit = reference.neighbours(x, dtype)
+    ends = np.copysign([below, below + unit], x)
+    assert set(found) <= set(ends)
+    share = (abs(x) - below) / unit
+    if share == 0.0:
+        assert set(found) == {x}
+    # Six standard deviations of a mean of independent draws.
+    bound = 6 * unit * np.sqrt(share * (1 - share) / count)
+    # The share is known to the random bits that are used: half a step of them.
+    bound += unit * 2.0 ** -reference.FORMATS[dtype][2]
+    assert abs(found.mean() - x) <= bound
+
+
+@in_each_dtype
+def test_what_the_dtype_holds_stays_as_it_is(dtype):
+    bits = np.arange(2**16, dtype="uint16").view("int16")
+    numbers = ops.convert_to_numpy(
+        ops.cast(_numbers_of_bits(bits, dtype), "float32")
+    ).copy()
+    # Numbers below the normal ones of float32 some backends take for 0.
+    is_normal = np.abs(numbers) >= 2.0**-126
+    is_kept = is_normal | (numbers == 0) | np.isinf(numbers)
+    numbers = numbers[is_kept]
+    assert np.sum(np.isinf(numbers)) == 2
+    assert len(numbers) > 60000
+    for iteration in range(3):
+        found = rounded(numbers, dtype, iteration)
+        np.testing.assert_array_equal(found, numbers)
+        np.testing.assert_array_equal(np.signbit(found), np.signbit(numbers))
+
+
+def _numbers_of_bits(bits, dtype):
+    from et_optimizer.gradients.bits import numbers_of
+
+    return numbers_of(ops.convert_to_tensor(bits), dtype)
+
+
+@in_each_dtype
+def test_nan_stays_nan_and_what_is_finite_stays_finite(dtype):
+    nans = np.array([0x7FC00000, 0x7F800001, 0x7FFFFFFF, -1], "int64")
+    nans = nans.astype("uint32").view("float32")
+    assert np.isnan(nans).all()
+    assert np.isnan(rounded(nans, dtype)).all()
+    largest = LARGEST[dtype]
+    beyond = np.float32([3.4e38, largest * (1 + 2**-13), largest])
+    for sign in (1, -1):
+        np.testing.assert_array_equal(rounded(sign * beyond, dtype), sign * largest)
+        assert rounded([sign * np.inf], dtype)[0] == sign * np.inf
+
+
+@in_each_dtype
+def test_powers_of_two_part_units_of_two_lengths(dtype):
+    bits = reference.FORMATS[dtype][0]
+    for sign in (1, -1):
+        below, above = 1 - 2.0 ** -(bits + 1), 1 + 2.0**-bits
+        count = 4096
+        found = set(rounded(np.full(count, sign * below), dtype))
+        assert found == {sign * (1 - 2.0**-bits), sign * 1.0}
+        found = set(rounded(np.full(count, sign * above), dtype))
+        assert found == {sign * 1.0, sign * (1 + 2.0 ** -(bits - 1))}
+
+
+def test_numbers_below_the_normal_ones():
+    # Those of float16 are multiples of 2^-24, far inside float32.
+    found = rounded(np.full(4096, -2.25 * 2.0**-24), "float16")
+    assert set(found) == {-2 * 2.0**-24, -3 * 2.0**-24}
+    assert abs(found.mean() + 2.25 * 2.0**-24) < 0.05 * 2.0**-24
+    tiny = rounded(np.full(2**16, 2.0**-34), "float16")
+    assert set(tiny) <= {0.0, 2.0**-24}
+    # Those of bfloat16 are those of float32, which some backends take for 0.
+    found = rounded(np.full(4096, 2.25 * 2.0**-133), "bfloat16")
+    assert set(found) <= {0.0, 2 * 2.0**-133, 3 * 2.0**-133}
+    if BACKEND == "torch":
+        assert set(found) == {2 * 2.0**-133, 3 * 2.0**-133}
+
+
+def test_bits_of_steps_variables_and_entries_are_independent():
+    def bits(iteration, place):
+        seed = rounding.seed(ops.convert_to_tensor(iteration), place)
+        words = unsigned(rounding.random_bits(seed, entries_of((4096,))))
+        return (words[:, None] >> np.arange(32)) & 1
+
+    first = bits(5, 3)
+    # Of 4096 draws six standard deviations from one half.
+    bound = 6 * 0.5 / np.sqrt(4096)
+    assert np.abs(first.mean(0) - 0.5).max() < bound
+    others = [bits(6, 3), bits(5, 4), bits(4, 4), np.roll(first, 1, 0)]
+    others += [np.roll(first, 64, 0), np.roll(bits(6, 3), -1, 0)]
+    for other in others:
+        assert np.abs((first == other).mean(0) - 0.5).max() < bound
+    # Nor are bits of one word tied to each other.
+    assert np.abs((first[:, 1:] == first[:, :-1]).mean(0) - 0.5).max() < bound
+
+
+SHAPES = [(7, 12), (5,), (), (3, 4, 5), (12, 7), (300, 16)]
+
+
+def variables_of(dtype, shapes=SHAPES):
+    rng = np.random.default_rng(0)
+    values = [nearest(rng.standard_normal(shape), "bfloat16") for shape in shapes]
+    return [
+        keras.Variable(value, dtype=dtype, name=f"v{place}")
+        for place, value in enumerate(values)
+    ]
+
+
+def gradients_of(dtype, step, shapes=SHAPES):
+    rng = np.random.default_rng(step + 1)
+    return [
+        ops.convert_to_tensor(nearest(rng.standard_normal(shape), "bfloat16"), dtype)
+        for shape in shapes
+    ]
+
+
+def one_step(make, dtype, **arguments):
+    optimizer = make(learning_rate=0.01, weight_decay=0.1, **arguments)
+    variables = variables_of(dtype)
+    optimizer.apply(gradients_of(dtype, 0), variables)
+    return [in_float32(variable.value) for variable in variables]
+
+
+@every_optimizer
+def test_a_step_is_the_float32_step_rounded_once(make):
+    expected = one_step(make, "float32")
+    found = one_step(make, "bfloat16")
+    to_nearest = one_step(make, "bfloat16", stochastic_rounding=False)
+    for place, (wide, half, near) in enumerate(zip(expected, found, to_nearest)):
+        once = rounded(wide, "bfloat16", 0, place)
+        # Where gradients in two bytes take another way, the last bit of float32 may be
+        # another, and with it one rounding in many.
+        assert np.mean(half != once) <= 0.02
+        np.testing.assert_allclose(half, once, rtol=2**-7, atol=1e-30)
+        np.testing.assert_allclose(near, nearest(wide, "bfloat16"), rtol=2**-7)
+        assert np.mean(near != nearest(wide, "bfloat16")) <= 0.02
+
+
+def run(optimizer, variables, dtype, steps):
+    """Weights after steps that XLA compiles, where the backend has it."""
+    optimizer.build(variables)
+    if BACKEND == "jax":
+        own = [variable.value for variable in optimizer.variables]
+        values = [variable.value for variable in variables]
+        step = compiled(optimizer.stateless_apply)
+        for count in range(steps):
+            values, own = step(own, gradients_of(dtype, count), values)
+        return [in_float32(value) for value in values]
+    step = compiled(lambda gradients: optimizer.apply(gradients, variables))
+    for count in range(steps):
+        step(gradients_of(dtype, count))
+    return [in_float32(variable.value) for variable in variables]
+
+
+@one_of_each
+def test_weights_in_float32_are_not_touched(make):
+    kept = [
+        run(make(0.01, stochastic_rounding=way), variables_of("float32"), "float32", 3)
+        for way in (True, False)
+    ]
+    for stochastic, to_nearest in zip(*kept):
+        np.testing.assert_array_equal(stochastic, to_nearest)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("ExtremeTensoring", "float16"), *((name, "bfloat16") for name in ONE_OF_EACH)],
+)
+def test_runs_repeat_bit_for_bit(name, dtype):
+    make = OPTIMIZERS[name]
+    one, other = (run(make(0.01), variables_of(dtype), dtype, 3) for _ in range(2))
+    for first, second in zip(one, other):
+        np.testing.assert_array_equal(first, second)
+        assert np.isfinite(first).all()
+
+
+def test_large_matrices_go_by_blocks_and_are_rounded_as_whole_ones(monkeypatch):
+    from et_optimizer.gradients import row_blocks
+
+    shape = (70, 24)
+
+    def weights(largest):
+        monkeypatch.setattr(row_blocks, "MAX_ENTRIES", largest)
+        optimizer = et_optimizer.ExtremeTensoring(0.01, momentum_rank=10)
+        variables = variables_of("bfloat16", [shape])
+        optimizer.build(variables)
+        gradient = gradients_of("bfloat16", 0, [shape])
+        if BACKEND == "jax":
+            own = [v.value for v in optimizer.variables]
+            step = compiled(optimizer.stateless_apply)
+            return in_float32(step(own, gradient, [variables[0].value])[0][0])
+        compiled(lambda given: optimizer.apply(given, variables))(gradient)
+        return in_float32(variables[0].value)
+
+    whole, by_blocks = weights(2**18), weights(24 * 16)
+    # Products are added up in another order, which one rounding in many may show.
+    assert np.mean(whole != by_blocks) <= 0.02
+    np.testing.assert_allclose(whole, by_blocks, rtol=2**-7)
+    assert not np.array_equal(whole, in_float32(variables_of("bfloat16", [shape])[0]))
+
+
+def test_steps_far_below_half_a_unit_add_up():
+    # 64 steps of a sixteenth of half a unit below 1: to nearest none of them is taken.
+    def mean(way):
+        variable = keras.Variable(np.ones((64, 64)), dtype="bfloat16")
+        optimizer = et_optimizer.SubsetNorm(
+            2.0**-13, beta_1=0.0, stochastic_rounding=way, update_bound=None
+        )
+        optimizer.build([variable])
+        gradient = ops.ones((64, 64), "bfloat16")
+        for _ in range(64):
+            optimizer.apply([gradient], [variable])
+        return in_float32(variable.value).mean()
+
+    assert mean(False) == 1.0
+    # 64 × 64 entries, each a sum of steps of 2^-8 with a deviation of about 2^-6.5.
+    assert abs(mean("auto") - (1 - 64 * 2.0**-13)) < 6 * 2.0**-6.5 / 64
+
+
+def test_weight_decay_is_part_of_the_step():
+    # A rate and a decay whose product no weight in bfloat16 would feel.
+    def norm(way):
+        variable = keras.Variable(np.ones((64, 64)), dtype="bfloat16")
+        optimizer = et_optimizer.ExtremeTensoring(
+            1e-3, beta_1=0.0, weight_decay=0.1, stochastic_rounding=way
+        )
+        optimizer.build([variable])
+        for _ in range(50):
+            optimizer.apply([ops.zeros((64, 64), "bfloat16")], [variable])
+        return in_float32(variable.value).mean()
+
+    assert norm(False) == 1.0
+    assert abs(norm("auto") - (1 - 1e-4) ** 50) < 6 * 2.0**-7.3 / 64
+
+
+def sparse(values, indices, rows):
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        shape = (rows, values.shape[1])
+        return tf.IndexedSlices(ops.cast(values, "bfloat16"), indices, shape)
+    from jax.experimental import sparse as of_jax
+
+    values = ops.cast(values, "bfloat16")
+    return of_jax.BCOO((values, indices[:, None]), shape=(rows, values.shape[1]))
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras has no sparse gradients here")
+@pytest.mark.parametrize("decay", [None, 0.5])
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_rows_of_a_table_are_rounded_as_the_whole_of_it(decay, is_traced):
+    rows, width = 40, 6
+    indices = np.array([3, 17, 3, 39, 3, 17], "int32")
+    rng = np.random.default_rng(0)
+    values = nearest(rng.standard_normal((6, width)), "bfloat16")
+    dense = np.zeros((rows, width), "float32")
+    np.add.at(dense, indices, values)
+    start = variables_of("bfloat16", [(rows, width)])[0]
+    start = in_float32(start.value)
+
+    def stepped(gradient):
+        variable = variables_of("bfloat16", [(rows, width)])[0]
+        make = functools.partial(et_optimizer.ExtremeTensoring, 0.01, beta_1=0.0)
+        optimizer = make(weight_decay=decay)
+        optimizer.build([variable])
+        if not is_traced:
+            optimizer.apply([gradient], [variable])
+        elif BACKEND == "jax":
+            own = [v.value for v in optimizer.variables]
+            step = compiled(optimizer.stateless_apply)
+            return in_float32(step(own, [gradient], [variable.value])[0][0])
+        else:
+            compiled(lambda: optimizer.apply([gradient], [variable]))()
+        return in_float32(variable.value)
+
+    found = stepped(sparse(ops.convert_to_tensor(values), indices, rows))
+    # The sums are in float32: of a dense gradient in bfloat16 they would be rounded.
+    expected = stepped(ops.convert_to_tensor(dense, "float32"))
+    assert np.mean(found != expected) <= 0.02
+    np.testing.assert_allclose(found, expected, rtol=2**-7)
+    others = np.setdiff1d(np.arange(rows), indices)
+    assert np.any(found[[3, 17, 39]] != start[[3, 17, 39]])
+    np.testing.assert_array_equal(found[others], expected[others])
+    if decay is None:
+        np.testing.assert_array_equal(found[others], start[others])
+
+
+def test_a_saved_run_goes_on_bit_for_bit(tmp_path):
+    keras.config.set_dtype_policy("bfloat16")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((10,)), keras.layers.Dense(24, "relu"), keras.layers.Dense(3)]
+    )
+    jit = BACKEND != "torch"
+    model.compile(et_optimizer.ExtremeTensoring(1e-3), "mse", jit_compile=jit)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((32, 10)), rng.standard_normal((32, 3))
+    how = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    model.fit(x, y, **how)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    for one in (model, again):
+        one.fit(x, y, **how)
+    for first, second in zip(model.weights, again.weights):
+        assert keras.backend.standardize_dtype(second.dtype) == "bfloat16"
+        np.testing.assert_array_equal(in_float32(first), in_float32(second))
