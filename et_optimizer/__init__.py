@@ -10,10 +10,11 @@
 - `schedules`: the learning rates these papers use.
 - `TensorIndex`: which numbers those are.
 - `memory_report`: what any Keras optimizer holds.
+- `memory_plan`: what a model and any Keras optimizer will hold, before they do.
 """
 
 from et_optimizer import callbacks, frequent_directions, schedules
-from et_optimizer.memory import MemoryReport, memory_report
+from et_optimizer.memory import MemoryPlan, MemoryReport, memory_plan, memory_report
 from et_optimizer.optimizers import (
     SM3,
     Adafactor,
@@ -30,6 +31,7 @@ __all__ = [
     "SM3",
     "Adafactor",
     "ExtremeTensoring",
+    "MemoryPlan",
     "MemoryReport",
     "Shampoo",
     "SketchyAdagrad",
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "frequent_directions",
+    "memory_plan",
     "memory_report",
     "schedules",
 ]

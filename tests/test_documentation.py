@@ -8,13 +8,14 @@ import keras
 import pytest
 
 import et_optimizer
-from et_optimizer import frequent_directions, memory, schedules, tensor_index
+from et_optimizer import frequent_directions, schedules, tensor_index
+from et_optimizer.memory import plan, report
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
 @pytest.mark.parametrize(
-    "module", [frequent_directions, memory, schedules, tensor_index]
+    "module", [frequent_directions, plan, report, schedules, tensor_index]
 )
 def test_examples_in_docstrings_give_what_they_show(module):
     names = {**vars(et_optimizer), **vars(module), "et_optimizer": et_optimizer}

@@ -1,4 +1,4 @@
-"""What an optimizer holds, counted from its variables."""
+"""What a built optimizer holds, counted from its variables."""
 
 import dataclasses
 import io
@@ -75,7 +75,12 @@ class MemoryReport:
     adam_bytes: int
 
     def __str__(self):
-        return _render(self)
+        besides = []
+        if self.counters:
+            besides = [f"Besides, {self.counters:,} counters of skipped steps."]
+        model = f"The model's variables take {self.model_bytes:,} bytes;"
+        lines = [f"{model} {besides_adam(self)}", *besides]
+        return table(f"What {self.optimizer} holds", self, lines)
 
 
 def memory_report(optimizer):
@@ -210,22 +215,33 @@ def _numbers(variable):
 
 
 def _bytes(variable):
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    bits = re.search(r"\d+", dtype)  # float32, bfloat16, float8_e4m3fn; bool has none
-    return _numbers(variable) * (int(bits.group()) // 8 if bits else 1)
+    return bytes_of(variable.shape, variable.dtype)
 
 
-def _render(report):
-    """The table of a report, as text."""
+def bytes_of(shape, dtype):
+    """How many bytes a variable of a shape and a dtype takes."""
+    bits = re.search(r"\d+", keras.backend.standardize_dtype(dtype))
+    # float32, bfloat16, float8_e4m3fn; bool has none
+    return math.prod(shape) * (int(bits.group()) // 8 if bits else 1)
+
+
+def table(title, report, lines):
+    """What is held variable by variable, as text.
+
+    Args:
+        title: What stands above it.
+        report: A `MemoryReport`.
+        lines: List of sentences that stand below it.
+    """
     # Imported on use: the library imports nothing but Keras at import time.
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"What {report.optimizer} holds", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("variable", overflow="fold")
     table.add_column("shape")
-    for title in ("numbers", "held", "bytes", "of which momentum", "× less than Adam"):
-        table.add_column(title, justify="right")
+    for name in ("numbers", "held", "bytes", "of which momentum", "× less than Adam"):
+        table.add_column(name, justify="right", no_wrap=name != "× less than Adam")
     for row in report.rows:
         table.add_row(
             row.path,
@@ -254,14 +270,18 @@ def _render(report):
         file=io.StringIO(), width=110, force_jupyter=False, force_terminal=False
     )
     console.print(table)
-    console.print(
-        f"The model's variables take {report.model_bytes:,} bytes; Adam would hold "
-        f"{report.adam_slots:,} numbers in {report.adam_bytes:,} bytes, of which this "
-        f"is {report.bytes / max(report.adam_bytes, 1):.2%}."
-    )
-    if report.counters:
-        console.print(f"Besides, {report.counters:,} counters of skipped steps.")
+    for line in lines:
+        # A level's expression in brackets is no markup of rich's.
+        console.print(line, markup=False)
     return console.file.getvalue().rstrip()
+
+
+def besides_adam(report):
+    """What Adam would hold in its place, in words."""
+    return (
+        f"Adam would hold {report.adam_slots:,} numbers in {report.adam_bytes:,} "
+        f"bytes, of which this is {report.bytes / max(report.adam_bytes, 1):.2%}."
+    )
 
 
 def _ratio(numbers, held):

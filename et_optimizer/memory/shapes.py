@@ -1,0 +1,208 @@
+"""What a model's variables will be, found without memory for them."""
+
+import concurrent.futures
+import dataclasses
+import random
+from collections.abc import Mapping
+
+import keras
+
+from et_optimizer import checks, naming
+
+
+@dataclasses.dataclass(frozen=True)
+class VariableShape:
+    """What a variable of a model will be.
+
+    Attributes:
+        path: Its path.
+        shape: Its shape.
+        dtype: Its dtype, a string.
+        trainable: Whether it is trained.
+        overwrite_with_gradient: Whether it takes its gradient for its value, as Keras's
+            scales of float8 do. Optimizers hold nothing for it.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    trainable: bool = True
+    overwrite_with_gradient: bool = False
+
+    @property
+    def name(self):
+        """The variable's own name, the end of its path."""
+        return self.path.split("/")[-1]
+
+    @classmethod
+    def of(cls, variable):
+        """That of a model's variable."""
+        return cls(
+            path=naming.path(variable),
+            shape=tuple(variable.shape),
+            dtype=keras.backend.standardize_dtype(variable.dtype),
+            trainable=variable.trainable,
+            overwrite_with_gradient=getattr(variable, "overwrite_with_gradient", False),
+        )
+
+
+def variables_of(model_or_shapes):
+    """What the variables of a model will be.
+
+    Args:
+        model_or_shapes: As in `memory_plan`.
+
+    Returns:
+        A list of `VariableShape`: those that are trained first, in the order in which
+        an optimizer is built for them.
+
+    Raises:
+        ValueError: if it is none of what `memory_plan` takes, or is not built.
+    """
+    if isinstance(model_or_shapes, keras.Layer):
+        return _of_layer(model_or_shapes)
+    if isinstance(model_or_shapes, Mapping):
+        return _of_mapping(model_or_shapes)
+    if callable(model_or_shapes):
+        return without_memory(lambda: _of_layer(_made_by(model_or_shapes)))
+    raise ValueError(
+        "memory_plan takes a built Keras model, a dict from paths to shapes, or a "
+        "function without arguments that makes a model; received an object of type "
+        f"{type(model_or_shapes).__name__}. Of variables in a list pass "
+        "{v.path: v for v in variables}."
+    )
+
+
+def without_memory(function):
+    """What a function returns that makes variables, which take no memory there.
+
+    Variables made there have a shape and a dtype, and values of which a framework
+    only knows these: of PyTorch's device "meta", or tracers of JAX, or nodes of a graph
+    that TensorFlow never runs. The function runs in a thread of its own, for which
+    Keras counts names from the start, so that those of the caller stay as they are; it
+    has the caller's dtype policy, but neither its distribution nor its other scopes.
+
+    Args:
+        function: Without arguments. It must not read the values of variables.
+    """
+    policy = keras.config.dtype_policy()
+
+    def within():
+        keras.config.set_dtype_policy(policy)
+        return _symbolically(function)
+
+    # Initializers and dropout draw their seeds of Python, also for a plan.
+    drawn = random.getstate()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+            return thread.submit(within).result()
+    finally:
+        random.setstate(drawn)
+
+
+def stand_in(shape):
+    """A variable as a `VariableShape` says; to be made in `without_memory`."""
+    variable = keras.Variable(
+        "zeros",
+        shape=shape.shape,
+        dtype=shape.dtype,
+        # So that it may be of integers, which it is for an optimizer to refuse.
+        trainable=False,
+        name=shape.name,
+    )
+    variable.overwrite_with_gradient = shape.overwrite_with_gradient
+    # Keras has it from the scopes of layers, which there are none of here.
+    variable._path = shape.path
+    return variable
+
+
+def _symbolically(function):
+    backend = keras.backend.backend()
+    if backend == "torch":
+        with keras.device("meta"):
+            return function()
+    if backend == "jax":
+        import jax
+
+        found = []
+        jax.eval_shape(lambda: found.append(function()))
+        return found[0]
+    import tensorflow as tf
+
+    # In a graph, unlike elsewhere, TensorFlow's names may not have all characters.
+    # Keras's variables have their own.
+    def without_name(next_creator, **arguments):
+        return next_creator(**arguments | {"name": None})
+
+    with tf.Graph().as_default(), tf.variable_creator_scope(without_name):
+        return function()
+
+
+def _made_by(function):
+    model = function()
+    if not isinstance(model, keras.Layer):
+        raise ValueError(
+            "The function that memory_plan is given must return a Keras model; "
+            f"received an object of type {type(model).__name__}. Let it return the "
+            "model that it makes."
+        )
+    return model
+
+
+def _of_layer(model):
+    if not model.built or not model.weights:
+        raise ValueError(
+            f"The model {model.name!r} has no weights yet: it is not built. Call "
+            "model.build(input_shape), or call it once on a batch or a "
+            "keras.KerasTensor, or begin it with a keras.Input, before the plan (in "
+            "the function, where that is what memory_plan is given)."
+        )
+    trained = list(map(VariableShape.of, model.trainable_variables))
+    frozen = map(VariableShape.of, model.non_trainable_weights)
+    return trained + [dataclasses.replace(one, trainable=False) for one in frozen]
+
+
+def _of_mapping(shapes):
+    found = [_of_item(path, given) for path, given in shapes.items()]
+    return sorted(found, key=lambda one: not one.trainable)
+
+
+def _of_item(path, given):
+    if not isinstance(path, str) or not path:
+        raise ValueError(
+            f"The keys of shapes must be paths of variables, text; received {path!r}. "
+            'Write for example {"decoder/dense/kernel": (768, 3072)}.'
+        )
+    shape, dtype = given, None
+    if hasattr(given, "shape") and hasattr(given, "dtype"):
+        shape, dtype = given.shape, given.dtype
+    elif _is_pair(given):
+        shape, dtype = given
+    is_shape = hasattr(shape, "__iter__") and not isinstance(shape, str)
+    sizes = tuple(shape) if is_shape else None
+    if sizes is None or not all(checks.is_integer(n) and n >= 0 for n in sizes):
+        raise ValueError(
+            "A shape must be a tuple of integers, 0 or more; received "
+            f"{given!r} for {path!r}. Write for example (768, 3072), or "
+            '((768, 3072), "bfloat16").'
+        )
+    try:
+        dtype = keras.backend.standardize_dtype(dtype)
+    except ValueError:
+        raise ValueError(
+            f"A dtype must be one that Keras knows; received {dtype!r} for {path!r}. "
+            'Write for example ((768, 3072), "bfloat16").'
+        ) from None
+    return VariableShape(
+        path=path,
+        shape=tuple(int(n) for n in sizes),
+        dtype=dtype,
+        trainable=getattr(given, "trainable", True),
+        overwrite_with_gradient=getattr(given, "overwrite_with_gradient", False),
+    )
+
+
+def _is_pair(given):
+    """Whether it is a shape and a dtype, which no integer is."""
+    is_two = isinstance(given, (tuple, list)) and len(given) == 2
+    return is_two and not any(checks.is_integer(one) for one in given)
