@@ -50,8 +50,14 @@ def mirrored():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-def loop(strategy, make, batches):
+def loop(strategy, make, batches, gradient_dtype=None):
     """Trains under a `tf.distribute` strategy, in a loop of one's own.
+
+    Args:
+        strategy: The strategy.
+        make: Makes the optimizer, without arguments.
+        batches: A `tf.data.Dataset`.
+        gradient_dtype: What gradients are cast to; `None` for what they are.
 
     Returns:
         `(model, optimizer)`.
@@ -70,6 +76,8 @@ def loop(strategy, make, batches):
             with tf.GradientTape() as tape:
                 value = loss(y, model(x, training=True)) / BATCH
             gradients = tape.gradient(value, model.trainable_variables)
+            if gradient_dtype:
+                gradients = [tf.cast(g, gradient_dtype) for g in gradients]
             optimizer.apply(gradients, model.trainable_variables)
 
         strategy.run(on_replica, args=batch)

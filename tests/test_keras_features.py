@@ -319,7 +319,7 @@ def test_loss_scale_optimizer_skips_overflown_steps(make):
 
 
 @one_of_each
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
 def test_mixed_precision_trains(make, policy):
     keras.config.set_dtype_policy(policy)
     x, y = data()

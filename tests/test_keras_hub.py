@@ -170,6 +170,26 @@ def test_a_reloaded_model_goes_on_as_if_never_saved(tmp_path):
     assert_same_weights(model, again)
 
 
+@every_family
+def test_weights_in_bfloat16_train_and_go_on_bit_for_bit(make, tmp_path):
+    keras.config.set_dtype_policy("bfloat16")
+    model = compiled_and_built(make())
+    # Its normalisations compute in float32, and store in two bytes like all others.
+    assert {v.dtype for v in model.trainable_variables} == {"bfloat16"}
+    losses = train(model, epochs=4)
+    assert losses[-1] < 0.9 * losses[0]
+    report = memory_report(model.optimizer)
+    assert report.model_bytes == 2 * report.model_numbers
+    model.save(tmp_path / "model.keras")
+    train(model, epochs=2)
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    compiled_and_built(again).load_weights(tmp_path / "model.keras")
+    train(again, epochs=2)
+    for one, other in zip(model.weights, again.weights, strict=True):
+        one, other = (ops.cast(v.value, "float32") for v in (one, other))
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (one, other)))
+
+
 def test_a_reloaded_preset_goes_on_as_if_never_saved(tmp_path):
     model = compiled_and_built(gpt2())
     train(model, epochs=2)

@@ -58,6 +58,20 @@ def test_two_mirrored_devices_train_as_one_does(name):
             np.testing.assert_array_equal(on_one.numpy(), on_other.numpy())
 
 
+def test_weights_in_bfloat16_are_rounded_alike_on_mirrored_devices():
+    keras.config.set_dtype_policy("bfloat16")
+    start = weights(training.model_of(keras))
+    # On a CPU TensorFlow adds up no gradients in bfloat16 over devices.
+    model, _ = training.loop(
+        training.mirrored(), ExtremeTensoring, dataset(), gradient_dtype="float32"
+    )
+    for before, weight in zip(start, model.weights):
+        assert keras.backend.standardize_dtype(weight.dtype) == "bfloat16"
+        on_one, on_other = (copy.numpy() for copy in weight.value.values)
+        np.testing.assert_array_equal(on_one, on_other)
+        assert np.any(on_one != before)
+
+
 @pytest.mark.parametrize("make", [ExtremeTensoring, Shampoo])
 def test_a_mirrored_model_is_saved_and_goes_on(make, tmp_path):
     mirrored = training.mirrored()

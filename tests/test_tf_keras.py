@@ -137,6 +137,30 @@ def test_the_weights_are_those_of_the_keras_3_optimizer(name):
     assert_takes_the_steps_of_keras_3(name, is_compiled=True)
 
 
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_weights_in_bfloat16_are_those_of_keras_3_bit_for_bit(is_compiled):
+    def in_bfloat16(variables_of):
+        return [variables_of(value, f"v{i}") for i, value in enumerate(starts())]
+
+    def step_of(gradient):
+        if isinstance(gradient, tf.IndexedSlices):
+            values = tf.cast(gradient.values, tf.bfloat16)
+            return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+        return tf.cast(gradient, tf.bfloat16)
+
+    steps = [[step_of(g) for g in of_one] for of_one in gradients_of_steps(3)]
+    arguments = {"learning_rate": 0.01, "beta_1": 0.0, "weight_decay": 0.1}
+    of_keras_3 = in_bfloat16(lambda v, n: keras.Variable(v, dtype="bfloat16", name=n))
+    of_tf_keras = in_bfloat16(lambda v, n: tf.Variable(tf.cast(v, tf.bfloat16), name=n))
+    expected = trained(
+        et_optimizer.ExtremeTensoring(**arguments), of_keras_3, steps, is_compiled
+    )
+    found = trained(ours.ExtremeTensoring(**arguments), of_tf_keras, steps, is_compiled)
+    for one, other, start in zip(found, expected, starts(), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype != start.dtype
+
+
 @some_optimizers
 def test_eagerly_they_are_too(name):
     assert_takes_the_steps_of_keras_3(name, is_compiled=False)
