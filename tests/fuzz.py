@@ -34,6 +34,7 @@ CHOICES = {
     "spike_threshold": [None, 3.0],
     "momentum_rank": ["auto", None, 0, 1],
     "momentum_dtype": ["float32", "bfloat16", "int8"],
+    "stochastic_rounding": ["auto", False],
     "refresh_every": [1, 3],
     "rank": [1, 3],
     "update_every": [1, 2],

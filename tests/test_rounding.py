@@ -326,6 +326,28 @@ def test_weight_decay_is_part_of_the_step():
     assert abs(norm("auto") - (1 - 1e-4) ** 50) < 6 * 2.0**-7.3 / 64
 
 
+def test_averages_of_weights_follow_them():
+    # A hundredth of the way is less than half a unit: to nearest the average stays.
+    def average(way):
+        variable = keras.Variable(np.ones((64, 64)), dtype="bfloat16")
+        optimizer = et_optimizer.ExtremeTensoring(
+            0.0, use_ema=True, ema_momentum=0.99, stochastic_rounding=way
+        )
+        optimizer.build([variable])
+        gradient = ops.ones((64, 64), "bfloat16")
+        optimizer.apply([gradient], [variable])
+        variable.assign(ops.full((64, 64), 1.125))
+        for _ in range(20):
+            optimizer.apply([gradient], [variable])
+        assert in_float32(variable.value).mean() == 1.125
+        return in_float32(optimizer._model_variables_moving_average[0].value).mean()
+
+    assert average(False) == 1.0
+    # 20 roundings to steps of 2^-7, of which each has a deviation of half of that.
+    expected = 1.0 + 0.125 * (1 - 0.99**20)
+    assert abs(average("auto") - expected) < 6 * np.sqrt(20) * 2.0**-8 / 64
+
+
 def sparse(values, indices, rows):
     if BACKEND == "tensorflow":
         import tensorflow as tf

@@ -134,7 +134,8 @@ class ExtremeTensoring(TensoredOptimizer):
             in the last place moves the weight with the probability of its share of that
             unit, and on average none is lost. Random bits are a function of the
             iteration, the variable's place and the entry: nothing is held, and runs
-            repeat and resume bit for bit. `False`: to nearest, as in other optimizers.
+            repeat and resume bit for bit. So are the averages of `use_ema`. `False`: to
+            nearest, as in other optimizers.
             Weights in float32 and float64 are not touched by it. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,

@@ -15,7 +15,7 @@ from et_optimizer.gradients import bits
 from et_optimizer.optimizers import given, rounding, together
 from et_optimizer.optimizers.finite import FiniteSteps, check_nonfinite
 from et_optimizer.optimizers.saved_form import SavedForm
-from et_optimizer.optimizers.step import Clock, State, Step
+from et_optimizer.optimizers.step import Clock, State, Step, widened
 from et_optimizer.tensor_index import (
     TensorIndex,
     by_path,
@@ -499,6 +499,26 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             )
             for place, *pair in zip(places, before, states):
                 self._put(held[place], variables[place], *pair)
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        """Keras's averages of weights; those in two bytes are rounded as these are."""
+        if not (self.use_ema and self.stochastic_rounding):
+            super()._update_model_variables_moving_average(trainable_variables)
+            return
+        averages = self._model_variables_moving_average
+        is_later = ops.not_equal(self.iterations, 0)
+        for place, (variable, average) in enumerate(zip(trainable_variables, averages)):
+            if average is None:
+                continue
+            old, new = widened(_value(average)), widened(_value(variable))
+            momentum = ops.cast(is_later, old.dtype) * self.ema_momentum
+            found = momentum * old + (1.0 - momentum) * new
+            if bits.is_half(average.dtype):
+                # Other bits than the weight's.
+                own = rounding.seed(self.iterations, len(averages) + place)
+                entries = bits.entries_of(found.shape)
+                found = rounding.stochastic(found, average.dtype, own, entries)
+            average.assign(found)
 
     def _backend_reset_gradient_accumulators(self):
         # Keras multiplies them by 0 on PyTorch, where NaN would stay for ever.
