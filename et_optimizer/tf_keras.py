@@ -10,12 +10,13 @@ Not imported by `import et_optimizer`; it needs `pip install tf_keras` (which th
 `models` brings) and Keras 3 on TensorFlow. Not made for `ParameterServerStrategy`.
 """
 
+import functools
 import inspect
 
 import keras
 
 from et_optimizer import naming, optimizers
-from et_optimizer.optimizers import given
+from et_optimizer.optimizers import given, rounding
 from et_optimizer.optimizers.finite import FiniteSteps
 from et_optimizer.optimizers.preconditioned import HeldForVariable
 from et_optimizer.optimizers.saved_form import SavedForm
@@ -184,7 +185,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         place = self._index_dict[self._var_key(variable)]
         decay = self.weight_decay if self._use_weight_decay(variable) else None
         step = tf.cast(self.iterations + 1, tf.float32)
-        seed = self._paper.seed(variable.dtype, self.iterations, place)
+        seed = self._paper.rounding_seed(variable.dtype, self.iterations, place)
         clock = Clock(tf.convert_to_tensor(self.learning_rate), step, decay, seed)
         self._paper.take_step(self._held[place], gradient, variable, clock)
 
@@ -232,6 +233,24 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
 
     def _apply_weight_decay(self, variables):
         """Nothing: a variable decays in its own step, where that is taken."""
+
+    def _update_model_variables_moving_average(self, var_list):
+        """tf_keras's averages of weights; those in two bytes rounded as these are."""
+        if not (self.use_ema and self._paper.stochastic_rounding):
+            super()._update_model_variables_moving_average(var_list)
+            return
+        for variable in var_list:
+            place = self._index_dict[self._var_key(variable)]
+            self._distribution_strategy.extended.update(
+                self._model_variables_moving_average[place],
+                functools.partial(self._average, place=place),
+                args=(variable,),
+                group=False,
+            )
+
+    def _average(self, average, variable, place):
+        momentum, step = self.ema_momentum, self.iterations
+        average.assign(rounding.averaged(average, variable, momentum, step, place))
 
     def _deduplicate_sparse_grad(self, grads):
         # Repeated rows are added up here, in shapes that a compiler knows. Those of

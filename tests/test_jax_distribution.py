@@ -107,11 +107,10 @@ def test_weights_in_bfloat16_are_rounded_alike_however_they_lie():
             for first, *others in copies.values():
                 for other in others:
                     np.testing.assert_array_equal(first, other)
+            # Sums over the batch are in another order, and gradients in two bytes, so
+            # that some entries are rounded to another neighbour.
             found, wanted = (np.asarray(w.value, "float32") for w in (weight, expected))
-            # Sums over the batch are in another order, and gradients in two bytes. With
-            # other random bits than those of one device 0.77 of the entries differed.
-            if found.size > 16:
-                assert np.mean(found != wanted) < 0.4
+            np.testing.assert_allclose(found, wanted, rtol=2**-6, atol=2**-10)
     bits = [
         jax.jit(
             lambda: rounding.random_bits(np.int32(7), entries_of((16, 8))),

@@ -578,3 +578,21 @@ def test_a_plan_is_frozen():
 
 def test_the_plan_is_of_the_default_optimizer_without_another():
     assert memory_plan(MODEL).state == counted(et_optimizer.ExtremeTensoring(), MODEL)
+
+
+def test_an_optimizer_that_cannot_be_made_again_is_refused_with_the_remedy():
+    mapping = keras.optimizers.OptimizerMap(keras.optimizers.Adam(lambda: 0.1), {})
+    with pytest.raises(ValueError, match="without functions of your own"):
+        memory_plan(MODEL, keras.optimizers.MultiOptimizer(mapping))
+
+
+def test_the_width_of_a_small_table_is_no_vocabulary():
+    shapes = {
+        "segment/embeddings": (2, 768),
+        "a/kernel": (768, 768),
+        "b/kernel": (9, 9),
+    }
+    chosen = memory_plan(shapes, budget="0.2%").arguments
+    found = [one.arguments["level"] for one in budgets.settings(variables_of(shapes))]
+    assert {"embeddings|logits": 1, ".*": 2} in found
+    assert chosen["level"] in found

@@ -161,6 +161,17 @@ def test_weights_in_bfloat16_are_those_of_keras_3_bit_for_bit(is_compiled):
         assert one.dtype == other.dtype != start.dtype
 
 
+def test_averages_of_weights_in_bfloat16_follow_them():
+    variable = tf.Variable(tf.ones((32, 32), tf.bfloat16), name="v")
+    optimizer = ours.ExtremeTensoring(0.01, beta_1=0.0, use_ema=True)
+    trained(optimizer, [variable], [[tf.ones((32, 32), tf.bfloat16)]] * 3)
+    average = optimizer._model_variables_moving_average[0]
+    assert average.dtype == tf.bfloat16
+    # Weights are at 0.97, and a hundredth of the way less than half a unit below 1.
+    moved = tf.cast(average, tf.float32).numpy()
+    assert 0.0 < np.mean(moved != 1.0) < 0.5
+
+
 @some_optimizers
 def test_eagerly_they_are_too(name):
     assert_takes_the_steps_of_keras_3(name, is_compiled=False)

@@ -233,8 +233,11 @@ def chosen_study(values):
     given = {name: values[name].value for name in TASK_FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
     entries = tuple(_with_task_flags(entry, given, values.preset) for entry in entries)
-    if values.dtype_policy is not None:
-        entries = tuple(dataclasses.replace(e, dtype_policy=None) for e in entries)
+    if values.dtype_policy is not None and any(e.dtype_policy for e in entries):
+        raise ValueError(
+            f"--dtype_policy={values.dtype_policy} does not go with --preset="
+            f"{values.preset}, whose entries have policies of their own. Leave it out."
+        )
     own = {name: values[name].value for name in STUDY_FLAGS}
     own = {name: value for name, value in own.items() if value is not None}
     if "steps" in own:

@@ -93,8 +93,9 @@ def expression_of_tokens(variables):
     """A regular expression for the paths of what has an axis of tokens.
 
     Those are the variables whose paths have "embeddings" or "logits" in them, and
-    others with an axis as long as the vocabulary, the longer axis of the largest of
-    these tables, such as the kernel of an output layer of another name.
+    others with an axis as long as the vocabulary, the axis of tokens of the largest of
+    these tables (where it is the longer one by far), such as the kernel of an output
+    layer of another name.
 
     Args:
         variables: List of `VariableShape`.
@@ -115,12 +116,13 @@ def expression_of_tokens(variables):
 def _vocabulary(named):
     """How many tokens the largest table has; `None` where it may be the width."""
     tables = [
-        one.shape
+        # The kernel of logits has its tokens on the last axis.
+        one.shape if "embeddings" in one.path else one.shape[::-1]
         for one in named
         if len(one.shape) == 2 and POSITIONS not in one.path.lower()
     ]
-    shorter, longer = sorted(max(tables, key=math.prod, default=(0, 0)))
-    return longer if longer > 1 and longer >= LEAST_VOCABULARY * shorter else None
+    tokens, width = max(tables, key=math.prod, default=(0, 0))
+    return tokens if tokens > 1 and tokens >= LEAST_VOCABULARY * width else None
 
 
 def choose(variables, budget, adam_bytes):
@@ -189,8 +191,8 @@ def _reason(order, held, best, allowed, adam_bytes):
     )
     if not any(isinstance(one.arguments["level"], dict) for one in order):
         reason += (
-            ' No variables were told apart as of tokens: all paths have "embeddings" '
-            'or "logits" in them, or none has.'
+            " No variables were told apart as of tokens: all are of them, or none has "
+            '"embeddings" or "logits" in its path.'
         )
     if best + 1 == len(order):
         return f"{reason} More memory than that was not found to pay."

@@ -120,8 +120,9 @@ def memory_plan(model_or_shapes, optimizer=None, budget=None):
 
     The optimizer is built for variables that have shapes and dtypes and take no memory,
     and what it then holds is counted as `memory_report` does: no formula of what an
-    optimizer holds is written down here, so any Keras optimizer can be planned. Neither
-    the model nor the optimizer that are given are changed or built.
+    optimizer holds is written down here, so any Keras optimizer can be planned that its
+    own `get_config` can make again. Neither the model nor the optimizer that are given
+    are changed or built.
 
     Args:
         model_or_shapes: What is to be trained, one of
@@ -228,7 +229,7 @@ def _planned(optimizer, trained):
         config["learning_rate"] = 0.0
 
     def count():
-        copy = type(inner).from_config(config)
+        copy = _made_again(inner, config)
         for one in (copy, *getattr(copy, "optimizers", ())):
             _start_at_zeros(one)
         copy.build([stand_in(one) for one in trained])
@@ -236,6 +237,18 @@ def _planned(optimizer, trained):
 
     report = without_memory(count)
     return dataclasses.replace(report, optimizer=type(optimizer).__name__)
+
+
+def _made_again(optimizer, config):
+    try:
+        return type(optimizer).from_config(config)
+    except Exception as error:
+        raise ValueError(
+            f"memory_plan makes the optimizer again from its get_config(), which "
+            f"{type(optimizer).__name__} does not allow here "
+            f"({type(error).__name__}: {error}). Pass one without functions of your "
+            "own, or build it and pass it to memory_report."
+        ) from error
 
 
 class _FromZeros(Plan):

@@ -129,13 +129,14 @@ class ExtremeTensoring(TensoredOptimizer):
             the variable moves by up to `update_bound`. `None` turns it off. Defaults
             to `None`.
         stochastic_rounding: How a weight stored in bfloat16 or float16 is rounded. The
-            whole step, weight decay included, is computed in float32 and rounded once.
-            `"auto"` or `True`: stochastically, so that a step of less than half a unit
-            in the last place moves the weight with the probability of its share of that
-            unit, and on average none is lost. Random bits are a function of the
-            iteration, the variable's place and the entry: nothing is held, and runs
-            repeat and resume bit for bit. So are the averages of `use_ema`. `False`: to
-            nearest, as in other optimizers.
+            step, weight decay included, is computed in float32 from the gradient that
+            Keras hands over, and the weight rounded once. `"auto"`, or `True`, which is
+            the same: stochastically, so that a step of less than half a unit in the
+            last place moves the weight with the probability of its share of that unit,
+            and on average none is lost. Random bits are a function of the iteration,
+            the variable's place among the optimizer's and the entry: nothing is held,
+            and runs repeat and resume bit for bit. Averages of weights (`use_ema`) are
+            rounded in the same way. `False`: to nearest, as in other optimizers.
             Weights in float32 and float64 are not touched by it. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,

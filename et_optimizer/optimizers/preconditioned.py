@@ -15,7 +15,7 @@ from et_optimizer.gradients import bits
 from et_optimizer.optimizers import given, rounding, together
 from et_optimizer.optimizers.finite import FiniteSteps, check_nonfinite
 from et_optimizer.optimizers.saved_form import SavedForm
-from et_optimizer.optimizers.step import Clock, State, Step, widened
+from et_optimizer.optimizers.step import Clock, State, Step
 from et_optimizer.tensor_index import (
     TensorIndex,
     by_path,
@@ -293,7 +293,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             (self.assign if is_new else self.assign_sub)(variable, rows)
         return new.value if writes_out else after
 
-    def seed(self, dtype, iteration, place):
+    def rounding_seed(self, dtype, iteration, place):
         """What a variable's random bits begin from, where it is rounded by them, or 0.
 
         Args:
@@ -426,7 +426,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             clip_threshold=self.clip_threshold,
             update_bound=self.update_bound,
             spike_threshold=self.spike_threshold,
-            stochastic_rounding=self.stochastic_rounding,
+            stochastic_rounding=bool(self.stochastic_rounding),
         )
 
     def _traced_once(self, step):
@@ -441,7 +441,8 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         decay = None if decay is None else _value(decay)
         step = ops.cast(self.iterations + 1, "float32")
         place = self._get_variable_index(variable)
-        seed = self.seed(variable.dtype, self.iterations, place)
+        # Keras's own counter, also of steps that only accumulate gradients.
+        seed = self.rounding_seed(variable.dtype, self._iterations, place)
         return Clock(_value(learning_rate), step, decay, seed)
 
     def _put(self, held, variable, before, after):
@@ -502,22 +503,20 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
 
     def _update_model_variables_moving_average(self, trainable_variables):
         """Keras's averages of weights; those in two bytes are rounded as these are."""
-        if not (self.use_ema and self.stochastic_rounding):
+        halves = (bits.is_half(v.dtype) for v in trainable_variables)
+        if not (self.use_ema and self.stochastic_rounding and any(halves)):
             super()._update_model_variables_moving_average(trainable_variables)
             return
-        averages = self._model_variables_moving_average
         is_later = ops.not_equal(self.iterations, 0)
+        momentum = ops.cast(is_later, "float32") * self.ema_momentum
+        averages = self._model_variables_moving_average
         for place, (variable, average) in enumerate(zip(trainable_variables, averages)):
             if average is None:
                 continue
-            old, new = widened(_value(average)), widened(_value(variable))
-            momentum = ops.cast(is_later, old.dtype) * self.ema_momentum
-            found = momentum * old + (1.0 - momentum) * new
-            if bits.is_half(average.dtype):
-                # Other bits than the weight's.
-                own = rounding.seed(self.iterations, len(averages) + place)
-                entries = bits.entries_of(found.shape)
-                found = rounding.stochastic(found, average.dtype, own, entries)
+            # Of the steps between two that accumulate gradients each has its own bits.
+            found = rounding.averaged(
+                _value(average), _value(variable), momentum, self._iterations, place
+            )
             average.assign(found)
 
     def _backend_reset_gradient_accumulators(self):

@@ -20,8 +20,6 @@ from et_optimizer.gradients import bits
 # search ("Prospecting for hash functions", 2018); the second factor as a signed number.
 FACTORS = 0x7FEB352D, 0x846CA68B - 2**32
 SHIFTS = 16, 15, 16
-# An odd number, which tells neighbouring steps apart: 2^32 over the golden ratio.
-STRIDE = 0x9E3779B9 - 2**32
 # How many bits of a float32 are cut off, the largest finite number and, for the dtype
 # whose exponents end before those of float32, its smallest number of all bits.
 CUT_OFF = {"bfloat16": 16, "float16": 13}
@@ -36,13 +34,41 @@ def seed(iteration, place):
 
     Args:
         iteration: Scalar integer, the number of steps before this one.
-        place: The variable's place among those that are trained.
+        place: The variable's place among those that are trained; an average of weights
+            has that of its variable, negative and less 1.
 
     Returns:
         A scalar int32.
     """
     own = _hashed(ops.convert_to_tensor(place, "int32"))
-    return _hashed(ops.cast(iteration, "int32") * STRIDE + own)
+    return random_bits(own, ops.cast(iteration, "int32"))
+
+
+def averaged(average, value, momentum, iteration, place):
+    """A moving average of weights after a step, rounded as they are.
+
+    Args:
+        average: What it was.
+        value: The weights.
+        momentum: Scalar, the share that is kept.
+        iteration, place: As of `seed`; the place of the variable.
+
+    Returns:
+        A tensor of the average's dtype.
+    """
+    old, new = widened(average), widened(value)
+    momentum = ops.cast(momentum, old.dtype)
+    found = momentum * old + (1.0 - momentum) * new
+    if not bits.is_half(average.dtype):
+        return ops.cast(found, average.dtype)
+    own = seed(iteration, -1 - place)
+    return stochastic(found, average.dtype, own, bits.entries_of(found.shape))
+
+
+def widened(value):
+    """A value as it is computed with: in float32, or in float64 if it is in that."""
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    return value if dtype in ("float32", "float64") else ops.cast(value, "float32")
 
 
 def stochastic(numbers, dtype, seed, entries):
@@ -62,14 +88,15 @@ def stochastic(numbers, dtype, seed, entries):
     """
     dtype = keras.backend.standardize_dtype(dtype)
     cut_off = 2 ** CUT_OFF[dtype]
-    noise = ops.bitwise_and(random_bits(seed, entries), cut_off - 1)
+    drawn = random_bits(seed, entries)
+    noise = ops.bitwise_and(drawn, cut_off - 1)
     inside = ops.clip(numbers, -LARGEST[dtype], LARGEST[dtype])
     # Of numbers of either sign the bits behind it grow with the distance from 0.
     grown = ops.bitwise_and(bits.integers_of(inside) + noise, -cut_off)
     rounded = bits.numbers_of(grown, "float32")
     if dtype == "float16":
         # Below its normal numbers it has the multiples of the smallest.
-        share = ops.cast(noise, "float32") / cut_off
+        share = ops.cast(ops.bitwise_and(drawn, 2**24 - 1), "float32") / 2**24
         steps = ops.abs(numbers) / SMALLEST
         whole = ops.floor(steps)
         whole = ops.where(steps - whole >= 1.0 - share, whole + 1.0, whole)

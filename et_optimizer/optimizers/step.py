@@ -10,6 +10,7 @@ from et_optimizer.gradients import bits
 from et_optimizer.momenta import Momentum, SubspaceMomentum
 from et_optimizer.optimizers import rounding
 from et_optimizer.optimizers.finite import are_finite, are_finite_squares
+from et_optimizer.optimizers.rounding import widened
 from et_optimizer.preconditioners import Preconditioner
 from et_optimizer.tensor_index import TensorIndex
 
@@ -56,8 +57,8 @@ class Step:
         momentum: A `Momentum`.
         momentum_of: `"update"` or `"gradient"`.
         momentum_of_steps: Whether the rate is in what the momentum averages.
-        clip_threshold, update_bound, spike_threshold, stochastic_rounding: As arguments
-            of the optimizer.
+        clip_threshold, update_bound, spike_threshold: As arguments of the optimizer.
+        stochastic_rounding: Whether a value in two bytes is rounded so.
     """
 
     index: TensorIndex
@@ -68,7 +69,7 @@ class Step:
     clip_threshold: float | None
     update_bound: float | None
     spike_threshold: float | None
-    stochastic_rounding: str | bool
+    stochastic_rounding: bool
 
     def __call__(self, gradient, state, clock, is_refresh=False):
         """One step.
@@ -91,9 +92,10 @@ class Step:
         update, slots = self.preconditioner(seen, state.slots, clock.step)
         if not self.preconditioner.is_of_finite_gradients:
             is_taken = are_finite(slots, self.index.size)
-        decayed = _decayed(widened(state.value), clock)
         rate = ops.cast(clock.rate, "float32")
-        rate = self.preconditioner.rate(rate, decayed, clock.step)
+        rate = self.preconditioner.rate(
+            rate, lambda: _decayed(widened(state.value), clock), clock.step
+        )
         is_taken = ops.logical_and(is_taken, ops.isfinite(rate))
         direction, averages = self._averaged(
             self._clipped(update), state.averages, rate, clock.step, is_refresh
@@ -183,11 +185,6 @@ class Step:
             return direction
         limit = self.update_bound * ops.abs(rate)
         return direction.mapped(lambda entries: ops.clip(entries, -limit, limit))
-
-
-def widened(value):
-    """A value as it is computed with: in float32, or in its own dtype if wider."""
-    return ops.cast(value, "float32") if bits.is_half(value.dtype) else value
 
 
 def _decayed(value, clock):

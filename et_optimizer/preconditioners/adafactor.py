@@ -68,12 +68,12 @@ class Adafactor(Preconditioner):
         before = ops.where(before > 2.0 * self.epsilon_1, before, 0.0)
         return before, gradient.mean_square()
 
-    def rate(self, learning_rate, variable, step):
+    def rate(self, learning_rate, value, step):
         """ρₜ · max(ε₂, RMS(x)); see `Preconditioner`."""
         rate = learning_rate
         if self.cap_learning_rate:
             rate = ops.minimum(rate, ops.rsqrt(step))
         if not self.multiply_by_parameter_scale:
             return rate
-        scale = gradients.root_mean_square(variable)
+        scale = gradients.root_mean_square(value())
         return rate * ops.maximum(scale, self.epsilon_2)

@@ -54,12 +54,13 @@ class Preconditioner:
         """
         raise NotImplementedError
 
-    def rate(self, learning_rate, variable, step):
+    def rate(self, learning_rate, value, step):
         """What a variable's update is multiplied by.
 
         Args:
             learning_rate: Scalar float32 tensor.
-            variable: The variable's value before the step, decayed.
+            value: Without arguments, gives the variable's value before the step,
+                decayed.
             step: Scalar float32 tensor, t from 1.
 
         Returns:

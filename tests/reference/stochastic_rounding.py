@@ -18,7 +18,7 @@ def hashed(number, key=0):
 
 def seed(iteration, place):
     """What tells one variable's step from all others."""
-    return hashed((iteration * 0x9E3779B9 + hashed(place)) % WIDTH)
+    return random_bits(hashed(place % WIDTH), iteration)
 
 
 def random_bits(seed_of_step, entry):
@@ -42,7 +42,9 @@ def stochastic(x, dtype, noise):
         dtype: A name in `FORMATS`.
         noise: 32 random bits.
     """
-    used = FORMATS[dtype][2]
+    _, smallest, used = FORMATS[dtype]
+    if dtype == "float16" and abs(x) < 2.0**smallest:
+        used = 24  # more than 13 bits of float32 are cut off
     below, unit = neighbours(x, dtype)
     share = (abs(x) - below) / unit
     goes_up = share + (noise % 2**used) / 2**used >= 1.0
