@@ -421,6 +421,23 @@ def test_flags_take_the_place_of_the_presets_own_values():
         assert task.model == "base"
 
 
+def test_the_policy_of_a_run_is_the_flags_or_the_entrys_own():
+    def policies(*arguments):
+        study = compare.chosen_study(parsed(*arguments))
+        return {e.name: study.run(e, 0.1, 0).dtype_policy for e in study.entries}
+
+    own = ("--preset=demo", "--optimizers=adam,et")
+    assert set(policies(*own).values()) == {"float32"}
+    assert set(policies(*own, "--dtype_policy=bfloat16").values()) == {"bfloat16"}
+    assert policies("--preset=bfloat16") == {
+        "et": "float32",
+        "et_nearest": "bfloat16",
+        "et_bfloat16": "bfloat16",
+        "adam_99": "float32",
+        "adam_bfloat16": "bfloat16",
+    }
+
+
 def test_learning_rates_given_take_the_place_of_every_entrys_own():
     own = compare.chosen_study(parsed("--optimizers=et2,adam")).entries
     assert [e.optimizer for e in own] == [
@@ -534,6 +551,7 @@ def test_a_directory_that_cannot_be_made_is_refused(name, tmp_path):
         (["--text_dir=notes"], "received text_dir='notes' with text='stdlib'"),
         (["--preset=images", "--images=folder"], "--image_dir must be given with"),
         (["--preset=images", "--text_dir=notes"], "--text_dir does not go with"),
+        (["--preset=bfloat16", "--dtype_policy=float32"], "have policies of their own"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(arguments, told):

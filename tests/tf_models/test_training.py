@@ -123,13 +123,15 @@ def test_a_run_stops_at_the_step_whose_loss_is_not_a_number(digits):
     assert math.isnan(result.curve[-1][1])
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
 def test_mixed_precision_trains_and_leaves_the_policy_as_it_was(convex, policy):
     result = train(run_of(optimizer="SM3", dtype_policy=policy), convex)
     assert result.status == "finished" and result.validation < math.log(10)
     # Neither the loss scale nor its counter belongs to what a rule holds.
     assert result.numbers_held == train(run_of(optimizer="SM3"), convex).numbers_held
     assert keras.config.dtype_policy().name == "float32"
+    bytes_a_weight = 2 if policy == "bfloat16" else 4
+    assert result.model_bytes == bytes_a_weight * result.model_numbers
 
 
 def test_the_step_time_is_the_median_after_the_step_that_compiles():
