@@ -78,12 +78,18 @@ CLAIMS = {
         all(r.curve[-1][1] < r.curve[0][1] for r in results.values())
     """,
     "bigger_model_same_memory": """
-        weights_ratio > 1.5
-        all(results[o].model_numbers == chosen[o].model_numbers for o in OPTIMIZERS)
+        plans[ADAM].bytes_per_weight == plans[ADAM_MIXED].bytes_per_weight == 16
+        planned_ratio[ADAM] == planned_ratio[ADAM_MIXED] == 1
+        planned_ratio[ET] > 1.9 and planned_ratio[ET_BFLOAT16] > 3.8
+        weights_ratio[ET] > 1.5
+        all(weights_ratio[n] >= 1 for n in (ET, ET_BFLOAT16))
+        all(results[n].model_numbers == chosen[n].model_numbers for n in CONFIGURATIONS)
         # The long runs stay within the budget that short ones were chosen by.
         max(result.peak_device_bytes for result in results.values()) <= BUDGET
         min(rest) > 0
-        chosen[ADAM].bytes_held == 2 * BYTES_A_WEIGHT * chosen[ADAM].model_numbers
+        chosen[ADAM].bytes_held == 2 * chosen[ADAM].model_bytes
+        chosen[ET].model_bytes == 4 * chosen[ET].model_numbers
+        chosen[ET_BFLOAT16].model_bytes == 2 * chosen[ET_BFLOAT16].model_numbers
         20 * chosen[ET].bytes_held < chosen[ADAM].bytes_held
         all(r.curve[-1][1] < 0.2 * byte_vocabulary.SIZE for r in results.values())
         all(r.curve[-1][1] < r.curve[0][1] for r in results.values())
