@@ -21,6 +21,7 @@ NAMES = (
     "images_resnet",
     "bigger_model_same_memory",
     "inside_the_preconditioner",
+    "finetune_gemma",
 )
 every_notebook = pytest.mark.parametrize("name", NAMES)
 
@@ -107,6 +108,22 @@ CLAIMS = {
         count_correlation > 0.8
         all(explained[p] > 0.5 and explained_if_shuffled[p] < 0.1 for p in WATCHED)
         all(shares[:RANK].sum() > 0.5 for shares in spectra.values())
+    """,
+    "finetune_gemma": """
+        # What the weights of the preset count.
+        plans["Adam, float32"].numbers == 2_506_172_416
+        plans["Adam, float32"].bytes == 16 * plans["Adam, float32"].numbers
+        16 * GIGABYTE < plans["Adam, bfloat16"].bytes < 24 * GIGABYTE
+        plans["ExtremeTensoring, bfloat16"].bytes < 10.5 * GIGABYTE
+        dtypes == {"bfloat16"}
+        report.bytes == planned.state_bytes
+        perplexity_after < 0.5 * perplexity_before
+        history["loss"][-1] < history["loss"][0]
+        text_before.startswith(PROMPT) and text_after.startswith(PROMPT)
+        text_before != text_after
+        # (On a CPU; a GPU adds up in another order.)
+        losses_differ_by == 0.0 and weights_differ_by == 0.0
+        steps_made == STEPS
     """,
 }
 
