@@ -113,7 +113,7 @@ def test_weights_in_bfloat16_are_rounded_alike_however_they_lie():
             np.testing.assert_allclose(found, wanted, rtol=2**-6, atol=2**-10)
     bits = [
         jax.jit(
-            lambda: rounding.random_bits(np.int32(7), entries_of((16, 8))),
+            lambda: rounding.random_bits(np.int32(7), entries_of((16, 8), 7)),
             out_shardings=keras.distribution.TensorLayout(axes, mesh()).backend_layout,
         )()
         for axes in ((None, None), ("batch", "model"))

@@ -34,8 +34,9 @@ def rounded(numbers, dtype, iteration=0, place=0):
     """Numbers, stochastically rounded, as float32."""
     numbers = np.asarray(numbers, "float32")
     seed = rounding.seed(ops.convert_to_tensor(iteration), place)
-    entries = entries_of(numbers.shape)
-    found = rounding.stochastic(ops.convert_to_tensor(numbers), dtype, seed, entries)
+    counters = entries_of(numbers.shape, seed)
+    numbers = ops.convert_to_tensor(numbers)
+    found = rounding.stochastic(numbers, dtype, seed, counters)
     assert keras.backend.standardize_dtype(found.dtype) == dtype
     return in_float32(found)
 
@@ -56,7 +57,8 @@ def test_the_bits_are_those_of_the_reference_on_every_backend(iteration, place, 
     assert unsigned(seed) == expected
     entries = first + np.arange(30).reshape(2, 3, 5)
     np.testing.assert_array_equal(unsigned(entries_of((2, 3, 5), first)), entries)
-    found = unsigned(rounding.random_bits(seed, entries_of((2, 3, 5), first)))
+    counters = entries_of((2, 3, 5), seed + first)
+    found = unsigned(rounding.random_bits(seed, counters))
     for entry, bits in zip(entries.ravel(), found.ravel()):
         assert bits == reference.random_bits(expected, int(entry))
 
@@ -172,7 +174,7 @@ def test_numbers_below_the_normal_ones():
 def test_bits_of_steps_variables_and_entries_are_independent():
     def bits(iteration, place):
         seed = rounding.seed(ops.convert_to_tensor(iteration), place)
-        words = unsigned(rounding.random_bits(seed, entries_of((4096,))))
+        words = unsigned(rounding.random_bits(seed, entries_of((4096,), seed)))
         return (words[:, None] >> np.arange(32)) & 1
 
     first = bits(5, 3)

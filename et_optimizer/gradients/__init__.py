@@ -18,6 +18,8 @@ and columns are the positions on some dimensions of the variable. The marginals,
 are small, go to every device.
 """
 
+import functools
+
 import keras
 from keras import ops
 
@@ -123,7 +125,7 @@ def take_from(value, change, moved, decays):
         value: The value before.
         change: The step, a tensor or in the form of some rows.
         moved: `(value, change, entries) -> value` for some of the entries, elementwise;
-            of `entries()` there are the entries' numbers.
+            `entries(first)` gives `first` plus the number of each.
         decays: Whether entries move whose change is 0.
 
     Returns:
@@ -132,9 +134,7 @@ def take_from(value, change, moved, decays):
         in two bytes, put in their place.
     """
 
-    def entries():
-        return entries_of(value.shape)
-
+    entries = functools.partial(entries_of, value.shape)
     if not is_of_rows(change):
         return moved(value, change, entries), None
     after = moved(value, 0.0, entries) if decays else value

@@ -23,24 +23,29 @@ def numbers_of(integers, dtype):
 
 
 def entries_of(shape, first=0):
-    """The numbers of the entries of a tensor, in their order in memory.
+    """The numbers of the entries of a tensor in their order in memory, plus the first.
 
     Args:
         shape: The tensor's shape.
-        first: Scalar, the number of its first entry.
+        first: What the first entry has: a scalar, or of as many axes as the tensor.
 
     Returns:
         Int32, of that shape. Above 2³¹ they go on from −2³¹, as integers of 32 bits do.
     """
-    first = _signed(first) if isinstance(first, int) else first
+    first = wrapped(first)
     found, stride = ops.convert_to_tensor(first, "int32"), 1
     for axis, length in reversed(list(enumerate(shape))):
         along = [1] * len(shape)
         along[axis] = length
         positions = ops.reshape(ops.arange(length, dtype="int32"), along)
-        found = found + positions * _signed(stride)
+        found = found + positions * wrapped(stride)
         stride *= length
     return found
+
+
+def wrapped(number):
+    """What 32 bits hold of an integer; a tensor as it is."""
+    return (number + 2**31) % 2**32 - 2**31 if isinstance(number, int) else number
 
 
 def _seen_as(tensor, dtype):
@@ -56,8 +61,3 @@ def _seen_as(tensor, dtype):
     import torch
 
     return tensor.view(getattr(torch, dtype))
-
-
-def _signed(number):
-    """The number that 32 bits hold of one that may need more."""
-    return (number + 2**31) % 2**32 - 2**31

@@ -137,9 +137,9 @@ def values_of_rows(value, rows, moved):
     change = ops.take(_added_up(rows, value.shape[0], width), place, axis=0)
     before = ops.take(value, rows.indices, axis=0)
 
-    def entries():
-        first = ops.cast(rows.indices, "int32") * width
-        return ops.expand_dims(first, -1) + entries_of((1, width))
+    def entries(first):
+        of_rows = ops.expand_dims(ops.cast(rows.indices, "int32") * width, -1)
+        return of_rows + entries_of((1, width), first)
 
     found = moved(ops.reshape(before, (-1, width)), change, entries)
     return ops.reshape(found, (-1, *value.shape[1:]))

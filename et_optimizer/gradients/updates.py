@@ -17,6 +17,7 @@ from et_optimizer.gradients.bits import (
     integers_of,
     is_half,
     numbers_of,
+    wrapped,
 )
 from et_optimizer.gradients.layout import may_be_in_parts, on_every_device
 from et_optimizer.gradients.reductions import apart, root_mean_square, sum_of
@@ -90,8 +91,8 @@ class Update:
             matrix = integers_of(matrix)
 
         def move(matrix, start, count):
-            def entries():
-                return entries_of((count, columns), start * columns)
+            def entries(first):
+                return entries_of((count, columns), first + wrapped(start * columns))
 
             block = row_blocks.take(matrix, (start, count))
             block = numbers_of(block, value.dtype) if is_of_bits else block

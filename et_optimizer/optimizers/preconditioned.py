@@ -487,7 +487,9 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         clocks = [self._clock(variable, learning_rate) for variable in variables]
         kinds = [(self._step(h), c.weight_decay is None) for h, c in zip(held, clocks)]
         after = None
-        for places in together.parted(kinds, grads, variables):
+        # The last first: their gradients are there first, and would stay alive while
+        # that of the first is waited for.
+        for places in reversed(together.parted(kinds, grads, variables)):
             first = places[0]
             if len(places) == 1:
                 of_one = held[first], grads[first], variables[first], clocks[first]

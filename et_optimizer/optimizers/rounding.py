@@ -41,7 +41,7 @@ def seed(iteration, place):
         A scalar int32.
     """
     own = _hashed(ops.convert_to_tensor(place, "int32"))
-    return random_bits(own, ops.cast(iteration, "int32"))
+    return random_bits(own, own + ops.cast(iteration, "int32"))
 
 
 def averaged(average, value, momentum, iteration, place):
@@ -62,7 +62,7 @@ def averaged(average, value, momentum, iteration, place):
     if not bits.is_half(average.dtype):
         return ops.cast(found, average.dtype)
     own = seed(iteration, -1 - place)
-    return stochastic(found, average.dtype, own, bits.entries_of(found.shape))
+    return stochastic(found, average.dtype, own, bits.entries_of(found.shape, own))
 
 
 def widened(value):
@@ -71,7 +71,7 @@ def widened(value):
     return value if dtype in ("float32", "float64") else ops.cast(value, "float32")
 
 
-def stochastic(numbers, dtype, seed, entries):
+def stochastic(numbers, dtype, seed, counters):
     """Rounds to one of the two neighbours, to either with its probability.
 
     A number that the dtype holds stays as it is, as do infinities and NaN. Finite
@@ -81,14 +81,14 @@ def stochastic(numbers, dtype, seed, entries):
         numbers: Float32.
         dtype: `"bfloat16"` or `"float16"`.
         seed: From `seed`.
-        entries: The numbers of the entries, int32, of the shape of `numbers`.
+        counters: As of `random_bits`, in the shape of `numbers`.
 
     Returns:
         A tensor of the dtype.
     """
     dtype = keras.backend.standardize_dtype(dtype)
     cut_off = 2 ** CUT_OFF[dtype]
-    drawn = random_bits(seed, entries)
+    drawn = random_bits(seed, counters)
     noise = ops.bitwise_and(drawn, cut_off - 1)
     inside = ops.clip(numbers, -LARGEST[dtype], LARGEST[dtype])
     # Of numbers of either sign the bits behind it grow with the distance from 0.
@@ -107,10 +107,16 @@ def stochastic(numbers, dtype, seed, entries):
     return ops.cast(rounded, dtype)
 
 
-def random_bits(seed, entries):
-    """32 random bits for every entry, int32."""
-    # The seed comes in twice, so that no step has another's bits a few entries on.
-    return _hashed(ops.bitwise_xor(entries, seed), seed)
+def random_bits(seed, counters):
+    """32 random bits for every entry, int32.
+
+    Args:
+        seed: From `seed`, int32. It comes in twice, so that no step has the bits of
+            another one a few entries on.
+        counters: The seed plus the number of every entry, int32. (The numbers alone
+            compilers would make a constant of the variable's size.)
+    """
+    return _hashed(counters, seed)
 
 
 def _hashed(integers, key=None):

@@ -135,10 +135,10 @@ class Step:
             numbers: The value, as wide as `widened` makes it.
             dtype: The dtype that it is stored in.
             seed: As in a `Clock`.
-            entries: Without arguments, gives the numbers of its entries.
+            entries: Of a number gives it plus the number of every entry.
         """
         if bits.is_half(dtype) and self.stochastic_rounding:
-            return rounding.stochastic(numbers, dtype, seed, entries())
+            return rounding.stochastic(numbers, dtype, seed, entries(seed))
         return ops.cast(numbers, dtype)
 
     def _usable(self, gradient, slots):

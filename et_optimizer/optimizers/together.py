@@ -6,6 +6,7 @@ They are stacked, which copies them, so that large variables go by themselves.
 """
 
 import collections
+import functools
 import math
 
 import keras
@@ -71,7 +72,7 @@ def take(step, gradients, states, clocks):
     # Of all at once: TensorFlow would go through them to see the bits of numbers.
     seeds = ops.stack([clock.seed for clock in clocks])
     seeds = ops.reshape(seeds, (-1, *[1] * len(shape)))
-    value = step.rounded(value, dtype, seeds, lambda: entries_of(shape))
+    value = step.rounded(value, dtype, seeds, functools.partial(entries_of, shape))
     after = value, *held
     flat = [ops.unstack(of_all, len(states)) for of_all in keras.tree.flatten(after)]
     return [keras.tree.pack_sequence_as(states[0], of_one) for of_one in zip(*flat)]

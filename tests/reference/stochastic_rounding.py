@@ -23,7 +23,7 @@ def seed(iteration, place):
 
 def random_bits(seed_of_step, entry):
     """32 bits for an entry."""
-    return hashed(entry ^ seed_of_step, seed_of_step)
+    return hashed((entry + seed_of_step) % WIDTH, seed_of_step)
 
 
 def neighbours(x, dtype):
