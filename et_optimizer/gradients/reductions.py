@@ -13,6 +13,7 @@ from keras import ops
 
 from et_optimizer.gradients.bits import integers_of, is_half, numbers_of
 from et_optimizer.gradients.layout import may_be_in_parts
+from et_optimizer.gradients.scaled import Scaled
 
 # XLA's CPU reductions run several times faster on a few slabs added elementwise
 # first (measured in benchmarks/); on small tensors that only adds compile time.
@@ -176,7 +177,7 @@ def apart(tensors, after=None):
 
 
 def in_turn(tensor, after):
-    """The same tensor, which is not to be had before another one.
+    """The same tensor, or `Scaled` one, which is not to be had before another one.
 
     On JAX, XLA:CPU puts operations in an order in which as many as can could run at
     once, and holds what all of them write out. By then barriers are gone; but that this
@@ -185,6 +186,8 @@ def in_turn(tensor, after):
     """
     if keras.backend.backend() != "jax":
         return tensor
+    if isinstance(tensor, Scaled):
+        return tensor._replace(values=in_turn(tensor.values, after))
     first = ops.reshape(after, (-1,))[0]
     zero = ops.minimum(ops.cast(first > 0, "int32"), 0)
     if is_half(tensor.dtype):

@@ -286,6 +286,9 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
                 if bits.is_half(before.value.dtype):
                     waiting = gradients.in_turn(before.value, after)
                     before = before._replace(value=waiting)
+                if bits.is_half(gradient.dtype):
+                    # Of which small ones are cast as a whole, as soon as they are there.
+                    gradient = gradients.in_turn(gradient, after)
         new, rows = step(gradient, before, clock, is_refresh)
         self._put(held, variable, before, new)
         if rows is not None:
