@@ -287,7 +287,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
                     waiting = gradients.in_turn(before.value, after)
                     before = before._replace(value=waiting)
                 if bits.is_half(gradient.dtype):
-                    # Of which small ones are cast as a whole, as soon as they are there.
+                    # Small ones are cast as a whole, as soon as they are there.
                     gradient = gradients.in_turn(gradient, after)
         new, rows = step(gradient, before, clock, is_refresh)
         self._put(held, variable, before, new)
