@@ -29,7 +29,6 @@ import dataclasses
 import functools
 import gc
 import inspect
-import math
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -44,6 +43,7 @@ from rich.table import Table
 
 import et_optimizer
 from benchmarks.names import check_names
+from et_optimizer.memory.report import bytes_of
 from tf_models.device import PeakMemory
 from tf_models.transformer import transformer_language_model
 
@@ -224,9 +224,7 @@ def _held(step, width, layers):
 
 
 def _bytes(variable):
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    item = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-    return math.prod(variable.shape) * item
+    return bytes_of(variable.shape, variable.dtype)
 
 
 def slope(models, of):

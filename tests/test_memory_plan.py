@@ -244,17 +244,21 @@ def at_most(more):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def too_large():
-    keras_hub = pytest.importorskip("keras_hub")
-    backbone = keras_hub.models.GPT2Backbone(
+def gpt2(layers, heads, width):
+    return pytest.importorskip("keras_hub").models.GPT2Backbone(
         vocabulary_size=50_257,
-        num_layers=3,
-        num_heads=64,
-        hidden_dim=32_768,
-        intermediate_dim=131_072,
+        num_layers=layers,
+        num_heads=heads,
+        hidden_dim=width,
+        intermediate_dim=4 * width,
         max_sequence_length=1024,
     )
-    return keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
+
+
+def too_large():
+    backbone = gpt2(layers=3, heads=64, width=32_768)
+    causal = pytest.importorskip("keras_hub").models.GPT2CausalLM
+    return causal(backbone=backbone, preprocessor=None)
 
 
 @pytest.mark.parametrize(
@@ -287,14 +291,7 @@ def test_what_a_function_makes_for_a_plan_has_shapes_and_no_values():
 
 
 def gpt2_small():
-    return pytest.importorskip("keras_hub").models.GPT2Backbone(
-        vocabulary_size=50_257,
-        num_layers=12,
-        num_heads=12,
-        hidden_dim=768,
-        intermediate_dim=3072,
-        max_sequence_length=1024,
-    )
+    return gpt2(layers=12, heads=12, width=768)
 
 
 @pytest.mark.one_backend

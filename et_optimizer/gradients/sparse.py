@@ -134,7 +134,7 @@ def values_of_rows(value, rows, moved):
     """
     width = math.prod(value.shape[1:])
     place = _common_place(rows.indices, value.shape[0])
-    change = ops.take(_added_up(rows, value.shape[0], width), place, axis=0)
+    change = ops.take(_added_up_at(place, rows, width), place, axis=0)
     before = ops.take(value, rows.indices, axis=0)
 
     def entries(first):
@@ -159,8 +159,13 @@ def added_up(rows, shape):
 
 def _added_up(gradient, table_rows, width):
     """The rows given as (rows given, width), repeated ones added up in one of them."""
-    values = ops.reshape(ops.cast(gradient.values, "float32"), (-1, width))
     place = _common_place(gradient.indices, table_rows)
+    return _added_up_at(place, gradient, width)
+
+
+def _added_up_at(place, gradient, width):
+    """The same, where all rows that are repeated have one position in common."""
+    values = ops.reshape(ops.cast(gradient.values, "float32"), (-1, width))
     return ops.segment_sum(values, place, ops.shape(values)[0])
 
 
