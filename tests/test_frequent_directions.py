@@ -285,3 +285,17 @@ def test_no_matrix_of_size_by_size_is_formed_for_few_columns():
     new = jax.numpy.ones((size, 3))
     program = jax.jit(frequent_directions.update).lower(sketch, new).compile()
     assert program.memory_analysis().temp_size_in_bytes < 4 * size * 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_covariances_of_a_vocabulary_of_which_most_rows_are_0(seed):
+    """LAPACK finds no eigenvalues of such matrices in float32, as PyTorch calls it."""
+    rng = np.random.default_rng(seed)
+    size = 256
+    columns = rng.standard_normal((size, 128))
+    columns *= np.exp(-12 * rng.random((size, 1)))  # As rare tokens are beside others.
+    columns[rng.random(size) < 0.7] = 0.0
+    columns = columns.astype("float32")
+    found = low_rank(sketched(columns[None], size))
+    exact = covariance(columns[None])
+    assert np.linalg.norm(found - exact) <= 1e-5 * np.linalg.norm(exact)
