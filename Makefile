@@ -67,7 +67,7 @@ $(FOR_DEMO): setup.cfg pyproject.toml
 
 $(FOR_TESTS): $(FOR_DEMO)
 	$(BIN)/python -m pip install --quiet $(TORCH) \
-		--editable '.[tensorflow,jax,torch,studies,models,test]'
+		--editable '.[tensorflow,jax,torch,studies,models,peers,test]'
 	touch $(FOR_TESTS)
 
 clean:

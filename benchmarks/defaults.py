@@ -31,7 +31,7 @@ from sklearn import datasets
 import et_optimizer
 from benchmarks.names import check_names
 from tf_models import transformer
-from tf_models.data import stdlib_source, windows
+from tf_models.data import text, windows
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("seeds", 3, "Seeds a model is trained with.", lower_bound=1)
@@ -47,7 +47,7 @@ flags.DEFINE_multi_string(
     "Arguments of these optimizers as a JSON object; give the flag several times to "
     "compare several settings.",
 )
-flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared data sets.")
+flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
 
 SEQUENCE_LENGTH, BATCH_SIZE, LANGUAGE_STEPS = 96, 16, 600
 EPOCHS, IMAGE_BATCH_SIZE = 20, 32
@@ -55,21 +55,12 @@ EPOCHS, IMAGE_BATCH_SIZE = 20, 32
 
 def language_task(seed):
     """A 2-layer Transformer on bytes of the standard library's source text."""
-    builder = stdlib_source.StdlibSource(data_dir=FLAGS.data_dir)
-    builder.download_and_prepare()
-    streams = {
-        split: windows.token_stream(builder.as_dataset(split=split))
-        for split in ("train", "validation")
-    }
-    train = windows.shuffled_windows(
-        streams["train"],
-        SEQUENCE_LENGTH,
-        BATCH_SIZE,
-        steps=LANGUAGE_STEPS,
-        seed=seed,
+    tokens = text.load_text("stdlib", data_dir=FLAGS.data_dir)
+    train = windows.ShuffledWindows(
+        tokens.train, SEQUENCE_LENGTH, BATCH_SIZE, steps=LANGUAGE_STEPS, seed=seed
     )
-    validation = windows.shuffled_windows(
-        streams["validation"], SEQUENCE_LENGTH, 64, steps=40, seed=0
+    validation = windows.ShuffledWindows(
+        tokens.validation, SEQUENCE_LENGTH, 64, steps=40, seed=0
     )
     model = transformer.transformer_language_model(256, SEQUENCE_LENGTH)
     return model, train, validation

@@ -2,14 +2,16 @@
 
     python -m benchmarks.step_time                       # TensorFlow
     KERAS_BACKEND=jax python -m benchmarks.step_time     # JAX, also on a GPU
+    KERAS_BACKEND=torch python -m benchmarks.step_time   # PyTorch, not compiled
     python -m benchmarks.step_time --sparse              # rows of a large table
     python -m benchmarks.step_time --training            # whole training steps
 
 Every optimizer updates the variables of a real model from the same gradients, in a
-program compiled once. The optimizers take turns, round after round, so that a slow
-spell of the machine meets all of them; a ratio is the median over the rounds of the
-ratio within a round. Where only every k-th step is an expensive one, a round has k
-steps, and the time of a step is their mean.
+program compiled once; on PyTorch, where Keras compiles none, operation by operation.
+The optimizers take turns, round after round, so that a slow spell of the machine meets
+all of them; a ratio is the median over the rounds of the ratio within a round. Where
+only every k-th step is an expensive one, a round has k steps, and the time of a step is
+their mean.
 
 With `--training` a step is a whole training step, forward, backward and update, of the
 demo's Transformer, of KerasHub's GPT-2 with four layers and of ResNet-50 at 64 × 64.
@@ -163,6 +165,30 @@ class JaxStep:
         jax.block_until_ready(self._weights)
 
 
+class TorchStep:
+    """One update of all variables on PyTorch."""
+
+    def __init__(self, optimizer, shapes, gradients):
+        self._variables = [keras.Variable(np.full(s, 0.1, "float32")) for s in shapes]
+        optimizer.build(self._variables)
+        self._optimizer, self._gradients = optimizer, gradients
+        start = time.perf_counter()
+        self.run()
+        self.compile_seconds = time.perf_counter() - start
+        self.temporary_bytes = None
+
+    def run(self):
+        import torch
+
+        with torch.no_grad():  # As Keras's own loop has it.
+            self._optimizer.apply(self._gradients, self._variables)
+        # As above: the number is there when the step is done.
+        float(self._variables[0].value.detach().flatten()[0])
+
+
+STEPS = {"tensorflow": TensorFlowStep, "jax": JaxStep, "torch": TorchStep}
+
+
 def demo_transformer():
     """The demo's model."""
     return transformer_language_model(256, 96)
@@ -217,14 +243,14 @@ TRAINED = {
 
 
 class TrainingStep:
-    """One compiled training step of a model, on either backend."""
+    """One training step of a model, compiled but on PyTorch."""
 
     def __init__(self, optimizer, model, batch):
         self._model, self._batch = model, batch
         self._model.compile(
             optimizer,
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            jit_compile=True,
+            jit_compile=keras.backend.backend() != "torch",
         )
         start = time.perf_counter()
         self.run()
@@ -255,7 +281,7 @@ def sparse_gradients():
 
 def update_step(shapes, gradients):
     """What makes the step of an optimizer on a list of shapes."""
-    step = {"tensorflow": TensorFlowStep, "jax": JaxStep}[keras.backend.backend()]
+    step = STEPS[keras.backend.backend()]
     return lambda optimizer: step(optimizer, shapes, gradients)
 
 

@@ -1,10 +1,13 @@
-"""Models, data pipelines and studies that use `et_optimizer` on TensorFlow."""
+"""Models, data pipelines and studies that use `et_optimizer`."""
 
+import importlib.util
 import os
 
 # Read when TensorFlow and Keras are first imported, so set before either is. All are
-# defaults: a value the user has exported stands.
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# defaults: a value the user has exported stands. The backend is the first there is.
+for _backend in ("tensorflow", "jax", "torch"):
+    if importlib.util.find_spec(_backend):
+        os.environ.setdefault("KERAS_BACKEND", _backend)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Its operations round differently from one machine to the next, and say so at length.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

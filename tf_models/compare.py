@@ -25,8 +25,7 @@ from rich.console import Console
 from et_optimizer.callbacks import PreconditionerQuality
 from tf_models import flag_rules, presets, program
 from tf_models.contenders import CONTENDERS
-from tf_models.data.images import IMAGES
-from tf_models.data.text import TEXTS
+from tf_models.data import IMAGES, TEXTS
 from tf_models.figures import (
     learning_curves,
     measure_against_memory,

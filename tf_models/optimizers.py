@@ -21,9 +21,21 @@ import keras
 import et_optimizer
 
 KERAS = "keras."
+# Other modules of optimizer classes, by what stands before their names in a text.
+_OTHERS = {}
 # Classes around other optimizers, and the one that all are made of.
 NO_RULES = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer"}
 EXAMPLE = "Write for example 'ExtremeTensoring(level=2)', 'Adam' or 'keras.Adafactor'."
+
+
+def add_module(prefix, module):
+    """Has the classes of a module known, too.
+
+    Args:
+        prefix: What stands before their names: `"torch."` for `torch.APOLLO`.
+        module: The module, or another object with the classes as attributes.
+    """
+    _OTHERS[prefix] = module
 
 
 def parse(text):
@@ -135,8 +147,11 @@ def _from_json(text):
 
 
 def _class_of(name):
+    prefix, dot, own_name = name.rpartition(".")
     found = None
-    if not name.startswith(KERAS):
+    if prefix + dot in _OTHERS:
+        found = getattr(_OTHERS[prefix + dot], own_name, None)
+    elif not name.startswith(KERAS):
         found = getattr(et_optimizer, name, None)
     if found is None:
         found = getattr(keras.optimizers, name.removeprefix(KERAS), None)

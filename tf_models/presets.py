@@ -80,7 +80,7 @@ def demo(size):
     task = Language(sequence_length=96, batch_size=16)
 
     def entry_of(contender):
-        return _entry(contender, task, around=(1.0,))
+        return entry(contender, task, around=(1.0,))
 
     return Study(
         title="A small Transformer on the standard library's bytes",
@@ -111,7 +111,7 @@ def language_large(size):
             factor = LARGE_LANGUAGE_RATE / LANGUAGE_RATE
             rate = LANGUAGE_RATES[contender.name] * factor
             contender = dataclasses.replace(contender, learning_rate=rate)
-        return _entry(contender, task)
+        return entry(contender, task)
 
     return Study(
         title="Adam and extreme tensoring on a model of 4 million weights",
@@ -221,7 +221,7 @@ def images(size):
     def entry_of(contender):
         rate = IMAGE_RATES.get(contender.name, contender.learning_rate)
         contender = contender.with_arguments(weight_decay=WEIGHT_DECAY)
-        return _entry(dataclasses.replace(contender, learning_rate=rate), task)
+        return entry(dataclasses.replace(contender, learning_rate=rate), task)
 
     return Study(
         title="ResNet-18 on images",
@@ -281,12 +281,12 @@ def _language_entry(size):
         if contender.name.endswith("_geometric"):
             # Rare subwords give single large updates, which version 0.1 did not bound.
             contender = contender.with_arguments(clip_threshold=1.0)
-        return _entry(contender, task)
+        return entry(contender, task)
 
     return entry_of
 
 
-def _entry(contender, task, around=AROUND):
+def entry(contender, task, around=AROUND):
     """A contender on a task, with the rates around its own."""
     # Rounded, so that 3e-3 · 0.5 is written 0.0015 wherever it is.
     rates = tuple(float(f"{contender.learning_rate * factor:.6g}") for factor in around)

@@ -26,7 +26,7 @@ class Entry:
         optimizer: The text of an optimizer, see `tf_models.optimizers`.
         rates: The peak learning rates to try.
         task: A task of `tf_models.tasks`.
-        dtype_policy: As in `Run`; `None` for the study's.
+        dtype_policy, schedule: As in `Run`; `None` for the study's.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Entry:
     rates: tuple[float, ...]
     task: object
     dtype_policy: str | None = None
+    schedule: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Study:
             task=entry.task.for_seed(seed),
             optimizer=entry.optimizer,
             learning_rate=rate,
-            schedule=self.schedule,
+            schedule=entry.schedule or self.schedule,
             warmup_steps=self.warmup_steps,
             steps=self.steps,
             evaluations=self.evaluations,

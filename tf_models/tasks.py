@@ -7,17 +7,15 @@ result and compared with another's. `load` reads its data and returns a `LoadedT
 import dataclasses
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tf_models.classifiers import logistic_regression, mlp
 from tf_models.data.gaussian import gaussian_classification, least_loss
-from tf_models.data.images import evaluation_batches, image_batches, load_images
 from tf_models.data.text import load_text
-from tf_models.data.windows import shuffled_windows, window_count
+from tf_models.data.windows import ShuffledWindows, window_count
 from tf_models.resnet import resnet_18
 from tf_models.transformer import SIZES, transformer_language_model
 
@@ -42,9 +40,10 @@ class LoadedTask:
         unit: What the measure counts: `"a byte"`, `"% of images"`, `"nats"`.
         metrics: Names of the Keras metrics it needs besides the loss.
         make_model: Takes nothing, returns a new model of logits.
-        training_batches: Takes `steps`, `seed` and `first_step`, returns a
-            `tf.data.Dataset` of so many batches, those of the run from there on.
-        validation: The batches that rates are chosen on.
+        training_batches: Takes `steps`, `seed` and `first_step`, returns so many
+            batches, those of the run from there on: a `keras.utils.PyDataset` or, of
+            images, a `tf.data.Dataset`.
+        validation: The batches that rates are chosen on, likewise.
         test: The batches that nothing is chosen on.
         score: Takes what `model.evaluate` returned as a dict, returns the measure.
         examples_per_step: Tokens or images in a training batch.
@@ -56,8 +55,8 @@ class LoadedTask:
     metrics: tuple[str, ...]
     make_model: Callable
     training_batches: Callable
-    validation: tf.data.Dataset
-    test: tf.data.Dataset
+    validation: Iterable
+    test: Iterable
     score: Callable
     examples_per_step: int
 
@@ -104,7 +103,7 @@ class Language:
             )
 
         def training_batches(steps, seed, first_step=0):
-            return shuffled_windows(
+            return ShuffledWindows(
                 text.train,
                 self.sequence_length,
                 self.batch_size,
@@ -156,8 +155,20 @@ class Images:
         return self
 
     def load(self, data_dir=None, on_bad_file="skip", console=None):
-        """Reads the images; see `load_images`. Returns a `LoadedTask`."""
-        data = load_images(
+        """Reads the images; see `load_images`. Returns a `LoadedTask`.
+
+        Raises:
+            RuntimeError: there is no TensorFlow.
+        """
+        try:
+            from tf_models.data import images
+        except ImportError as missing:
+            raise RuntimeError(
+                "Images are read and augmented by TFDS and tf.data, which must find "
+                f"TensorFlow; received: {missing}. Install it (pip install "
+                "tensorflow), under whichever backend you train."
+            ) from missing
+        data = images.load_images(
             self.images,
             size=self.size,
             data_dir=data_dir,
@@ -173,7 +184,7 @@ class Images:
             return resnet_18(data.shape, data.classes, width=self.width)
 
         def training_batches(steps, seed, first_step=0):
-            return image_batches(
+            return images.image_batches(
                 data,
                 self.batch_size,
                 steps=steps,
@@ -189,10 +200,10 @@ class Images:
             metrics=("accuracy",),
             make_model=make_model,
             training_batches=training_batches,
-            validation=evaluation_batches(
+            validation=images.evaluation_batches(
                 data, data.validation, EVALUATION_BATCH_IMAGES
             ),
-            test=evaluation_batches(data, data.test, EVALUATION_BATCH_IMAGES),
+            test=images.evaluation_batches(data, data.test, EVALUATION_BATCH_IMAGES),
             score=error,
             examples_per_step=self.batch_size,
         )
@@ -239,11 +250,11 @@ class Convex:
             seed=self.data_seed,
         )
         minimum = least_loss(x, y)
-        whole = tf.data.Dataset.from_tensors((x, y))
+        whole = Repeated((x, y), 1)
 
         def training_batches(steps, seed, first_step=0):
             del seed, first_step  # Every batch is all there is.
-            return whole.repeat(steps)
+            return Repeated((x, y), steps)
 
         return LoadedTask(
             data=f"Gaussian, condition number {self.condition_number:g}",
@@ -257,6 +268,26 @@ class Convex:
             score=lambda logs: logs["loss"] - minimum,
             examples_per_step=self.examples,
         )
+
+
+class Repeated(keras.utils.PyDataset):
+    """One batch, again and again.
+
+    Args:
+        batch: A tuple of arrays.
+        times: How often.
+    """
+
+    def __init__(self, batch, times):
+        super().__init__()
+        self._batch = batch
+        self._times = times
+
+    def __len__(self):
+        return self._times
+
+    def __getitem__(self, index):
+        return self._batch
 
 
 TASKS = {"language": Language, "images": Images, "convex": Convex}
@@ -275,14 +306,14 @@ def evaluation_windows(tokens, sequence_length):
         sequence_length: Number of tokens a window predicts.
 
     Returns:
-        A `tf.data.Dataset` of `(inputs, targets)`.
+        A `ShuffledWindows`.
     """
     windows = min(
         max(1, EVALUATED_TOKENS // sequence_length),
         window_count(tokens, sequence_length),
     )
     batch_size = max(1, min(windows, EVALUATION_BATCH_TOKENS // sequence_length))
-    return shuffled_windows(
+    return ShuffledWindows(
         tokens,
         sequence_length,
         batch_size,

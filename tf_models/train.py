@@ -27,8 +27,7 @@ from rich.console import Console
 
 from tf_models import flag_rules, optimizers, program, tasks
 from tf_models.checkpoints import Checkpoint, CheckpointError
-from tf_models.data.images import IMAGES
-from tf_models.data.text import TEXTS
+from tf_models.data import IMAGES, TEXTS
 from tf_models.interrupt import DeferredInterrupt
 from tf_models.learning_rates import SCHEDULES
 from tf_models.study import result_to_json

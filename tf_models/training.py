@@ -205,6 +205,10 @@ def train(
             logs = model.evaluate(task.test, verbose=0, return_dict=True)
             test = task.score(logs)
     memory = memory_report(model.optimizer)
+    # Beside Keras's variables, as the optimizers of benchmarks/torch_peers.py do.
+    held_elsewhere = getattr(model.optimizer, "held_elsewhere", lambda: (0, 0))
+    numbers, held = held_elsewhere()
+    numbers, held = memory.slots + numbers, memory.bytes + held
     steps_per_second = 1e3 / clock.ms_per_step
     return RunResult(
         status="diverged" if diverged else "finished",
@@ -217,12 +221,10 @@ def train(
         curve=tuple(curve),
         model_numbers=memory.model_numbers,
         model_bytes=memory.model_bytes,
-        numbers_held=memory.slots,
-        bytes_held=memory.bytes,
+        numbers_held=numbers,
+        bytes_held=held,
         adam_bytes=memory.adam_bytes,
-        times_less_than_adam=(
-            memory.adam_slots / memory.slots if memory.slots else math.inf
-        ),
+        times_less_than_adam=memory.adam_slots / numbers if numbers else math.inf,
         ms_per_step=clock.ms_per_step,
         examples_per_second=task.examples_per_step * steps_per_second,
         peak_device_bytes=step_memory.bytes,
@@ -251,7 +253,7 @@ def _compiled_model(run, task):
         optimizer=optimizers.make(run.optimizer, rate),
         loss=tasks.loss_of_logits(),
         metrics=list(task.metrics),
-        jit_compile=run.jit_compile,
+        jit_compile=run.jit_compile and keras.backend.backend() != "torch",
     )
     model.optimizer.build(model.trainable_variables)
     return model

@@ -14,9 +14,9 @@ collect_ignore_glob = ["test_*.py"] if _MISSING else []
 
 @pytest.fixture(scope="session")
 def prepared_data_dir(tmp_path_factory):
-    """A data directory that holds the running Python's prepared standard library."""
-    from tf_models.data.stdlib_source import StdlibSource
+    """A data directory that holds the running Python's standard library as bytes."""
+    from tf_models.data.text import load_text
 
     data_dir = tmp_path_factory.mktemp("tensorflow_datasets")
-    StdlibSource(data_dir=data_dir).download_and_prepare()
+    load_text("stdlib", data_dir=data_dir)
     return data_dir

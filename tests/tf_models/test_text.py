@@ -2,20 +2,19 @@
 
 import io
 import json
-import shutil
+import pathlib
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from rich.console import Console
 
-from tf_models.data import byte_vocabulary, text
+from tf_models.data import TEXTS, byte_vocabulary, lm1b, text
 from tf_models.data.stdlib_source import StdlibSource
 from tf_models.data.subwords import END_OF_TEXT, train_subwords
-from tf_models.data.text import TEXTS, load_text
-from tf_models.data.text_folder import SPLITS, split_of
-from tf_models.data.windows import shuffled_windows, token_stream
+from tf_models.data.text import load_text
+from tf_models.data.text_files import SPLITS, split_of
+from tf_models.data.windows import ShuffledWindows
 
 SUBWORDS = 320
 
@@ -58,11 +57,11 @@ def token_directories(data_dir):
 
 def test_the_standard_library_is_there_as_bytes(prepared_data_dir):
     data = load_text("stdlib", data_dir=prepared_data_dir)
-    builder = StdlibSource(data_dir=prepared_data_dir)
-    assert data.name == f"the standard library of {builder.builder_config.name}"
+    source = StdlibSource()
+    assert data.name == source.title
     assert (data.unit, data.vocabulary_size, data.bytes_per_token) == ("byte", 256, 1)
-    for split in SPLITS:
-        expected = token_stream(builder.as_dataset(split=split))
+    for split, paths in source.splits().items():
+        expected = byte_vocabulary.encode_texts(map(source.text, paths))
         np.testing.assert_array_equal(getattr(data, split), expected)
         assert getattr(data, split).dtype == np.uint8
     assert data.decode(data.train[:9]) == byte_vocabulary.decode(data.train[:9])
@@ -91,7 +90,7 @@ def test_tokens_are_memory_maps_that_cannot_be_written_to(load_folder):
 
 def test_windows_are_cut_from_them(load_folder):
     data = load_folder(subwords=SUBWORDS)
-    (inputs, targets), *_ = shuffled_windows(data.train, 8, 4, steps=1, seed=0)
+    (inputs, targets), *_ = ShuffledWindows(data.train, 8, 4, steps=1, seed=0)
     assert inputs.shape == targets.shape == (4, 8)
 
 
@@ -117,12 +116,6 @@ def test_tokens_are_made_once(load_folder, no_encoding):
         np.testing.assert_array_equal(getattr(made, split), getattr(read, split))
     assert read.bytes_per_token == made.bytes_per_token
     assert read.decode(read.test) == made.decode(made.test)
-
-
-def test_tokens_are_enough_where_the_prepared_data_set_is_gone(load_folder, tmp_path):
-    made = load_folder()
-    shutil.rmtree(tmp_path / "data" / "text_folder")
-    np.testing.assert_array_equal(load_folder().train, made.train)
 
 
 def test_each_vocabulary_and_each_text_has_a_directory_of_its_own(
@@ -188,13 +181,15 @@ def test_files_are_where_and_what_the_documentation_says(load_folder, tmp_path):
 
 def test_by_default_tokens_lie_in_tfds_own_directory(folder, tmp_path, monkeypatch):
     root = tmp_path / "default"
-    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(root))
     monkeypatch.setenv("TFDS_DATA_DIR", str(root))
     load_text("folder", text_dir=folder)
     assert len(token_directories(root)) == 1
+    assert pathlib.Path(text.DATA_DIR).expanduser() == pathlib.Path(
+        tfds.core.constants.DATA_DIR
+    )
 
 
-def test_progress_is_shown_on_a_terminal_alone_and_tfds_is_silent(load_folder, capsys):
+def test_progress_is_shown_on_a_terminal_alone(load_folder, capsys):
     shown, hidden = (
         Console(file=io.StringIO(), force_terminal=terminal, width=120)
         for terminal in (True, False)
@@ -235,8 +230,8 @@ def small_lm1b(tmp_path, monkeypatch):
         "download_and_extract",
         lambda self, url: str(tmp_path),
     )
-    monkeypatch.setattr(text, "LM1B_VALIDATION_SENTENCES", 40)
-    monkeypatch.setattr(text, "LM1B_VOCABULARY_SENTENCES", 100)
+    monkeypatch.setattr(lm1b, "VALIDATION_SENTENCES", 40)
+    monkeypatch.setattr(lm1b, "VOCABULARY_SENTENCES", 100)
     return train, test
 
 
@@ -311,14 +306,11 @@ def test_a_bad_file_is_refused_through_load_text_too(folder, load_folder):
         load_folder(on_bad_file="refuse")
 
 
-@pytest.mark.parametrize("is_prepared", [True, False])
 def test_a_file_that_was_skipped_is_named_every_time_the_text_is_read(
-    folder, load_folder, tmp_path, caplog, is_prepared
+    folder, load_folder, caplog
 ):
     (folder / "empty.txt").touch()
     load_folder()
-    if not is_prepared:  # The tokens alone are left.
-        shutil.rmtree(tmp_path / "data" / "text_folder")
     for arguments in ({}, {"subwords": SUBWORDS}, {"subwords": SUBWORDS}):
         caplog.clear()
         with caplog.at_level("WARNING", logger="absl"):
@@ -332,16 +324,6 @@ def test_where_nothing_was_skipped_nothing_is_said_of_it(load_folder, caplog):
     assert "of its files" not in caplog.text
 
 
-def test_lm1b_encoded_before_skipped_files_were_on_record_is_read(small_lm1b, tmp_path):
-    made = load_text("lm1b", data_dir=tmp_path / "data")
-    (directory,) = token_directories(tmp_path / "data")
-    summary = json.loads((directory / "summary.json").read_text())
-    assert summary.pop("skipped") == {}
-    (directory / "summary.json").write_text(json.dumps(summary))
-    read = load_text("lm1b", data_dir=tmp_path / "data")
-    np.testing.assert_array_equal(read.train, made.train)
-
-
 def test_a_token_file_has_the_form_numpy_writes(tmp_path):
     batches = [[b"ab", b""], [b"c"]]
     count = text._write_tokens(
@@ -350,4 +332,4 @@ def test_a_token_file_has_the_form_numpy_writes(tmp_path):
     assert count == (6, 6)
     np.save(tmp_path / "b.npy", np.frombuffer(b"ab\0\0c\0", np.uint8))
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
-    assert tf.io.gfile.listdir(str(tmp_path)) == ["a.npy", "b.npy"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.npy", "b.npy"]

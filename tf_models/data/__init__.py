@@ -1,1 +1,5 @@
-"""Data sets that need no network, and the pipelines that read them."""
+"""Data sets of the studies, from files on this machine or from TFDS."""
+
+# What the studies can be told to read.
+TEXTS = ("stdlib", "lm1b", "folder")
+IMAGES = ("digits", "cifar10", "folder")

@@ -32,7 +32,7 @@ def files_under(root, suffixes):
     round and round.
 
     Args:
-        root: The folder, a path, as `tfds.core.Path` makes it.
+        root: The folder, a `pathlib.Path` or another of its kind.
         suffixes: Tuple of how the names end, in lower case; they themselves may be in
             either.
 
@@ -81,7 +81,7 @@ def content_digest(root, paths, *, settings):
     Where the folder is and when it was written make no difference.
 
     Args:
-        root: The folder, a path, as `tfds.core.Path` makes it.
+        root: The folder, a `pathlib.Path` or another of its kind.
         paths: Paths relative to it. One that cannot be read counts as such.
         settings: What else is to change the digest: anything with a stable `repr`.
 
@@ -131,12 +131,11 @@ def is_utf8(path):
     return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
-def skip_or_refuse(builder, root, path, error, *, on_bad_file):
+def skip_or_refuse(skipped, root, path, error, *, on_bad_file):
     """Puts a bad file on record and in the log, or refuses it.
 
     Args:
-        builder: The data set's builder, whose `info.metadata["skipped"]` is a
-            dictionary from path to problem.
+        skipped: The record, a dictionary from path to problem.
         root: The folder.
         path: The file's path relative to it.
         error: The `BadFileError` that says what is wrong.
@@ -154,17 +153,17 @@ def skip_or_refuse(builder, root, path, error, *, on_bad_file):
             'leave such files out with on_bad_file="skip".'
         ) from error
     logging.warning("Skipped %s: %s.", path, error)
-    builder.info.metadata["skipped"][path] = str(error)
+    skipped[path] = str(error)
 
 
 def log_skipped(source, skipped):
     """Names the files in the log that were left out when a data set was prepared.
 
-    A builder names them only then; this is for every time the data set is read.
+    They are named in the log then; this is for every time the data set is read.
 
     Args:
         source: What they are of, for people.
-        skipped: The builder's `info.metadata["skipped"]`; nothing is logged if empty.
+        skipped: Their record, from path to problem; nothing is logged if empty.
     """
     if skipped:
         logging.warning(

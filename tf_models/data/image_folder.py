@@ -201,7 +201,11 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
 
     def _bad_file(self, path, error):
         skip_or_refuse(
-            self, self._root, path, error, on_bad_file=self.builder_config.on_bad_file
+            self.info.metadata["skipped"],
+            self._root,
+            path,
+            error,
+            on_bad_file=self.builder_config.on_bad_file,
         )
 
 

@@ -16,12 +16,12 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.markup import escape
 
+from tf_models.data import IMAGES
 from tf_models.data.digits import Digits
 from tf_models.data.folder_files import log_skipped
 from tf_models.data.image_folder import DEFAULT_SIZE, LabelledImages, folder_config
 from tf_models.data.prefetching import prefetched
 
-IMAGES = ("digits", "cifar10", "folder")
 # The first of CIFAR-10's 50,000 training images; the others are for validation.
 CIFAR_10_TRAIN = 45_000
 

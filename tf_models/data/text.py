@@ -1,39 +1,33 @@
 """The texts of the studies, as tokens: one call from a name to three splits.
 
 Tokens are made once. They, and the vocabulary they are made with, are kept under
-`tokens/` in the directory of prepared data sets, in a directory named after the data
-set, its version, its config and the vocabulary, and are read from there as memory
-maps: lm1b's 0.8 billion tokens are never in memory at once.
+`tokens/` in the directory of prepared data sets, in a directory named after the text,
+its version and the vocabulary, and are read from there as memory maps: lm1b's 0.8
+billion tokens are never in memory at once.
 """
 
 import collections
-import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow_datasets as tfds
 from rich.progress import Progress
 
-from tf_models.data import byte_vocabulary
+from tf_models.data import TEXTS, byte_vocabulary
 from tf_models.data.folder_files import log_skipped
 from tf_models.data.stdlib_source import StdlibSource
 from tf_models.data.subwords import check_size, load_subwords, train_subwords
-from tf_models.data.text_folder import SPLITS, TextFolder, text_folder_config
+from tf_models.data.text_files import SPLITS, TextFolder
 from tf_models.output import replacing
 
-TEXTS = ("stdlib", "lm1b", "folder")
-# lm1b has a training and a test split. TFDS writes sentences in a shuffled order, so
-# the last of the 30.3 million to train on are a sample of all; its test split has
-# about as many.
-LM1B_VALIDATION_SENTENCES = 300_000
-# The first sentences, 130 MB of text, on which its subword vocabulary is trained.
-LM1B_VOCABULARY_SENTENCES = 1_000_000
+# TFDS's own, where lm1b is prepared too.
+DATA_DIR = "~/tensorflow_datasets"
 
 # Part of the directory's name: raise it when the same text makes other tokens or files.
-_FORMAT = 1
+_FORMAT = 2
 _VOCABULARY_FILE = "vocabulary.json"
 # Written last: where it is, the other files are whole.
 _SUMMARY_FILE = "summary.json"
@@ -69,25 +63,6 @@ class TextData:
     decode: Callable
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """A data set and how its texts are read.
-
-    Attributes:
-        title: For people.
-        builder: Its TFDS builder.
-        splits: For each of `SPLITS`, its name with TFDS.
-        vocabulary_split: Name with TFDS of the part a vocabulary is trained on.
-        texts_at_once: How many texts may be held in memory and encoded together.
-    """
-
-    title: str
-    builder: tfds.core.DatasetBuilder
-    splits: dict
-    vocabulary_split: str
-    texts_at_once: int
-
-
 def load_text(
     name,
     *,
@@ -106,7 +81,7 @@ def load_text(
         subwords: Size of a subword vocabulary, trained on the training split alone;
             `None` for bytes.
         data_dir: Directory of prepared data sets, made if it does not exist; `None`
-            for TFDS's own, `~/tensorflow_datasets`.
+            for TFDS's own: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
         text_dir: The folder of `"folder"`; for no other name.
         on_bad_file: For a folder's files that are no text: `"skip"` names them in the
             log every time the folder is read, `"refuse"` raises an error.
@@ -118,21 +93,26 @@ def load_text(
     Raises:
         ValueError: an argument is out of range, a file is refused, or the text is too
             small for three splits or for a vocabulary of this size.
-        RuntimeError: lm1b cannot be downloaded and prepared.
+        RuntimeError: lm1b cannot be downloaded and prepared, or there is no TensorFlow,
+            which TFDS needs to.
     """
     if subwords is not None:
         check_size(subwords)
-    data_dir = data_dir and pathlib.Path(data_dir).expanduser()
-    source = _source(name, data_dir, text_dir, on_bad_file)
-    directory = _token_directory(source.builder, data_dir, subwords)
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR", DATA_DIR)
+    data_dir = pathlib.Path(data_dir).expanduser()
+    source = _source(name, data_dir, text_dir, on_bad_file, console)
+    vocabulary = "bytes" if subwords is None else f"subwords-{subwords}"
+    name = f"{source.name}-{vocabulary}-format-{_FORMAT}"
+    directory = data_dir / "tokens" / name
     if not _is_whole(directory):
-        _prepare(source.builder, console)
+        batches = source.batches()
         directory.mkdir(parents=True, exist_ok=True)
-        _write(source, directory, subwords, console)
+        _write(source, batches, directory, subwords, console)
     return _read(source, directory, subwords)
 
 
-def _source(name, data_dir, text_dir, on_bad_file):
+def _source(name, data_dir, text_dir, on_bad_file, console):
+    """What a text is read from: with `name`, `title`, `skipped` and `batches`."""
     if name not in TEXTS:
         raise ValueError(
             f"The text must be one of {', '.join(TEXTS)}; received {name!r}."
@@ -143,45 +123,19 @@ def _source(name, data_dir, text_dir, on_bad_file):
             f"text_dir={text_dir!r} for {name!r}."
         )
     if name == "stdlib":
-        builder = StdlibSource(data_dir=data_dir)
-        title = f"the standard library of {builder.builder_config.name}"
-        return _files(title, builder)
+        return StdlibSource()
     if name == "folder":
-        config = text_folder_config(text_dir, on_bad_file=on_bad_file)
-        builder = TextFolder(data_dir=data_dir, config=config)
-        # Not its path: a result should read the same on another machine.
-        return _files(f"the folder {config.name}", builder)
-    builder = tfds.builder("lm1b", data_dir=data_dir)
-    return _Source(
-        title=f"lm1b {builder.version}",
-        builder=builder,
-        splits={
-            "train": f"train[:-{LM1B_VALIDATION_SENTENCES}]",
-            "validation": f"train[-{LM1B_VALIDATION_SENTENCES}:]",
-            "test": "test",
-        },
-        vocabulary_split=f"train[:{LM1B_VOCABULARY_SENTENCES}]",
-        texts_at_once=4096,
-    )
+        return TextFolder(text_dir, on_bad_file=on_bad_file)
+    try:
+        from tf_models.data.lm1b import Lm1b
 
-
-def _files(title, builder):
-    return _Source(
-        title=title,
-        builder=builder,
-        splits={split: split for split in SPLITS},
-        vocabulary_split="train",
-        texts_at_once=16,  # A file may be large.
-    )
-
-
-def _token_directory(builder, data_dir, subwords):
-    full_name = builder.info.full_name  # name/config/version
-    # The data set's directory ends in its full name, below the default data_dir.
-    root = data_dir or pathlib.Path(builder.data_path).parents[full_name.count("/")]
-    vocabulary = "bytes" if subwords is None else f"subwords-{subwords}"
-    data_set = full_name.replace("/", "-")
-    return pathlib.Path(root, "tokens", f"{data_set}-{vocabulary}-format-{_FORMAT}")
+        return Lm1b(data_dir, console)
+    except ImportError as error:
+        raise RuntimeError(
+            'TFDS, which reads the text "lm1b", must find TensorFlow; received: '
+            f"{error}. Install it (pip install tensorflow), under whichever backend "
+            'you train; or use the text "stdlib" or "folder".'
+        ) from error
 
 
 def _is_whole(directory):
@@ -196,96 +150,40 @@ def _is_whole(directory):
         return False
 
 
-def _prepare(builder, console):
-    is_local = builder.name != "lm1b"
-    watched = console is not None and console.is_terminal
-    if is_local or not watched:
-        tfds.disable_progress_bar()
-    status = contextlib.nullcontext()
-    if is_local and console is not None:
-        status = console.status(f"Preparing {builder.info.full_name}")
-    # TFDS announces a "download" of unknown size even where there is none.
-    with status, contextlib.redirect_stdout(None):
-        if is_local:
-            builder.download_and_prepare()
-        else:
-            _download(builder)
-
-
-def _download(builder):
-    try:
-        builder.download_and_prepare()
-    # Name resolution, a refused connection, a vanished page, a wrong checksum and a
-    # full disk all come as classes of their own.
-    except Exception as error:
-        raise RuntimeError(
-            f"{builder.info.full_name} could not be downloaded and prepared: {error}. "
-            "Prepare it on a machine with a network (tfds build lm1b "
-            "--data_dir=DIRECTORY), bring the directory here and give it as data_dir; "
-            'or use the text "stdlib", which needs no network.'
-        ) from error
-
-
-def _write(source, directory, subwords, console):
+def _write(source, batches, directory, subwords, console):
     """Writes vocabulary, tokens and, at last, the summary that says all are there."""
-    if subwords is None:
-        encode_texts = byte_vocabulary.encode_texts
-    else:
-        encode_texts = _new_subwords(source, directory, subwords).encode_texts
     files = [directory / f"{split}.npy" for split in SPLITS]
+    encode_texts = byte_vocabulary.encode_texts
+    if subwords is not None:
+        vocabulary = train_subwords(
+            (text for batch in batches["vocabulary"] for text in batch), subwords
+        )
+        vocabulary.save(directory / _VOCABULARY_FILE)
+        files.append(directory / _VOCABULARY_FILE)
+        encode_texts = vocabulary.encode_texts
     shown = console is not None and console.is_terminal
     with Progress(console=console, transient=True, disable=not shown) as progress:
         counts = {
             split: _write_tokens(
                 progress.track(
-                    _TextBatches(source, source.splits[split]),
-                    description=f"Encoding {source.title}, {split}",
+                    batches[split], description=f"Encoding {source.title}, {split}"
                 ),
                 encode_texts,
                 file,
             )
             for split, file in zip(SPLITS, files)
         }
-    if subwords is not None:
-        files.append(directory / _VOCABULARY_FILE)
     validation = counts["validation"]
     summary = {
         "text": source.title,
         "tokens": {split: count.tokens for split, count in counts.items()},
         "bytes_per_token": validation.bytes / validation.tokens,
-        # Read from here where the prepared data set is gone and the tokens are not.
-        "skipped": _skipped(source.builder),
+        # Known only when the files are looked for; the tokens are read more often.
+        "skipped": source.skipped,
         "file_bytes": {file.name: file.stat().st_size for file in files},
     }
     with replacing(directory / _SUMMARY_FILE) as temporary:
         pathlib.Path(temporary).write_text(json.dumps(summary, indent=2) + "\n")
-
-
-def _skipped(builder):
-    # lm1b's builder, which is TFDS's own, has no such record.
-    return (builder.info.metadata or {}).get("skipped", {})
-
-
-def _new_subwords(source, directory, size):
-    batches = _TextBatches(source, source.vocabulary_split)
-    vocabulary = train_subwords((text for batch in batches for text in batch), size)
-    vocabulary.save(directory / _VOCABULARY_FILE)
-    return vocabulary
-
-
-class _TextBatches:
-    """The texts of a part of a data set, in its order, as lists of `bytes`."""
-
-    def __init__(self, source, split):
-        examples = source.builder.as_dataset(split=split)
-        self._batches = examples.batch(source.texts_at_once)
-
-    def __iter__(self):
-        for batch in self._batches.as_numpy_iterator():
-            yield batch["text"].tolist()
-
-    def __len__(self):
-        return len(self._batches)
 
 
 _Count = collections.namedtuple("_Count", "tokens bytes")
@@ -295,7 +193,7 @@ def _write_tokens(batches, encode_texts, path):
     """Encodes texts into an .npy file, holding a batch of them at a time.
 
     Args:
-        batches: Iterable of lists of `bytes`.
+        batches: Iterable of lists of texts, each a `str` or `bytes` in UTF-8.
         encode_texts: Turns such a list into a one-dimensional array.
         path: The file's `pathlib.Path`.
 
@@ -310,10 +208,14 @@ def _write_tokens(batches, encode_texts, path):
             encoded = encode_texts(texts)
             file.write(encoded.data)
             tokens += len(encoded)
-            text_bytes += sum(map(len, texts)) + len(texts)
+            text_bytes += sum(len(_utf_8(text)) + 1 for text in texts)
         file.seek(0)
         _write_header(file, dtype, tokens)
     return _Count(tokens, text_bytes)
+
+
+def _utf_8(text):
+    return text.encode() if isinstance(text, str) else text
 
 
 def _write_header(file, dtype, length):
@@ -326,8 +228,7 @@ def _write_header(file, dtype, length):
 
 def _read(source, directory, subwords):
     summary = json.loads((directory / _SUMMARY_FILE).read_text())
-    # lm1b may have been encoded before this was on record, and skips none.
-    log_skipped(source.title, summary.get("skipped", {}))
+    log_skipped(source.title, summary["skipped"])
     if subwords is None:
         unit, size, decode = "byte", byte_vocabulary.SIZE, byte_vocabulary.decode
     else:

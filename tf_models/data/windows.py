@@ -1,34 +1,18 @@
 """Text to batches: a stream of tokens, cut into windows, shuffled and batched.
 
 Everything here is a function of its arguments alone. The same text, sizes and seed
-give the same batches in the same order whenever and however often they are read,
-which is what makes the runs of a comparison comparable.
+give the same batches in the same order whenever and however often they are read, under
+each of Keras's backends, which is what makes the runs of a comparison comparable.
 
 In lm1b a text is a sentence. The paper packs sequences of at most 256 tokens to at most
 4096 tokens a batch: here that is windows of 256 tokens, each sentence followed by the
 token that ends a text, 16 windows a batch.
 """
 
+import functools
+
+import keras
 import numpy as np
-import tensorflow as tf
-
-from tf_models.data import byte_vocabulary
-from tf_models.data.prefetching import prefetched
-
-
-def token_stream(examples):
-    """Joins the texts of a data set into one array of tokens.
-
-    Args:
-        examples: A `tf.data.Dataset` of dictionaries with a string `"text"`.
-
-    Returns:
-        A NumPy array of `uint8`: each text's bytes, each followed by
-        `byte_vocabulary.END_OF_FILE`.
-    """
-    return byte_vocabulary.encode_texts(
-        [example["text"] for example in examples.as_numpy_iterator()]
-    )
 
 
 def window_count(tokens, sequence_length):
@@ -47,65 +31,72 @@ def window_count(tokens, sequence_length):
     return max(0, (len(tokens) - 1) // sequence_length)
 
 
-def shuffled_windows(tokens, sequence_length, batch_size, *, steps, seed, first_step=0):
-    """Makes the batches of a run from a stream of tokens.
+class ShuffledWindows(keras.utils.PyDataset):
+    """The batches of a run from a stream of tokens.
 
     Every window comes once before any comes again; each epoch has an order of its
-    own. The order is computed from the seed and the window's number and not drawn
-    from a generator, so no other random number, and no earlier reading of the data
-    set, can change it. A run that was stopped after `k` steps goes on exactly with
-    `first_step=k`.
+    own. The order is drawn from the seed and the epoch's number alone, so no other
+    random number, and no earlier reading of the data set, can change it. A run that was
+    stopped after `k` steps goes on exactly with `first_step=k`.
+
+    A batch is a pair `(inputs, targets)`, both `int32` arrays of shape
+    `(batch_size, sequence_length)`. `targets` is `inputs` one token later.
 
     Args:
         tokens: One-dimensional array of unsigned integers: an array or a memory map,
-            of which no more is read than the windows of the next batches.
+            of which no more is read than the windows of the next batch.
         sequence_length: Number of tokens a window predicts.
         batch_size: Windows a batch.
         steps: Number of batches.
-        seed: Integer that selects the order.
+        seed: Integer that selects the order, from 0 and below 2⁶⁴.
         first_step: Number of batches of this order to leave out at its beginning.
-
-    Returns:
-        A `tf.data.Dataset` of `steps` pairs `(inputs, targets)`, both `int32` of
-        shape `(batch_size, sequence_length)`. `targets` is `inputs` one token later.
 
     Raises:
         ValueError: the stream is too short for one window, or `first_step` negative.
     """
-    windows = window_count(tokens, sequence_length)
-    if not windows:
-        raise ValueError(
-            "sequence_length must be less than the number of tokens in the text; "
-            f"received sequence_length={sequence_length} for {len(tokens)} tokens. "
-            f"Make it {max(1, len(tokens) - 1)} or less."
-        )
-    if first_step < 0:
-        raise ValueError(
-            f"first_step must be 0 or more; received first_step={first_step}. Leave "
-            "it out to begin at the beginning."
-        )
-    # A memory map's own class would make a map of every slice.
-    stream = np.asarray(tokens)
 
-    def window_at(position):
-        return tf.random.experimental.index_shuffle(
-            position % windows,
-            seed=tf.stack([tf.constant(seed, tf.int64), position // windows]),
-            max_index=tf.constant(windows - 1, tf.int64),
-        )
+    def __init__(
+        self, tokens, sequence_length, batch_size, *, steps, seed, first_step=0
+    ):
+        super().__init__()
+        self._windows = window_count(tokens, sequence_length)
+        if not self._windows:
+            raise ValueError(
+                "sequence_length must be less than the number of tokens in the text; "
+                f"received sequence_length={sequence_length} for {len(tokens)} tokens. "
+                f"Make it {max(1, len(tokens) - 1)} or less."
+            )
+        if first_step < 0:
+            raise ValueError(
+                f"first_step must be 0 or more; received first_step={first_step}. "
+                "Leave it out to begin at the beginning."
+            )
+        # A memory map's own class would make a map of every slice.
+        self._stream = np.asarray(tokens)
+        self._sequence_length = sequence_length
+        self._batch_size = batch_size
+        self._steps = steps
+        self._first_step = first_step
 
-    def gather(windows):
-        starts = windows * sequence_length
-        rows = [stream[start : start + sequence_length + 1] for start in starts]
-        return np.stack(rows).astype(np.int32)
+        # A batch may lie across the end of an epoch.
+        @functools.lru_cache(maxsize=2)
+        def order_of(epoch):
+            # NumPy promises never to change what this older generator draws.
+            high, low = divmod(seed, 2**32)
+            generator = np.random.RandomState([low, high, epoch])
+            return generator.permutation(self._windows)
 
-    def inputs_and_targets(windows):
-        # The stream stays outside the graph, which can hold no more than 2 GB.
-        batch = tf.numpy_function(gather, [windows], tf.int32)
-        batch.set_shape((batch_size, sequence_length + 1))
+        self._order_of = order_of
+
+    def __len__(self):
+        return self._steps
+
+    def __getitem__(self, index):
+        first = (self._first_step + index) * self._batch_size
+        positions = range(first, first + self._batch_size)
+        places = (divmod(position, self._windows) for position in positions)
+        length = self._sequence_length
+        starts = [self._order_of(epoch)[place] * length for epoch, place in places]
+        rows = [self._stream[start : start + length + 1] for start in starts]
+        batch = np.stack(rows).astype(np.int32)
         return batch[:, :-1], batch[:, 1:]
-
-    first, last = first_step * batch_size, (first_step + steps) * batch_size
-    dataset = tf.data.Dataset.range(first, last).map(window_at)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
-    return prefetched(dataset.map(inputs_and_targets))

@@ -1,0 +1,195 @@
+"""Optimizers of PyTorch on Keras models, and the study that compares them with ours."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "torch":
+    pytest.skip("the peers are PyTorch's", allow_module_level=True)
+
+import torch
+
+from benchmarks import peers, torch_peers
+from et_optimizer import memory_report
+from tf_models import optimizers
+from tf_models.contenders import CONTENDERS
+from tf_models.transformer import transformer_language_model
+
+VOCABULARY, LENGTH, WIDTH = 64, 8, 64
+OF_TORCH = {
+    contender.name: (contender, package) for contender, package in peers.OF_TORCH
+}
+
+
+@pytest.fixture(autouse=True)
+def known_by_name(monkeypatch):
+    monkeypatch.setattr(optimizers, "_OTHERS", {})
+    optimizers.add_module("torch.", torch_peers)
+
+
+def model():
+    keras.utils.set_random_seed(0)
+    return transformer_language_model(
+        VOCABULARY, LENGTH, layers=1, width=WIDTH, heads=4, feed_forward_width=128
+    )
+
+
+def trained(optimizer, steps=3):
+    """The model, its optimizer and its losses after some steps on a batch."""
+    made = model()
+    made.compile(
+        optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (2, 4, LENGTH))
+    losses = [float(made.train_on_batch(*tokens)) for _ in range(steps)]
+    return made, losses
+
+
+def weights(made):
+    return [keras.ops.convert_to_numpy(v) for v in made.trainable_variables]
+
+
+def test_parameters_lie_as_pytorchs_layers_have_them_and_come_back():
+    found = {}
+    for variable in model().trainable_variables:
+        layout = torch_peers.Layout(variable)
+        there = layout.to_torch(variable.value.detach())
+        assert tuple(there.shape) == layout.shape and there.is_contiguous()
+        assert torch.equal(layout.to_keras(there), variable.value)
+        found[layout.name] = layout.shape
+    assert found["embed_tokens.weight"] == (VOCABULARY, WIDTH)
+    assert found["embed_positions.weight"] == (LENGTH, WIDTH)
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        assert found[f"layers.0.self_attn.{name}.weight"] == (WIDTH, WIDTH)
+        assert found[f"layers.0.self_attn.{name}.bias"] == (WIDTH,)
+    assert found["layers.0.mlp.up_proj.weight"] == (128, WIDTH)
+    assert found["layers.0.mlp.down_proj.weight"] == (WIDTH, 128)
+    assert found["lm_head.weight"] == (VOCABULARY, WIDTH)
+    assert found["layers.0.input_layernorm.weight"] == (WIDTH,)
+    assert not any("/" in name for name in found)
+
+
+def test_a_layers_outputs_are_those_of_pytorchs_layer_with_its_parameters():
+    """Rows are outputs and columns inputs, of attention's three axes, too."""
+    x = torch.from_numpy(
+        np.random.default_rng(0).standard_normal((2, 3, WIDTH))
+    ).float()
+    attention = keras.layers.MultiHeadAttention(4, WIDTH // 4, name="attention")
+    attention.build(x.shape, x.shape)
+    for dense in (attention._query_dense, attention._output_dense):
+        kernel = dense.kernel
+        name = "attention_output" if dense is attention._output_dense else "query"
+        inputs = x if name == "query" else x.reshape(2, 3, 4, WIDTH // 4)
+        layout = torch_peers.Layout(_At(kernel, f"block_0/attention/{name}/kernel"))
+        there = torch.nn.functional.linear(x, layout.to_torch(kernel.value))
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(dense(inputs)).reshape(2, 3, WIDTH),
+            there.detach(),
+            atol=1e-5,
+        )
+
+
+class _At:
+    """A variable's shape under another path."""
+
+    def __init__(self, variable, path):
+        self.shape, self.path = variable.shape, path
+
+
+def test_adam_of_pytorch_takes_the_steps_of_keras():
+    ours, losses = trained(keras.optimizers.Adam(0.01, beta_2=0.99), 20)
+    theirs, others = trained(torch_peers.AdamW(0.01, beta_2=0.99), 20)
+    # PyTorch adds ε to the root of the corrected average, Keras to that of the other.
+    np.testing.assert_allclose(losses, others, rtol=2e-3)
+    start, one, other = (
+        np.concatenate([weight.ravel() for weight in weights(made)])
+        for made in (model(), ours, theirs)
+    )
+    assert np.linalg.norm(one - other) < 0.05 * np.linalg.norm(one - start)
+    assert losses[-1] < losses[0]
+
+
+def test_a_schedule_is_keras_own():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.01, 0.0])
+    first, _ = trained(torch_peers.AdamW(schedule), 2)
+    last, _ = trained(torch_peers.AdamW(schedule), 4)
+    for one, other in zip(weights(first), weights(last), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert last.optimizer.iterations == 4
+
+
+def test_the_bytes_of_adam_are_two_numbers_a_weight():
+    made, _ = trained(torch_peers.AdamW(0.01))
+    report = memory_report(made.optimizer)
+    assert report.slots == 0
+    assert made.optimizer.held_elsewhere() == (report.adam_slots, report.adam_bytes)
+
+
+# Bytes held beside Adam's, at these sizes: what the papers say, by the real state.
+SHARES = {
+    "torch_adam": (1.0, 1.0),
+    "adam_8bit": (0.25, 0.5),  # Vectors and small matrices in float32.
+    "adam_4bit": (0.125, 0.4),
+    "adam_mini": (0.5, 0.52),
+    "galore": (0.4, 0.9),
+    "fira": (0.4, 0.9),
+    "apollo": (0.4, 0.9),
+    "apollo_mini": (0.2, 0.6),
+    "muon": (0.5, 0.9),
+    "came": (0.5, 0.6),
+    "soap": (1.5, 3.5),
+    "racs": (0.001, 0.05),
+}
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_each_trains_and_holds_what_its_paper_says(name):
+    contender, package = OF_TORCH[name]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"the package {package} is not installed")
+    optimizer = optimizers.make(contender.optimizer, contender.learning_rate)
+    made, losses = trained(optimizer, 4)
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    for before, after in zip(weights(model()), weights(made), strict=True):
+        assert np.isfinite(after).all() and not np.array_equal(before, after)
+    numbers, held = optimizer.held_elsewhere()
+    least, most = SHARES[name]
+    assert least <= held / memory_report(optimizer).adam_bytes <= most
+    assert numbers > 0
+
+
+def test_the_study_has_every_contender_that_is_installed_and_names_the_others(
+    monkeypatch,
+):
+    study = peers.peers("laptop")
+    names = [entry.name for entry in study.entries]
+    assert len(names) == len(set(names))
+    assert {"et", "adam", "muon", "adam_8bit", "sketchy_128", "shampoo"} <= set(names)
+    for entry in study.entries:
+        optimizers.parse(entry.optimizer)
+        assert len(entry.rates) == 3
+    (free,) = (entry for entry in study.entries if entry.name == "schedule_free")
+    assert study.run(free, 0.01, 0).schedule == "constant"
+    assert study.run(study.entries[0], 0.01, 0).schedule == "cosine"
+    assert study.entry_of(CONTENDERS["et3"]).task == study.entries[0].task
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: name != "came_pytorch" and found(name)
+    )
+    contenders, missing = peers.installed()
+    assert "came" not in {contender.name for contender in contenders}
+    assert "came_pytorch" in missing["CAME"] and "SMMF" in missing
+
+
+def test_another_backend_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match="'jax'. Set KERAS_BACKEND=torch"):
+        torch_peers.AdamW(0.01)
+
+
+def test_a_class_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="no optimizer 'torch.Adan'"):
+        optimizers.parse("torch.Adan")
+    assert optimizers.parse("torch.Came")[0] is torch_peers.Came
