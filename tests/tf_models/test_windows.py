@@ -150,3 +150,12 @@ def test_a_text_too_short_for_a_window_is_refused_with_the_remedy():
         ValueError, match="received sequence_length=10 for 10 tokens. Make it 9 or less"
     ):
         batches(steps=1, tokens=TOKENS[:10])
+
+
+def test_some_of_them_or_in_batches_of_another_size():
+    dataset = ShuffledWindows(TOKENS, LENGTH, 4, steps=6, seed=3)
+    whole = starts(dataset)
+    assert starts(dataset.take(2)) == whole[:8]
+    assert starts(dataset.take(9)) == whole
+    assert starts(dataset.rebatched(3)) == whole
+    assert starts(dataset.rebatched(5)) == whole[:20]

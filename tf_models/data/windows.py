@@ -9,6 +9,7 @@ In lm1b a text is a sentence. The paper packs sequences of at most 256 tokens to
 token that ends a text, 16 windows a batch.
 """
 
+import copy
 import functools
 
 import keras
@@ -100,3 +101,17 @@ class ShuffledWindows(keras.utils.PyDataset):
         rows = [self._stream[start : start + length + 1] for start in starts]
         batch = np.stack(rows).astype(np.int32)
         return batch[:, :-1], batch[:, 1:]
+
+    def take(self, steps):
+        """The first `steps` of these batches, or all where there are fewer."""
+        found = copy.copy(self)
+        found._steps = min(steps, self._steps)
+        return found
+
+    def rebatched(self, batch_size):
+        """The same windows in whole batches of another size."""
+        found = copy.copy(self)
+        found._steps = self._steps * self._batch_size // batch_size
+        found._first_step = self._first_step * self._batch_size // batch_size
+        found._batch_size = batch_size
+        return found
