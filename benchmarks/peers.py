@@ -28,7 +28,7 @@ from rich.console import Console
 
 from benchmarks import torch_peers
 from tf_models import compare, optimizers, presets
-from tf_models.contenders import CONTENDERS, TOKENS_AT_LEVEL_1, Contender
+from tf_models.contenders import CONTENDERS, Contender
 from tf_models.study import Study
 
 # Moments of 0.99 see the last hundred steps of six hundred.
@@ -47,13 +47,10 @@ def _theirs(name, label, rate, optimizer, package):
 
 
 OURS = (
-    _ours(
-        "et2_tokens",
-        "ET2, tokens at 1, no momentum",
-        4e-3,
-        f"{TOKENS_AT_LEVEL_1}, beta_1=0.0, {BETA_2}",
+    dataclasses.replace(
+        CONTENDERS["et2_tokens"], label="ET2, tokens at 1, no momentum"
     ),
-    _ours("et1", "ET1, no momentum", 4e-3, f"level=1, beta_1=0.0, {BETA_2}"),
+    dataclasses.replace(CONTENDERS["et1"], label="ET1, no momentum"),
     _ours("et", "ET", 4e-3),
     _ours("et_int8", "ET, int8", 4e-3, f"momentum_dtype='int8', {BETA_2}"),
     _ours("et_99", "ET, β₂ 0.99", 4e-3, BETA_2),
@@ -65,9 +62,9 @@ OURS = (
         4e-3,
         f"momentum_rank=32, momentum_dtype='int8', {BETA_2}",
     ),
-    dataclasses.replace(CONTENDERS["sm3"], learning_rate=0.12),
+    CONTENDERS["sm3"],
     _ours("adafactor", "Adafactor of this library", 6e-2, "", "Adafactor"),
-    dataclasses.replace(CONTENDERS["snsm"], learning_rate=4e-3),
+    CONTENDERS["snsm"],
     *(
         _ours(
             f"sketchy_{rank}",
@@ -128,9 +125,10 @@ NOT_RUN = {
 def peers(size):
     """Perplexity against bytes held: this library, Keras's optimizers and PyTorch's."""
     del size  # The laptop's.
+    language_entry = presets.language_entry("laptop")
 
     def entry_of(contender):
-        entry = presets.entry(contender, presets.LAPTOP_TEXT)
+        entry = language_entry(contender)
         return dataclasses.replace(entry, schedule=SCHEDULES.get(contender.name))
 
     return Study(

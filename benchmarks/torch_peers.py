@@ -35,6 +35,8 @@ _NAMES = (
     (r"/(kernel|gamma)$", ".weight"),
     (r"/(bias|beta)$", ".bias"),
 )
+# Packages whose helpers hold tensors as attributes.
+_PACKAGES = ("apollo_torch", "galore_torch", "pytorch_optimizer", "bitsandbytes")
 _HIDDEN = re.compile(r"(self_attn|mlp)\..*weight")
 
 
@@ -106,11 +108,11 @@ class TorchOptimizer(keras.optimizers.Optimizer):
         """Makes the optimizer of PyTorch.
 
         Args:
-            parameters: Dict from names to `torch.nn.Parameter`s. Its rate is set
-                before every step; it must only be positive.
+            parameters: Dict from names to `torch.nn.Parameter`s.
 
         Returns:
             A `torch.optim.Optimizer`, or a list of them that share the parameters out.
+            Their rates are set before every step.
         """
         raise NotImplementedError
 
@@ -128,9 +130,6 @@ class TorchOptimizer(keras.optimizers.Optimizer):
         names = [layout.name for layout in self._layouts]
         made = self.make(dict(zip(names, self._parameters)))
         self._made = made if isinstance(made, list) else [made]
-
-    def update_step(self, gradient, variable, learning_rate):
-        raise NotImplementedError("All variables are updated together, in PyTorch.")
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         import torch
@@ -195,10 +194,6 @@ def _collect(value, tensors, seen):
         _collect(vars(value), tensors, seen)
 
 
-# Their helpers hold tensors as attributes.
-_PACKAGES = ("apollo_torch", "galore_torch", "pytorch_optimizer", "bitsandbytes")
-
-
 def _hidden(parameters):
     """The matrices of attention and feed-forward layers, and all others."""
     hidden = [p for name, p in parameters.items() if _HIDDEN.search(name)]
@@ -215,14 +210,13 @@ class AdamW(TorchOptimizer):
 
     def __init__(self, learning_rate=1e-3, beta_2=0.999, **keywords):
         super().__init__(learning_rate, **keywords)
-        self.beta_2 = beta_2
+        self.betas = (0.9, beta_2)
 
     def make(self, parameters):
         from torch.optim import AdamW
 
-        betas = (0.9, self.beta_2)
         # The epsilon of Keras's.
-        return AdamW(parameters.values(), betas=betas, eps=1e-7, weight_decay=0.0)
+        return AdamW(parameters.values(), betas=self.betas, eps=1e-7, weight_decay=0.0)
 
 
 class Adam8bit(AdamW):
@@ -231,8 +225,7 @@ class Adam8bit(AdamW):
     def make(self, parameters):
         from bitsandbytes.optim import AdamW8bit
 
-        betas = (0.9, self.beta_2)
-        return AdamW8bit(list(parameters.values()), betas=betas, weight_decay=0.0)
+        return AdamW8bit(list(parameters.values()), betas=self.betas, weight_decay=0.0)
 
 
 class Adam4bit(AdamW):
@@ -241,18 +234,17 @@ class Adam4bit(AdamW):
     def make(self, parameters):
         from torchao.optim import AdamW4bit
 
-        betas = (0.9, self.beta_2)
-        return AdamW4bit(parameters.values(), betas=betas, weight_decay=0.0)
+        return AdamW4bit(parameters.values(), betas=self.betas, weight_decay=0.0)
 
 
 class _Projected(AdamW):
-    """What GaLore and APOLLO share: hidden matrices in a group of their own."""
+    """What GaLore, Fira and APOLLO share: a group of the hidden matrices."""
 
     def groups(self, parameters, **of_hidden):
         """Groups of parameters, the hidden matrices with a rank."""
         hidden, others = _hidden(parameters)
         of_hidden.setdefault("rank", _width(parameters) // RANK_SHARE)
-        own = {"params": hidden, "proj_type": "std", "update_proj_gap": 200}
+        own = {"params": hidden, "update_proj_gap": 200}
         return [{"params": others}, own | of_hidden]
 
 
@@ -263,8 +255,8 @@ class GaLore(_Projected):
         from galore_torch import GaLoreAdamW
 
         return GaLoreAdamW(
-            self.groups(parameters, scale=0.25),
-            betas=(0.9, self.beta_2),
+            self.groups(parameters, scale=0.25, proj_type="std"),
+            betas=self.betas,
             no_deprecation_warning=True,
         )
 
@@ -275,8 +267,14 @@ class Apollo(_Projected):
     def make(self, parameters):
         from apollo_torch import APOLLOAdamW
 
-        groups = self.groups(parameters, scale=1.0, proj="random", scale_type="channel")
-        return APOLLOAdamW(groups, betas=(0.9, self.beta_2))
+        groups = self.groups(
+            parameters,
+            scale=1.0,
+            proj="random",
+            proj_type="std",
+            scale_type="channel",
+        )
+        return APOLLOAdamW(groups, betas=self.betas)
 
 
 class ApolloMini(_Projected):
@@ -286,26 +284,24 @@ class ApolloMini(_Projected):
         from apollo_torch import APOLLOAdamW
 
         groups = self.groups(
-            parameters, rank=1, scale=128.0, proj="random", scale_type="tensor"
+            parameters,
+            rank=1,
+            scale=128.0,
+            proj="random",
+            proj_type="std",
+            scale_type="tensor",
         )
-        return APOLLOAdamW(groups, betas=(0.9, self.beta_2), scale_front=False)
+        return APOLLOAdamW(groups, betas=self.betas, scale_front=False)
 
 
-class Fira(AdamW):
+class Fira(_Projected):
     """GaLore with the rest of the gradient, scaled: Chen et al., 2024."""
 
     def make(self, parameters):
         from pytorch_optimizer import Fira
 
-        hidden, others = _hidden(parameters)
-        of_hidden = {
-            "rank": _width(parameters) // RANK_SHARE,
-            "update_proj_gap": 200,
-            "scale": 0.25,
-            "projection_type": "std",
-        }
-        groups = [{"params": others}, {"params": hidden} | of_hidden]
-        return Fira(groups, betas=(0.9, self.beta_2))
+        groups = self.groups(parameters, scale=0.25, projection_type="std")
+        return Fira(groups, betas=self.betas)
 
 
 class AdamMini(AdamW):
@@ -317,7 +313,7 @@ class AdamMini(AdamW):
         width = _width(parameters)
         return Adam_mini(
             parameters.items(),
-            betas=(0.9, self.beta_2),
+            betas=self.betas,
             dim=width,
             n_heads=4,
             verbose=False,
@@ -330,7 +326,7 @@ class Came(AdamW):
     def make(self, parameters):
         from came_pytorch import CAME
 
-        betas = (0.9, self.beta_2, 0.9999)
+        betas = (*self.betas, 0.9999)
         return CAME(list(parameters.values()), lr=1e-3, betas=betas)
 
 
@@ -343,7 +339,7 @@ class Soap(AdamW):
         # Vocabularies are left without a basis, as the paper does.
         return SOAP(
             list(parameters.values()),
-            betas=(0.95, self.beta_2),
+            betas=(0.95, self.betas[1]),
             weight_decay=0.0,
             max_precondition_dim=1024,
         )
@@ -371,5 +367,4 @@ class Muon(AdamW):
 
         hidden, others = _hidden(parameters)
         muon = Muon(hidden, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-        betas = (0.9, self.beta_2)
-        return [muon, AdamW(others, betas=betas, eps=1e-7, weight_decay=0.0)]
+        return [muon, AdamW(others, betas=self.betas, eps=1e-7, weight_decay=0.0)]

@@ -193,3 +193,9 @@ def test_a_class_that_there_is_not_is_refused():
     with pytest.raises(ValueError, match="no optimizer 'torch.Adan'"):
         optimizers.parse("torch.Adan")
     assert optimizers.parse("torch.Came")[0] is torch_peers.Came
+
+
+def test_more_arguments_leave_the_class_what_it_is():
+    text = optimizers.with_arguments("torch.AdamW(beta_2=0.9)", {"clipnorm": 1.0})
+    assert text == "torch.AdamW(beta_2=0.9, clipnorm=1.0)"
+    assert optimizers.parse(text)[0] is torch_peers.AdamW

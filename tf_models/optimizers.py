@@ -84,6 +84,9 @@ def with_arguments(text, arguments):
     listed = ", ".join(f"{key}={value!r}" for key, value in (own | arguments).items())
     ours = getattr(et_optimizer, optimizer_class.__name__, None) is optimizer_class
     prefix = "" if ours or not _is_ours(optimizer_class.__name__) else KERAS
+    for other, module in _OTHERS.items():
+        if getattr(module, optimizer_class.__name__, None) is optimizer_class:
+            prefix = other
     return f"{prefix}{optimizer_class.__name__}({listed})"
 
 

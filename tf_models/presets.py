@@ -80,7 +80,7 @@ def demo(size):
     task = Language(sequence_length=96, batch_size=16)
 
     def entry_of(contender):
-        return entry(contender, task, around=(1.0,))
+        return _entry(contender, task, around=(1.0,))
 
     return Study(
         title="A small Transformer on the standard library's bytes",
@@ -92,7 +92,7 @@ def demo(size):
 
 def language(size):
     """Study (a): validation perplexity against the memory of the optimizer."""
-    entry_of = _language_entry(size)
+    entry_of = language_entry(size)
     return Study(
         title="Memory and performance of a Transformer language model",
         entries=_entries(entry_of, LANGUAGE_RATES),
@@ -111,7 +111,7 @@ def language_large(size):
             factor = LARGE_LANGUAGE_RATE / LANGUAGE_RATE
             rate = LANGUAGE_RATES[contender.name] * factor
             contender = dataclasses.replace(contender, learning_rate=rate)
-        return entry(contender, task)
+        return _entry(contender, task)
 
     return Study(
         title="Adam and extreme tensoring on a model of 4 million weights",
@@ -123,7 +123,7 @@ def language_large(size):
 
 def bfloat16(size):
     """Weights in two bytes: float32, rounded to nearest, and rounded stochastically."""
-    entry_of = _language_entry(size)
+    entry_of = language_entry(size)
     to_nearest = CONTENDERS["et"].with_arguments(stochastic_rounding=False)
 
     def entries():
@@ -149,7 +149,7 @@ def bfloat16(size):
 
 def depth(size):
     """Study (b): the memory saved, spent on a model twice as deep."""
-    entry_of = _language_entry(size)
+    entry_of = language_entry(size)
     model = "tiny_4" if size == "laptop" else "base_12"
     deeper = [
         dataclasses.replace(
@@ -221,7 +221,7 @@ def images(size):
     def entry_of(contender):
         rate = IMAGE_RATES.get(contender.name, contender.learning_rate)
         contender = contender.with_arguments(weight_decay=WEIGHT_DECAY)
-        return entry(dataclasses.replace(contender, learning_rate=rate), task)
+        return _entry(dataclasses.replace(contender, learning_rate=rate), task)
 
     return Study(
         title="ResNet-18 on images",
@@ -233,7 +233,7 @@ def images(size):
 
 def quality(size):
     """Study (e): the trace ratio of every level, measured in training."""
-    search = _language_entry(size)
+    search = language_entry(size)
 
     def entry_of(contender):
         one = search(contender)
@@ -271,8 +271,15 @@ def _language_length(size):
     return LAPTOP_STEPS if size == "laptop" else PAPER_STEPS
 
 
-def _language_entry(size):
-    """What makes an entry of a contender in the language studies."""
+def language_entry(size):
+    """What makes an entry of a contender in the language studies.
+
+    Args:
+        size: One of `SIZES`.
+
+    Returns:
+        A function from a `Contender` to an `Entry` with three rates.
+    """
     task = LAPTOP_TEXT if size == "laptop" else PAPER_TEXT
 
     def entry_of(contender):
@@ -281,12 +288,12 @@ def _language_entry(size):
         if contender.name.endswith("_geometric"):
             # Rare subwords give single large updates, which version 0.1 did not bound.
             contender = contender.with_arguments(clip_threshold=1.0)
-        return entry(contender, task)
+        return _entry(contender, task)
 
     return entry_of
 
 
-def entry(contender, task, around=AROUND):
+def _entry(contender, task, around=AROUND):
     """A contender on a task, with the rates around its own."""
     # Rounded, so that 3e-3 · 0.5 is written 0.0015 wherever it is.
     rates = tuple(float(f"{contender.learning_rate * factor:.6g}") for factor in around)

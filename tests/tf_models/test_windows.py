@@ -159,3 +159,5 @@ def test_some_of_them_or_in_batches_of_another_size():
     assert starts(dataset.take(9)) == whole
     assert starts(dataset.rebatched(3)) == whole
     assert starts(dataset.rebatched(5)) == whole[:20]
+    later = ShuffledWindows(TOKENS, LENGTH, 4, steps=5, seed=3, first_step=1)
+    assert starts(later.rebatched(5)) == whole[4:24]

@@ -77,7 +77,7 @@ class ShuffledWindows(keras.utils.PyDataset):
         self._sequence_length = sequence_length
         self._batch_size = batch_size
         self._steps = steps
-        self._first_step = first_step
+        self._first = first_step * batch_size
 
         # A batch may lie across the end of an epoch.
         @functools.lru_cache(maxsize=2)
@@ -93,7 +93,7 @@ class ShuffledWindows(keras.utils.PyDataset):
         return self._steps
 
     def __getitem__(self, index):
-        first = (self._first_step + index) * self._batch_size
+        first = self._first + index * self._batch_size
         positions = range(first, first + self._batch_size)
         places = (divmod(position, self._windows) for position in positions)
         length = self._sequence_length
@@ -112,6 +112,5 @@ class ShuffledWindows(keras.utils.PyDataset):
         """The same windows in whole batches of another size."""
         found = copy.copy(self)
         found._steps = self._steps * self._batch_size // batch_size
-        found._first_step = self._first_step * self._batch_size // batch_size
         found._batch_size = batch_size
         return found
