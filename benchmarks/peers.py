@@ -80,7 +80,7 @@ OURS = (
 OF_KERAS = (
     Contender("adam", "Adam", 4e-3, f"Adam({BETA_2})"),
     Contender("adamw", "AdamW", 4e-3, f"AdamW({BETA_2})"),
-    Contender("lion", "Lion", 7e-4, f"Lion({BETA_2})"),
+    Contender("lion", "Lion", 2e-3, f"Lion({BETA_2})"),
     # It orthogonalizes no kernel of three axes: those of attention are left to Adam.
     Contender(
         "keras_muon",
@@ -109,7 +109,7 @@ OF_TORCH = (
         "apollo_mini", "APOLLO-Mini", 1e-2, f"ApolloMini({BETA_2})", "apollo_torch"
     ),
     _theirs("muon", "Muon", 4e-3, f"Muon({BETA_2})", "torch"),
-    _theirs("came", "CAME", 4e-3, "Came", "came_pytorch"),
+    _theirs("came", "CAME", 5e-4, "Came", "came_pytorch"),
     _theirs("soap", "SOAP", 3e-3, f"Soap({BETA_2})", "pytorch_optimizer"),
     _theirs("racs", "RACS", 8e-2, "Racs", "pytorch_optimizer"),
 )
