@@ -28,7 +28,7 @@ from rich.console import Console
 
 from benchmarks import torch_peers
 from tf_models import compare, optimizers, presets
-from tf_models.contenders import CONTENDERS, Contender
+from tf_models.contenders import CONTENDERS, TOKENS_AT_LEVEL_1, Contender
 from tf_models.study import Study
 
 # Moments of 0.99 see the last hundred steps of six hundred.
@@ -47,21 +47,22 @@ def _theirs(name, label, rate, optimizer, package):
 
 
 OURS = (
-    dataclasses.replace(
-        CONTENDERS["et2_tokens"], label="ET2, tokens at 1, no momentum"
+    *(
+        _ours(name, label, 2e-3, arguments)
+        for name, label, arguments in (
+            (
+                "et2_tokens",
+                "ET2, tokens at 1, no momentum",
+                f"{TOKENS_AT_LEVEL_1}, beta_1=0.0, {BETA_2}",
+            ),
+            ("et1", "ET1, no momentum", f"beta_1=0.0, {BETA_2}"),
+            ("et_int8", "ET, int8", "momentum_dtype='int8'"),
+            ("et", "ET", ""),
+            ("et_16", "ET, rank 16", "momentum_rank=16"),
+        )
     ),
-    dataclasses.replace(CONTENDERS["et1"], label="ET1, no momentum"),
-    _ours("et", "ET", 4e-3),
-    _ours("et_int8", "ET, int8", 4e-3, f"momentum_dtype='int8', {BETA_2}"),
-    _ours("et_99", "ET, β₂ 0.99", 4e-3, BETA_2),
-    _ours("et_16", "ET, rank 16", 4e-3, f"momentum_rank=16, {BETA_2}"),
-    _ours("et_32", "ET, rank 32", 4e-3, f"momentum_rank=32, {BETA_2}"),
-    _ours(
-        "et_32_int8",
-        "ET, rank 32, int8",
-        4e-3,
-        f"momentum_rank=32, momentum_dtype='int8', {BETA_2}",
-    ),
+    # One rate for tokens and all else, as all others have it.
+    _ours("et_one_rate", "ET, one rate", 4e-3, "rate_scale=None"),
     CONTENDERS["sm3"],
     _ours("adafactor", "Adafactor of this library", 6e-2, "", "Adafactor"),
     CONTENDERS["snsm"],

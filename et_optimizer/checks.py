@@ -32,7 +32,7 @@ def positive(name, value, or_none=False, example=1.0):
     """Raises unless `value` is a number > 0 within float32's range, or `None`."""
     if or_none and value is None:
         return
-    if not _is_number(value) or not _is_positive_float32(value):
+    if not is_positive(value):
         raise ValueError(
             f"{name} must be a number between 1.2e-38 and 1e38"
             f"{' or None' if or_none else ''}; received {name}={value!r}. Use for "
@@ -86,6 +86,11 @@ def choice(name, value, choices):
 def is_integer(value):
     """Whether `value` is an integer; `True` and `False` are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_positive(value):
+    """Whether `value` is a number > 0 within float32's range."""
+    return _is_number(value) and _is_positive_float32(value)
 
 
 def _is_positive_float32(value):

@@ -54,11 +54,12 @@ def arguments(keras_class):
         A dict from name to default, without those that every Keras optimizer has.
     """
     parameters = inspect.signature(keras_class.__init__).parameters.values()
-    return {
+    own = {
         p.name: p.default
         for p in parameters
         if p.kind is not p.VAR_KEYWORD and p.name not in OF_EVERY_KERAS_OPTIMIZER
     }
+    return dict.fromkeys(keras_class.shared_arguments) | own
 
 
 class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimizer):

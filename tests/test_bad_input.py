@@ -56,6 +56,7 @@ OUT_OF_RANGE = [
     ("merge_axes", [0, None], "True or False"),
     ("nonfinite", ["ignore", None], "'skip' or 'raise'"),
     ("stochastic_rounding", [None, "no", 0, 1], "'auto' or True or False"),
+    ("rate_scale", [0, -1.0, True, "8", float("inf"), [1]], '"auto", a number between'),
     ("spike_threshold", [0.0, -1.0, float("inf"), "10"], "between 1.2e-38.*or None"),
 ]
 EVERY_CLASS = (
@@ -67,11 +68,12 @@ EVERY_CLASS = (
     SketchyShampoo,
     SketchyAdagrad,
 )
+SHARED = ExtremeTensoring.shared_arguments
 OF_EVERY_CLASS = [
     (optimizer, argument, values, message)
     for optimizer in EVERY_CLASS
     for argument, values, message in OUT_OF_RANGE
-    if argument in inspect.signature(optimizer).parameters
+    if argument in (*inspect.signature(optimizer).parameters, *SHARED)
 ]
 
 
@@ -97,7 +99,7 @@ def test_every_argument_of_every_optimizer_is_tried_out_of_range():
     own -= {"beta_1", "beta_2", "epsilon", "amsgrad"}
     tried = {(optimizer, argument) for optimizer, argument, *_ in OF_EVERY_CLASS}
     for optimizer in EVERY_CLASS:
-        for argument in inspect.signature(optimizer).parameters:
+        for argument in (*inspect.signature(optimizer).parameters, *SHARED):
             assert argument in own or (optimizer, argument) in tried
 
 
@@ -121,12 +123,12 @@ def test_a_key_that_is_no_regular_expression_is_refused():
 
 
 # Arguments that a dict from expressions on paths may give.
-BY_PATH = {"level": 0, "momentum_rank": -1, "axis": "rows"}
+BY_PATH = {"level": 0, "momentum_rank": -1, "axis": "rows", "rate_scale": 0.0}
 BY_PATH_OF_EVERY_CLASS = [
     (optimizer, argument, value)
     for optimizer in EVERY_CLASS
     for argument, value in BY_PATH.items()
-    if argument in inspect.signature(optimizer).parameters
+    if argument in (*inspect.signature(optimizer).parameters, *SHARED)
 ]
 
 

@@ -264,7 +264,7 @@ def _start_at_zeros(optimizer):
     plan = optimizer.plan
 
     def from_zeros(variables):
-        return [_FromZeros(p.index, p.momentum, p.held) for p in plan(variables)]
+        return [_FromZeros(**vars(p)) for p in plan(variables)]
 
     # Past Keras, which would track it.
     object.__setattr__(optimizer, "plan", from_zeros)

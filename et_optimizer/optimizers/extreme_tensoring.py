@@ -48,7 +48,8 @@ class ExtremeTensoring(TensoredOptimizer):
     The paper's Algorithm 1 to the letter is
 
         ExtremeTensoring(lr, level=k, combination="geometric", statistic="sum",
-                         beta_1=0, beta_2=None, epsilon=1e-8, update_bound=None)
+                         beta_1=0, beta_2=None, epsilon=1e-8, update_bound=None,
+                         rate_scale=None)
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
@@ -138,6 +139,15 @@ class ExtremeTensoring(TensoredOptimizer):
             and runs repeat and resume bit for bit. Averages of weights (`use_ema`) are
             rounded in the same way. `False`: to nearest, as in other optimizers.
             Weights in float32 and float64 are not touched by it. Defaults to `"auto"`.
+        rate_scale: What the learning rate of a variable is multiplied by, but for its
+            weight decay. `"auto"`: 8 for tables of tokens, and 1 for all else. Tables
+            are the matrices whose own name has "embedding" in it, as in Keras's and
+            KerasHub's layers, and the one that leads back to tokens, whose shape is
+            that of the largest table with its axes exchanged. Language models are best
+            at such a ratio, of which one rate for all is between: too high for the
+            kernels between, and too low for tokens, which are rare. `None` is 1 for
+            all; or a number; or a dict from regular expressions on paths to these, of
+            which variables that none matches get `"auto"`. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
@@ -214,6 +224,7 @@ class ExtremeTensoring(TensoredOptimizer):
         nonfinite="skip",
         spike_threshold=None,
         stochastic_rounding="auto",
+        rate_scale="auto",
         **kwargs,
     ):
         preconditioner = preconditioners.ExtremeTensoring(
@@ -242,5 +253,6 @@ class ExtremeTensoring(TensoredOptimizer):
             nonfinite=nonfinite,
             spike_threshold=spike_threshold,
             stochastic_rounding=stochastic_rounding,
+            rate_scale=rate_scale,
             **kwargs,
         )

@@ -31,6 +31,7 @@ def takes(cls):
         # Of the classes that optimizers here share, each paper's says what they take.
         if "preconditioner" not in parameters:
             names += [p.name for p in parameters.values() if p.kind in NAMED]
+        names += vars(base).get("shared_arguments", ())
     return [name for name in dict.fromkeys(names) if name != "self"]
 
 

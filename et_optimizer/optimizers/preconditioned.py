@@ -12,7 +12,7 @@ from keras import ops
 
 from et_optimizer import checks, gradients, momenta, naming, tracing
 from et_optimizer.gradients import bits
-from et_optimizer.optimizers import given, rounding, together
+from et_optimizer.optimizers import given, rate_scales, rounding, together
 from et_optimizer.optimizers.finite import FiniteSteps, check_nonfinite
 from et_optimizer.optimizers.saved_form import SavedForm
 from et_optimizer.optimizers.step import Clock, State, Step
@@ -33,11 +33,13 @@ class Plan:
     Attributes:
         index: The variable's `TensorIndex`.
         momentum: Its `Momentum`.
+        rate_scale: What its learning rate is multiplied by.
         held: The name, shape and dtype of everything to be held.
     """
 
     index: TensorIndex
     momentum: momenta.Momentum
+    rate_scale: float
     held: list[tuple[str, tuple[int, ...], str]]
 
     def starts(self):
@@ -51,6 +53,7 @@ class HeldForVariable:
 
     index: TensorIndex
     momentum: momenta.Momentum
+    rate_scale: float
     slots: list[Any]
     averages: list[Any]
     skipped_steps: Any
@@ -61,7 +64,8 @@ class HeldForVariable:
         named = {name: one for (name, _, _), one in zip(plan.held, made)}
         averages = [named.pop(name) for name in plan.momentum.plan()]
         slots = list(named.values())
-        return cls(plan.index, plan.momentum, slots, averages, skipped_steps)
+        own = plan.index, plan.momentum, plan.rate_scale
+        return cls(*own, slots, averages, skipped_steps)
 
     def state(self, variable):
         """The values of the variable and of what is held for it, a `State`."""
@@ -102,7 +106,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         momentum: Decay in [0, 1) of a moving average of the updates.
         momentum_of: `"update"`, or `"gradient"` for an average before the scaling.
         momentum_rank, refresh_every, momentum_dtype, clip_threshold, update_bound,
-            nonfinite, spike_threshold, stochastic_rounding: As in
+            nonfinite, spike_threshold, stochastic_rounding, rate_scale: As in
             `et_optimizer.ExtremeTensoring`.
         **kwargs: The arguments of `keras.optimizers.Optimizer`.
     """
@@ -115,6 +119,8 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
     momentum_of_steps = False
     # The arguments that decide which slots there are.
     form_arguments = ()
+    # Those that every subclass takes without naming them.
+    shared_arguments = ("rate_scale",)
     # Those that decide what the numbers in them mean.
     meaning_arguments = ("beta_2",)
 
@@ -144,6 +150,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         spike_threshold,
         stochastic_rounding,
         momentum_of="update",
+        rate_scale=None,
         **kwargs,
     ):
         checks.decay(self.momentum_argument, momentum)
@@ -154,6 +161,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         checks.positive("clip_threshold", clip_threshold, or_none=True)
         checks.positive("update_bound", update_bound, or_none=True, example=3.0)
         check_nonfinite(nonfinite)
+        rate_scales.check(rate_scale)
         checks.positive("spike_threshold", spike_threshold, or_none=True, example=10.0)
         choices = rounding.STOCHASTIC
         checks.choice("stochastic_rounding", stochastic_rounding, choices)
@@ -167,6 +175,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         self.spike_threshold = spike_threshold
         self.stochastic_rounding = stochastic_rounding
         self._momentum_rank = by_path_to_keep(momentum_rank)
+        self._rate_scale = by_path_to_keep(rate_scale)
         self._momentum_decay = momentum
         self._preconditioner = preconditioner
         self._held = ()
@@ -229,7 +238,8 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         named_shapes = [(naming.path(v), tuple(v.shape)) for v in variables]
         indices = self.index_variables(named_shapes)
         kinds = self._momenta(named_shapes)
-        return [self._plan(*pair) for pair in zip(indices, kinds)]
+        scales = rate_scales.of_variables(self.rate_scale, named_shapes)
+        return [self._plan(*of_one) for of_one in zip(indices, kinds, scales)]
 
     def apply(self, grads, trainable_variables=None):
         """One step; see the base.
@@ -312,6 +322,10 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         lambda self: by_path_as_given(self._momentum_rank),
         doc='The directions of the momentum: "auto", a number, `None`, or a dict.',
     )
+    rate_scale = property(
+        lambda self: by_path_as_given(self._rate_scale),
+        doc='What rates are multiplied by: "auto", a number, `None`, or a dict.',
+    )
     momentum_decay = property(
         lambda self: self._momentum_decay,
         doc="The decay of the momentum; 0 keeps none.",
@@ -332,6 +346,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
                 "nonfinite": self.nonfinite,
                 "spike_threshold": self.spike_threshold,
                 "stochastic_rounding": self.stochastic_rounding,
+                "rate_scale": self.rate_scale,
             }
         )
         return config
@@ -342,12 +357,12 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         # A copy, because Keras puts the schedule it makes in the dictionary's place.
         return super().from_config(dict(config), custom_objects=custom_objects)
 
-    def _plan(self, index, momentum):
+    def _plan(self, index, momentum, rate_scale):
         """What is to be held for a variable."""
         shapes = self._preconditioner.slot_shapes(index)
         held = [(slot, shape, "float32") for slot, shape in shapes.items()]
         held += [(name, *of_name) for name, of_name in momentum.plan().items()]
-        return Plan(index, momentum, held)
+        return Plan(index, momentum, rate_scale, held)
 
     def _momenta(self, named_shapes):
         """The momentum of every variable."""
@@ -430,6 +445,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             update_bound=self.update_bound,
             spike_threshold=self.spike_threshold,
             stochastic_rounding=bool(self.stochastic_rounding),
+            rate_scale=held.rate_scale,
         )
 
     def _traced_once(self, step):

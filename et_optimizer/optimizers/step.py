@@ -59,6 +59,7 @@ class Step:
         momentum_of_steps: Whether the rate is in what the momentum averages.
         clip_threshold, update_bound, spike_threshold: As arguments of the optimizer.
         stochastic_rounding: Whether a value in two bytes is rounded so.
+        rate_scale: What the rate is multiplied by, but for weight decay.
     """
 
     index: TensorIndex
@@ -70,6 +71,7 @@ class Step:
     update_bound: float | None
     spike_threshold: float | None
     stochastic_rounding: bool
+    rate_scale: float = 1.0
 
     def __call__(self, gradient, state, clock, is_refresh=False):
         """One step.
@@ -96,6 +98,8 @@ class Step:
         rate = self.preconditioner.rate(
             rate, lambda: _decayed(widened(state.value), clock), clock.step
         )
+        if self.rate_scale != 1.0:
+            rate = rate * self.rate_scale
         is_taken = ops.logical_and(is_taken, ops.isfinite(rate))
         direction, averages = self._averaged(
             self._clipped(update), state.averages, rate, clock.step, is_refresh

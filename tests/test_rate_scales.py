@@ -1,0 +1,126 @@
+"""Rates of their own for tables of tokens, and by path."""
+
+import keras
+import numpy as np
+import pytest
+
+from et_optimizer import Adafactor, ExtremeTensoring, SubsetNorm
+from et_optimizer.optimizers.rate_scales import OF_TOKENS, of_variables
+from tests.optimizers import IN_A_SUBSPACE, ONE_OF_EACH
+
+VOCABULARY, WIDTH, LENGTH = 48, 8, 6
+
+
+def variables(**shapes):
+    """Variables of some shapes, of the same numbers every time."""
+    generator = np.random.default_rng(0)
+    return {
+        name: keras.Variable(generator.standard_normal(shape), name=name)
+        for name, shape in shapes.items()
+    }
+
+
+def changes(optimizer, steps=3, **shapes):
+    """What some steps change, by name."""
+    trained = variables(**shapes)
+    before = {name: keras.ops.convert_to_numpy(v) for name, v in trained.items()}
+    generator = np.random.default_rng(1)
+    for _ in range(steps):
+        gradients = [generator.standard_normal(v.shape) for v in trained.values()]
+        optimizer.apply(
+            [keras.ops.convert_to_tensor(g, "float32") for g in gradients],
+            list(trained.values()),
+        )
+    return {
+        name: keras.ops.convert_to_numpy(v) - before[name]
+        for name, v in trained.items()
+    }
+
+
+def test_tables_of_tokens_and_what_leads_back_have_a_rate_of_their_own():
+    tokens = keras.Input((LENGTH,), dtype="int32")
+    x = keras.layers.Embedding(VOCABULARY, WIDTH, name="tokens")(tokens)
+    x = keras.layers.EinsumDense("abc,cde->abde", (None, 2, 4), name="heads")(x)
+    x = keras.layers.Reshape((LENGTH, WIDTH))(x)
+    x = keras.layers.Dense(VOCABULARY // 2, name="expand")(x)
+    x = keras.layers.Dense(WIDTH, name="contract")(x)
+    x = keras.layers.LayerNormalization(name="norm")(x)
+    model = keras.Model(tokens, keras.layers.Dense(VOCABULARY, name="logits")(x))
+    named = [(v.path, tuple(v.shape)) for v in model.trainable_variables]
+    found = dict(zip((path for path, _ in named), of_variables("auto", named)))
+    own = {"tokens/embeddings", "logits/kernel"}
+    assert own < set(found)
+    for path, scale in found.items():
+        assert scale == (OF_TOKENS if path in own else 1.0), path
+
+
+@pytest.mark.parametrize(
+    ("tables", "head", "is_back"),
+    [
+        ({"word_embeddings": (48, 8), "position_embeddings": (16, 8)}, (8, 16), False),
+        ({"word_embeddings": (48, 8), "position_embeddings": (16, 8)}, (8, 48), True),
+        ({"word_embeddings": (48, 8)}, (48, 8), False),
+        ({"embeddings": (48, 1)}, (1, 48), False),
+        ({}, (8, 48), False),
+        ({"patch_embedding/kernel": (48, 8)}, (8, 48), False),
+        ({"embedding": (4, 12, 8)}, (8, 48), False),
+    ],
+)
+def test_only_the_largest_table_is_led_back_to(tables, head, is_back):
+    named = [*tables.items(), ("head/kernel", head)]
+    assert of_variables("auto", named)[-1] == (OF_TOKENS if is_back else 1.0)
+
+
+@pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
+def test_a_scale_is_that_of_the_learning_rate(make):
+    shapes = {"one": (6, 4), "other": (6, 4), "vector": (5,)}
+    # Powers of 2, by which products are exact; its averages are of steps times rates.
+    plain = changes(make(learning_rate=2.0**-5, rate_scale=None), **shapes)
+    scale = {"other": 0.25, ".*": None}
+    got = changes(make(learning_rate=2.0**-5, rate_scale=scale), **shapes)
+    smaller = changes(make(learning_rate=2.0**-7, rate_scale=None), **shapes)
+    for name, expected in {**plain, "other": smaller["other"]}.items():
+        np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-7)
+        assert np.any(expected != 0.0)
+
+
+def test_the_bound_is_in_units_of_the_scaled_rate():
+    make = dict(learning_rate=0.5, update_bound=0.01, beta_1=0.0)
+    got = changes(ExtremeTensoring(rate_scale=4.0, **make), steps=1, one=(6, 4))
+    assert np.max(np.abs(got["one"])) == pytest.approx(0.5 * 4.0 * 0.01, rel=1e-6)
+
+
+def test_weight_decay_goes_by_the_rate_itself():
+    def after(scale):
+        optimizer = ExtremeTensoring(0.1, weight_decay=0.5, rate_scale=scale)
+        trained = variables(one=(6, 4))["one"]
+        optimizer.apply([keras.ops.zeros((6, 4))], [trained])
+        return keras.ops.convert_to_numpy(trained)
+
+    start = keras.ops.convert_to_numpy(variables(one=(6, 4))["one"])
+    for scale in (None, 8.0):
+        np.testing.assert_allclose(after(scale), start * (1.0 - 0.05), rtol=1e-6)
+
+
+def test_extreme_tensoring_has_them_by_default_and_the_rivals_have_not():
+    assert ExtremeTensoring().rate_scale == "auto"
+    assert Adafactor().rate_scale is SubsetNorm().rate_scale is None
+    table = {"embeddings": (48, 8)}
+    plain, by_default = (
+        changes(ExtremeTensoring(0.1, **of_one), steps=1, **table)["embeddings"]
+        for of_one in ({"rate_scale": None}, {})
+    )
+    np.testing.assert_allclose(by_default, OF_TOKENS * plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["auto", None, 2.0, {"a": 2.0, "b": None}])
+def test_they_are_in_the_configuration(scale):
+    optimizer = ExtremeTensoring(rate_scale=scale, **IN_A_SUBSPACE)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.rate_scale == scale
+
+
+def test_an_expression_that_matches_nothing_is_refused():
+    optimizer = ExtremeTensoring(rate_scale={"embeddings": 2.0})
+    with pytest.raises(ValueError, match="rate_scale.*embeddings"):
+        optimizer.build(list(variables(kernel=(4, 4)).values()))
