@@ -18,6 +18,8 @@ import re
 import keras
 import numpy as np
 
+from et_optimizer.optimizers.rate_scales import OF_TOKENS
+
 RANK_SHARE = 4  # A quarter of the width, as the papers of GaLore and APOLLO have it.
 # From Keras's paths to the names of parameters in PyTorch's language models.
 _NAMES = (
@@ -37,6 +39,7 @@ _NAMES = (
 )
 # Packages whose helpers hold tensors as attributes.
 _PACKAGES = ("apollo_torch", "galore_torch", "pytorch_optimizer", "bitsandbytes")
+_TOKENS = re.compile(r"^(embed|lm_head\.weight)")
 _HIDDEN = re.compile(r"(self_attn|mlp)\..*weight")
 
 
@@ -138,10 +141,11 @@ class TorchOptimizer(keras.optimizers.Optimizer):
             parameter.grad = layout.to_torch(gradient)
         rate = float(learning_rate)
         for group in (g for one in self._made for g in one.param_groups):
+            own = rate * group.get("rate_scale", 1.0)
             if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(rate)
+                group["lr"].fill_(own)
             else:
-                group["lr"] = rate
+                group["lr"] = own
         with torch.no_grad():
             for one in self._made:
                 one.step()
@@ -194,11 +198,16 @@ def _collect(value, tensors, seen):
         _collect(vars(value), tensors, seen)
 
 
+def _parted(parameters, names):
+    """The parameters whose names an expression is found in, and all others."""
+    found = [p for name, p in parameters.items() if names.search(name)]
+    others = [p for name, p in parameters.items() if not names.search(name)]
+    return found, others
+
+
 def _hidden(parameters):
     """The matrices of attention and feed-forward layers, and all others."""
-    hidden = [p for name, p in parameters.items() if _HIDDEN.search(name)]
-    others = [p for name, p in parameters.items() if not _HIDDEN.search(name)]
-    return hidden, others
+    return _parted(parameters, _HIDDEN)
 
 
 def _width(parameters):
@@ -217,6 +226,17 @@ class AdamW(TorchOptimizer):
 
         # The epsilon of Keras's.
         return AdamW(parameters.values(), betas=self.betas, eps=1e-7, weight_decay=0.0)
+
+
+class AdamWOfTokens(AdamW):
+    """PyTorch's Adam whose tokens have the rate that this library gives them."""
+
+    def make(self, parameters):
+        from torch.optim import AdamW
+
+        tokens, others = _parted(parameters, _TOKENS)
+        groups = [{"params": tokens, "rate_scale": OF_TOKENS}, {"params": others}]
+        return AdamW(groups, betas=self.betas, eps=1e-7, weight_decay=0.0)
 
 
 class Adam8bit(AdamW):
