@@ -198,6 +198,7 @@ def _check_arguments(text, optimizer_class, arguments):
             "it with keras.callbacks.SwapEMAWeights in a program of your own."
         )
     known = set(inspect.signature(optimizer_class.__init__).parameters)
+    known |= set(getattr(optimizer_class, "shared_arguments", ()))
     for base in inspect.getmro(keras.optimizers.Optimizer):
         known |= set(inspect.signature(base.__init__).parameters)
     known -= {"self", "args", "kwargs", "learning_rate"}
