@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import peers, torch_peers
 from et_optimizer import memory_report
+from et_optimizer.optimizers.rate_scales import OF_TOKENS
 from tf_models import optimizers
 from tf_models.contenders import CONTENDERS
 from tf_models.transformer import transformer_language_model
@@ -111,6 +112,21 @@ def test_adam_of_pytorch_takes_the_steps_of_keras():
     assert losses[-1] < losses[0]
 
 
+def test_adam_with_this_librarys_rates_has_them_for_tokens_alone():
+    plain, _ = trained(torch_peers.AdamW(2.0**-10), 1)
+    scaled, _ = trained(torch_peers.AdamWOfTokens(2.0**-10), 1)
+    paths = [variable.path for variable in model().trainable_variables]
+    start, one, other = map(weights, (model(), plain, scaled))
+    factors = {}
+    for path, before, *after in zip(paths, start, one, other, strict=True):
+        changes = [np.linalg.norm(now - before) for now in after]
+        factors[path] = round(changes[1] / changes[0], 2)
+    own = {"embedding/token/embeddings", "embedding/position/embeddings"}
+    of_tokens = {path for path, factor in factors.items() if factor == OF_TOKENS}
+    assert of_tokens == own | {"logits/kernel"}
+    assert {f for path, f in factors.items() if path not in of_tokens} == {1.0}
+
+
 def test_a_schedule_is_keras_own():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.01, 0.0])
     first, _ = trained(torch_peers.AdamW(schedule), 2)
@@ -130,6 +146,7 @@ def test_the_bytes_of_adam_are_two_numbers_a_weight():
 # Bytes held beside Adam's, at these sizes: what the papers say, by the real state.
 SHARES = {
     "torch_adam": (1.0, 1.0),
+    "adam_tokens": (1.0, 1.0),
     "adam_8bit": (0.25, 0.5),  # Vectors and small matrices in float32.
     "adam_4bit": (0.125, 0.4),
     "adam_mini": (0.5, 0.52),

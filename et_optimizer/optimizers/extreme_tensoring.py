@@ -143,11 +143,12 @@ class ExtremeTensoring(TensoredOptimizer):
             weight decay. `"auto"`: 8 for tables of tokens, and 1 for all else. Tables
             are the matrices whose own name has "embedding" in it, as in Keras's and
             KerasHub's layers, and the one that leads back to tokens, whose shape is
-            that of the largest table with its axes exchanged. Language models are best
-            at such a ratio, of which one rate for all is between: too high for the
-            kernels between, and too low for tokens, which are rare. `None` is 1 for
-            all; or a number; or a dict from regular expressions on paths to these, of
-            which variables that none matches get `"auto"`. Defaults to `"auto"`.
+            that of the largest table with its axes exchanged. Language models that
+            train from scratch are best at such a ratio: one rate for all is too high
+            for the kernels between, or too low for tokens, which are rare. For
+            fine-tuning begin with `None`, which is 1 for all. Or a number; or a dict
+            from regular expressions on paths to these, of which variables that none
+            matches get `"auto"`. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
