@@ -54,21 +54,62 @@ def test_tables_of_tokens_and_what_leads_back_have_a_rate_of_their_own():
         assert scale == (OF_TOKENS if path in own else 1.0), path
 
 
+TABLES = {"word_embeddings": (48, 8), "position/embeddings": (64, 8)}
+
+
 @pytest.mark.parametrize(
-    ("tables", "head", "is_back"),
+    ("others", "of_tokens"),
     [
-        ({"word_embeddings": (48, 8), "position_embeddings": (16, 8)}, (8, 16), False),
-        ({"word_embeddings": (48, 8), "position_embeddings": (16, 8)}, (8, 48), True),
-        ({"word_embeddings": (48, 8)}, (48, 8), False),
-        ({"embeddings": (48, 1)}, (1, 48), False),
-        ({}, (8, 48), False),
-        ({"patch_embedding/kernel": (48, 8)}, (8, 48), False),
-        ({"embedding": (4, 12, 8)}, (8, 48), False),
+        (TABLES | {"head": (8, 48)}, ["word_embeddings", "head"]),
+        (TABLES | {"head": (8, 64)}, ["word_embeddings"]),
+        (TABLES | {"head": (48, 8)}, ["word_embeddings"]),
+        (
+            TABLES | {"more_embeddings": (16, 8), "kernel": (8, 16)},
+            ["word_embeddings", "more_embeddings"],
+        ),
+        # Which of several it is that leads back, shapes do not say.
+        (TABLES | {"expand": (8, 48), "logits": (8, 48)}, ["word_embeddings"]),
+        # As KerasHub calls one that is not tied.
+        (
+            TABLES | {"reverse_embeddings": (8, 48)},
+            ["word_embeddings", "reverse_embeddings"],
+        ),
+        ({"scale": (), "kernel": (8, 48)}, []),
+        ({"embeddings": (48, 1), "scale": ()}, ["embeddings"]),
+        ({"segment_embeddings": (2, 8), "kernel": (8, 2)}, []),
+        ({"patches/position_embedding/embeddings": (197, 96)}, []),
+        ({"lora_embeddings_a": (48, 4), "patch_embedding/kernel": (48, 8)}, []),
+        ({"embedding": (48, 12, 8)}, []),
     ],
 )
-def test_only_the_largest_table_is_led_back_to(tables, head, is_back):
-    named = [*tables.items(), ("head/kernel", head)]
-    assert of_variables("auto", named)[-1] == (OF_TOKENS if is_back else 1.0)
+def test_what_leads_back_to_tokens_is_told_from_all_else(others, of_tokens):
+    found = dict(zip(others, of_variables("auto", list(others.items()))))
+    for name, scale in found.items():
+        assert scale == (OF_TOKENS if name in of_tokens else 1.0), name
+
+
+def test_what_no_expression_matches_has_one_rate():
+    named = list((TABLES | {"head": (8, 48)}).items())
+    assert of_variables({"word": 4.0}, named) == [4.0, 1.0, 1.0]
+    assert of_variables({"word": 4.0, ".*": "auto"}, named) == [4.0, 1.0, OF_TOKENS]
+    assert of_variables(2.0, named) == [2.0] * 3
+
+
+def test_what_version_0_2_saved_goes_on_at_one_rate():
+    config = ExtremeTensoring().get_config()
+    assert ExtremeTensoring.from_config(config).rate_scale == "auto"
+    del config["rate_scale"]
+    assert ExtremeTensoring.from_config(config).rate_scale is None
+    assert ExtremeTensoring.from_config({"level": 2}).rate_scale == "auto"
+
+
+def test_it_is_within_adafactors_limit_on_the_rate():
+    make = dict(learning_rate=2.0, multiply_by_parameter_scale=False)
+    one, other = (
+        changes(Adafactor(rate_scale=scale, **make), one=(6, 4))["one"]
+        for scale in (None, 8.0)
+    )
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
@@ -76,7 +117,7 @@ def test_a_scale_is_that_of_the_learning_rate(make):
     shapes = {"one": (6, 4), "other": (6, 4), "vector": (5,)}
     # Powers of 2, by which products are exact; its averages are of steps times rates.
     plain = changes(make(learning_rate=2.0**-5, rate_scale=None), **shapes)
-    scale = {"other": 0.25, ".*": None}
+    scale = {"other": 0.25}
     got = changes(make(learning_rate=2.0**-5, rate_scale=scale), **shapes)
     smaller = changes(make(learning_rate=2.0**-7, rate_scale=None), **shapes)
     for name, expected in {**plain, "other": smaller["other"]}.items():

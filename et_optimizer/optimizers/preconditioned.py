@@ -355,7 +355,10 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
     def from_config(cls, config, custom_objects=None):
         """An optimizer from `get_config`'s dictionary."""
         # A copy, because Keras puts the schedule it makes in the dictionary's place.
-        return super().from_config(dict(config), custom_objects=custom_objects)
+        config = dict(config)
+        if "momentum_dtype" in config:  # It is a whole one; of 0.2 it has one rate.
+            config.setdefault("rate_scale", None)
+        return super().from_config(config, custom_objects=custom_objects)
 
     def _plan(self, index, momentum, rate_scale):
         """What is to be held for a variable."""

@@ -1,5 +1,6 @@
 """Learning rates of their own for tables of tokens, or for variables by path."""
 
+import math
 from collections.abc import Mapping
 
 from et_optimizer import checks
@@ -13,9 +14,10 @@ OF_TOKENS = 8.0
 def of_variables(rate_scale, named_shapes):
     """What every variable's rate is multiplied by.
 
-    `"auto"` is `OF_TOKENS` for tables, which are matrices whose name has "embedding" in
-    it, as those of Keras's layers have, and for a matrix of the largest one's shape
-    with its axes exchanged, which leads back to tokens. It is 1 for all others.
+    `"auto"` is `OF_TOKENS` for tables of tokens, and for the one other matrix, if there
+    is one alone, of the largest table's shape with its axes exchanged. It is 1 for all
+    others. A table is a matrix of more rows than columns, whose own name has
+    "embedding" in it, as those of Keras's layers have, and whose path no "position".
 
     Args:
         rate_scale: As in `et_optimizer.ExtremeTensoring`.
@@ -28,17 +30,15 @@ def of_variables(rate_scale, named_shapes):
         ValueError: if an expression of a dict matches no path.
     """
     paths = [path for path, _ in named_shapes]
-    given = by_path("rate_scale", rate_scale, paths, AUTO)
-    tables = [shape for path, shape in named_shapes if _is_table(path, shape)]
-    # Of single numbers a token there is nothing to lead back.
-    back = max((s for s in tables if s[1] > 1), default=())[::-1]
+    given = by_path("rate_scale", rate_scale, paths, None)
+    of_tokens = _of_tokens(named_shapes)
 
-    def scale(one, path, shape):
-        if one == AUTO:
-            return OF_TOKENS if _is_table(path, shape) or shape == back else 1.0
+    def scale(one, path):
+        if isinstance(one, str):
+            return OF_TOKENS if path in of_tokens else 1.0
         return 1.0 if one is None else float(one)
 
-    return [scale(one, *named) for one, named in zip(given, named_shapes)]
+    return [scale(*pair) for pair in zip(given, paths)]
 
 
 def check(rate_scale):
@@ -55,7 +55,8 @@ def check(rate_scale):
         check_expressions("rate_scale", rate_scale)
         scales = rate_scale.values()
     for scale in scales:
-        if scale is not None and scale != AUTO and not checks.is_positive(scale):
+        is_auto = isinstance(scale, str) and scale == AUTO
+        if scale is not None and not is_auto and not checks.is_positive(scale):
             raise ValueError(
                 'rate_scale must be "auto", a number between 1.2e-38 and 1e38, None '
                 "for 1, or a dict from regular expressions on paths to these; received "
@@ -63,5 +64,20 @@ def check(rate_scale):
             )
 
 
+def _of_tokens(named_shapes):
+    """The paths of tables of tokens, and of what leads back to tokens."""
+    tables = {path: shape for path, shape in named_shapes if _is_table(path, shape)}
+    if not tables:
+        return frozenset()
+    back = max(tables.values(), key=math.prod)[::-1]
+    # Of several one cannot say which it is: kernels may be as wide as a vocabulary.
+    leading_back = [path for path, shape in named_shapes if shape == back]
+    return frozenset(tables).union(leading_back if len(leading_back) == 1 else ())
+
+
 def _is_table(path, shape):
-    return len(shape) == 2 and "embedding" in path.rpartition("/")[2]
+    """Whether it is a table of tokens, which are rare, and not just any embedding."""
+    name = path.rpartition("/")[2]
+    is_of_others = name.startswith("lora_") or "position" in path.lower()
+    is_named = "embedding" in name and not is_of_others
+    return is_named and len(shape) == 2 and shape[0] > shape[1]

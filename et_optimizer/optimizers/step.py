@@ -71,7 +71,7 @@ class Step:
     update_bound: float | None
     spike_threshold: float | None
     stochastic_rounding: bool
-    rate_scale: float = 1.0
+    rate_scale: float
 
     def __call__(self, gradient, state, clock, is_refresh=False):
         """One step.
@@ -94,12 +94,10 @@ class Step:
         update, slots = self.preconditioner(seen, state.slots, clock.step)
         if not self.preconditioner.is_of_finite_gradients:
             is_taken = are_finite(slots, self.index.size)
-        rate = ops.cast(clock.rate, "float32")
+        rate = self.rate_scale * ops.cast(clock.rate, "float32")
         rate = self.preconditioner.rate(
             rate, lambda: _decayed(widened(state.value), clock), clock.step
         )
-        if self.rate_scale != 1.0:
-            rate = rate * self.rate_scale
         is_taken = ops.logical_and(is_taken, ops.isfinite(rate))
         direction, averages = self._averaged(
             self._clipped(update), state.averages, rate, clock.step, is_refresh
