@@ -35,6 +35,7 @@ CHOICES = {
     "momentum_rank": ["auto", None, 0, 1],
     "momentum_dtype": ["float32", "bfloat16", "int8"],
     "stochastic_rounding": ["auto", False],
+    "rate_scale": ["auto", None, 1e-30, 8.0],
     "refresh_every": [1, 3],
     "rank": [1, 3],
     "update_every": [1, 2],
@@ -61,7 +62,7 @@ def check(seed):
         return choices[rng.integers(len(choices))]
 
     make = getattr(et_optimizer, one_of(CLASSES))
-    own = inspect.signature(make).parameters
+    own = {*inspect.signature(make).parameters, *make.shared_arguments}
     choices = {name: of for name, of in CHOICES.items() if name in own} | OF_KERAS
     arguments = {name: one_of(of) for name, of in choices.items() if rng.random() < 0.5}
     dtype = one_of(DTYPES)

@@ -18,7 +18,7 @@ from tf_models import optimizers
 from tf_models.contenders import CONTENDERS
 from tf_models.transformer import transformer_language_model
 
-VOCABULARY, LENGTH, WIDTH = 96, 8, 64
+VOCABULARY, LENGTH, WIDTH = 64, 8, 64
 OF_TORCH = {
     contender.name: (contender, package) for contender, package in peers.OF_TORCH
 }
@@ -30,16 +30,16 @@ def known_by_name(monkeypatch):
     optimizers.add_module("torch.", torch_peers)
 
 
-def model():
+def model(vocabulary=VOCABULARY):
     keras.utils.set_random_seed(0)
     return transformer_language_model(
-        VOCABULARY, LENGTH, layers=1, width=WIDTH, heads=4, feed_forward_width=128
+        vocabulary, LENGTH, layers=1, width=WIDTH, heads=4, feed_forward_width=128
     )
 
 
-def trained(optimizer, steps=3):
+def trained(optimizer, steps=3, vocabulary=VOCABULARY):
     """The model, its optimizer and its losses after some steps on a batch."""
-    made = model()
+    made = model(vocabulary)
     made.compile(
         optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
@@ -113,12 +113,13 @@ def test_adam_of_pytorch_takes_the_steps_of_keras():
 
 
 def test_adam_with_this_librarys_rates_has_them_for_tokens_alone():
-    plain, _ = trained(torch_peers.AdamW(2.0**-10), 1)
-    scaled, _ = trained(torch_peers.AdamWOfTokens(2.0**-10), 1)
-    named = [(v.path, tuple(v.shape)) for v in model().trainable_variables]
+    vocabulary = 2 * WIDTH  # By which a table of tokens is told.
+    plain, _ = trained(torch_peers.AdamW(2.0**-10), 1, vocabulary)
+    scaled, _ = trained(torch_peers.AdamWOfTokens(2.0**-10), 1, vocabulary)
+    named = [(v.path, tuple(v.shape)) for v in model(vocabulary).trainable_variables]
     expected = rate_scales.of_variables("auto", named)
-    assert len(set(expected)) == 2
-    start, one, other = map(weights, (model(), plain, scaled))
+    assert sorted(set(expected)) == [1.0, rate_scales.OF_TOKENS]
+    start, one, other = map(weights, (model(vocabulary), plain, scaled))
     for scale, before, *after in zip(expected, start, one, other, strict=True):
         changes = [np.linalg.norm(now - before) for now in after]
         assert changes[1] == pytest.approx(scale * changes[0], rel=1e-2)

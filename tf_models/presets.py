@@ -137,7 +137,9 @@ def bfloat16(size):
             ("adam_bfloat16", "Adam, bfloat16", CONTENDERS["adam_99"], "bfloat16"),
         ):
             found = dataclasses.replace(entry_of(contender), name=name, label=label)
-            rates = tuple(LANGUAGE_RATE * factor for factor in SMALL_AND_USUAL)
+            rates = tuple(
+                LANGUAGE_RATES[contender.name] * factor for factor in SMALL_AND_USUAL
+            )
             yield dataclasses.replace(found, rates=rates, dtype_policy=policy)
 
     return Study(
@@ -177,7 +179,7 @@ def convex(size):
     # Algorithm 1 and nothing beside it, but that slices have means for sums.
     accumulating = (
         "ExtremeTensoring({}, beta_1=0.0, beta_2=None, combination={!r}, "
-        "update_bound=None)"
+        "update_bound=None, rate_scale=None)"
     ).format
     rank_one = dataclasses.replace(
         CONTENDERS["et1"], name="et1_rank_one", label="ET1, rank-one"

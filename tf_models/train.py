@@ -47,6 +47,8 @@ LITERAL_FLAGS = {
     "momentum, or a dict of these by regular expressions on paths",
     "refresh_every": "steps from one choice of these directions to the next",
     "momentum_dtype": "float32, bfloat16 or int8",
+    "rate_scale": "what rates are multiplied by: auto, a number, None for 1, or a dict "
+    "of these by regular expressions on paths",
 }
 # For each kind of task its models, and the flags that go with it.
 IMAGE_MODELS = ("resnet18", "mlp")

@@ -149,7 +149,8 @@ class SketchyShampoo(ModeCovarianceOptimizer):
             `et_optimizer.ExtremeTensoring`. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
-            loss_scale_factor, gradient_accumulation_steps, name.
+            loss_scale_factor, gradient_accumulation_steps, name; and rate_scale, as in
+            `et_optimizer.ExtremeTensoring`, but `None` by default.
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when built,
@@ -386,7 +387,8 @@ class SketchyAdagrad(PreconditionedOptimizer):
             `et_optimizer.ExtremeTensoring`. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
-            loss_scale_factor, gradient_accumulation_steps, name.
+            loss_scale_factor, gradient_accumulation_steps, name; and rate_scale, as in
+            `et_optimizer.ExtremeTensoring`, but `None` by default.
 
     Raises:
         ValueError: as in `et_optimizer.SketchyShampoo`.

@@ -73,7 +73,8 @@ class SM3(TensoredOptimizer):
             `et_optimizer.ExtremeTensoring`. Defaults to `"auto"`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
-            loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
+            loss_scale_factor, gradient_accumulation_steps, name; and rate_scale, as in
+            `et_optimizer.ExtremeTensoring`, but `None` by default. `use_ema` and
             `gradient_accumulation_steps` make Keras hold d more numbers a variable.
 
     Raises:

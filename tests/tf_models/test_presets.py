@@ -133,10 +133,10 @@ def test_the_rates_of_the_language_study_are_around_adams_where_theirs_are_like_
         if entry.name in ("sgd", "sm3", "adafactor", "adagrad"):
             continue
         of_class, arguments = optimizers.parse(entry.optimizer)
-        # Tokens have eight times as much.
-        is_ours = of_class is ExtremeTensoring
-        has_one_rate = not is_ours or arguments.get("rate_scale", "auto") is None
-        rates = (2e-3, 4e-3, 8e-3) if has_one_rate else (1e-3, 2e-3, 4e-3)
+        has_more_for_tokens = of_class is ExtremeTensoring and (
+            of_class(**arguments).rate_scale == "auto"
+        )
+        rates = (1e-3, 2e-3, 4e-3) if has_more_for_tokens else (2e-3, 4e-3, 8e-3)
         assert entry.rates == rates, entry.name
 
 

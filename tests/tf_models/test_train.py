@@ -311,6 +311,7 @@ def test_flags_of_the_optimizer_join_its_text():
         ("--combination=geometric", {"combination": "geometric"}),
         ("--update_bound=2.5", {"update_bound": 2.5}),
         ("--update_bound=None", {"update_bound": None}),
+        ("--rate_scale={'embeddings': 4}", {"rate_scale": {"embeddings": 4}}),
     ],
 )
 def test_a_flag_gives_the_optimizer_what_it_reads_as_in_python(flag, expected):
