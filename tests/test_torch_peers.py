@@ -113,7 +113,7 @@ def test_adam_of_pytorch_takes_the_steps_of_keras():
 
 
 def test_adam_with_this_librarys_rates_has_them_for_tokens_alone():
-    vocabulary = 2 * WIDTH  # By which a table of tokens is told.
+    vocabulary = 3 * WIDTH  # Unlike any other width.
     plain, _ = trained(torch_peers.AdamW(2.0**-10), 1, vocabulary)
     scaled, _ = trained(torch_peers.AdamWOfTokens(2.0**-10), 1, vocabulary)
     named = [(v.path, tuple(v.shape)) for v in model(vocabulary).trainable_variables]
