@@ -39,7 +39,7 @@ _NAMES = (
 )
 # Packages whose helpers hold tensors as attributes.
 _PACKAGES = ("apollo_torch", "galore_torch", "pytorch_optimizer", "bitsandbytes")
-_TOKENS = re.compile(r"^(embed_tokens|lm_head\.weight)")
+_TOKENS = re.compile(r"^(embed|lm_head\.weight)")
 _HIDDEN = re.compile(r"(self_attn|mlp)\..*weight")
 
 

@@ -60,24 +60,21 @@ TABLES = {"word_embeddings": (48, 8), "position/embeddings": (64, 8)}
 @pytest.mark.parametrize(
     ("others", "of_tokens"),
     [
-        (TABLES | {"head": (8, 48)}, ["word_embeddings", "head"]),
-        (TABLES | {"head": (8, 64)}, ["word_embeddings"]),
-        (TABLES | {"head": (48, 8)}, ["word_embeddings"]),
+        (TABLES | {"head": (8, 48)}, [*TABLES, "head"]),
+        (TABLES | {"head": (8, 64)}, [*TABLES]),
+        (TABLES | {"head": (48, 8)}, [*TABLES]),
         (
-            TABLES | {"more_embeddings": (16, 8), "kernel": (8, 16)},
-            ["word_embeddings", "more_embeddings"],
+            TABLES | {"more_embeddings": (16, 8), "k": (8, 16)},
+            [*TABLES, "more_embeddings"],
         ),
         # Which of several it is that leads back, shapes do not say.
-        (TABLES | {"expand": (8, 48), "logits": (8, 48)}, ["word_embeddings"]),
+        (TABLES | {"expand": (8, 48), "logits": (8, 48)}, [*TABLES]),
         # As KerasHub calls one that is not tied.
-        (
-            TABLES | {"reverse_embeddings": (8, 48)},
-            ["word_embeddings", "reverse_embeddings"],
-        ),
+        (TABLES | {"reverse_embeddings": (8, 48)}, [*TABLES, "reverse_embeddings"]),
         ({"scale": (), "kernel": (8, 48)}, []),
         ({"embeddings": (48, 1), "scale": ()}, ["embeddings"]),
-        ({"segment_embeddings": (2, 8), "kernel": (8, 2)}, []),
-        ({"patches/position_embedding/embeddings": (197, 96)}, []),
+        ({"embeddings": (8, 8), "kernel": (8, 8), "query": (8, 8)}, ["embeddings"]),
+        ({"position_embeddings": (16, 8), "k": (8, 16)}, ["position_embeddings"]),
         ({"lora_embeddings_a": (48, 4), "patch_embedding/kernel": (48, 8)}, []),
         ({"embedding": (48, 12, 8)}, []),
     ],
@@ -91,7 +88,11 @@ def test_what_leads_back_to_tokens_is_told_from_all_else(others, of_tokens):
 def test_what_no_expression_matches_has_one_rate():
     named = list((TABLES | {"head": (8, 48)}).items())
     assert of_variables({"word": 4.0}, named) == [4.0, 1.0, 1.0]
-    assert of_variables({"word": 4.0, ".*": "auto"}, named) == [4.0, 1.0, OF_TOKENS]
+    assert of_variables({"word": 4.0, ".*": "auto"}, named) == [
+        4.0,
+        OF_TOKENS,
+        OF_TOKENS,
+    ]
     assert of_variables(2.0, named) == [2.0] * 3
 
 

@@ -1,4 +1,4 @@
-"""Learning rates of their own for tables of tokens, or for variables by path."""
+"""Learning rates of their own for embeddings, or for variables by path."""
 
 import math
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ from et_optimizer import checks
 from et_optimizer.tensor_index import by_path, check_expressions
 
 AUTO = "auto"
-# What "auto" multiplies the rate of tables of tokens by.
+# What "auto" multiplies the rate of embeddings, and of what leads back to tokens, by.
 OF_TOKENS = 8.0
 
 
 def of_variables(rate_scale, named_shapes):
     """What every variable's rate is multiplied by.
 
-    `"auto"` is `OF_TOKENS` for tables of tokens, and for the one other matrix, if there
-    is one alone, of the largest table's shape with its axes exchanged. It is 1 for all
-    others. A table is a matrix of more rows than columns, whose own name has
-    "embedding" in it, as those of Keras's layers have, and whose path no "position".
+    `"auto"` is `OF_TOKENS` for tables of embeddings, which are matrices whose own name
+    has "embedding" in it, as in Keras's layers; and for what leads back to tokens, the
+    one other matrix, if there is one alone, that has the shape of the largest table,
+    not of positions, with its axes exchanged. It is 1 for all others.
 
     Args:
         rate_scale: As in `et_optimizer.ExtremeTensoring`.
@@ -65,19 +65,18 @@ def check(rate_scale):
 
 
 def _of_tokens(named_shapes):
-    """The paths of tables of tokens, and of what leads back to tokens."""
+    """The paths of embeddings, and of what leads back to tokens."""
     tables = {path: shape for path, shape in named_shapes if _is_table(path, shape)}
-    if not tables:
-        return frozenset()
-    back = max(tables.values(), key=math.prod)[::-1]
+    of_tokens = [s for path, s in tables.items() if "position" not in path.lower()]
+    back = max(of_tokens, key=math.prod, default=(0, 0))[::-1]
     # Of several one cannot say which it is: kernels may be as wide as a vocabulary.
-    leading_back = [path for path, shape in named_shapes if shape == back]
+    others = [named for named in named_shapes if named[0] not in tables]
+    leading_back = [path for path, shape in others if shape == back]
     return frozenset(tables).union(leading_back if len(leading_back) == 1 else ())
 
 
 def _is_table(path, shape):
-    """Whether it is a table of tokens, which are rare, and not just any embedding."""
     name = path.rpartition("/")[2]
-    is_of_others = name.startswith("lora_") or "position" in path.lower()
-    is_named = "embedding" in name and not is_of_others
-    return is_named and len(shape) == 2 and shape[0] > shape[1]
+    # Factors of a change of low rank are called after what they change.
+    is_named = "embedding" in name and not name.startswith("lora_")
+    return is_named and len(shape) == 2
