@@ -1,4 +1,4 @@
-"""Rates of their own for tables of tokens, and by path."""
+"""Rates of their own for embeddings, and by path."""
 
 import keras
 import numpy as np

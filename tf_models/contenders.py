@@ -9,11 +9,11 @@ The rates are on the demo's scale. Those of SGD, SM3, Adafactor, Keras's Adafact
 Adam are the best of a short search, three or four rates a factor of 1.5 to 3 apart,
 with one seed; those of the matrix preconditioners of three, 1.5e-3, 3e-3 and 6e-3
 (RESULTS.md of the benchmarks says which runs were made). Those of extreme tensoring,
-but for the geometric one, are its default, of which tokens have eight times as much,
-and were not searched for on the demo's bytes. The others are a beginning, from
-neighbours of theirs. Rounding alone can move a perplexity by 2%, so none of this ranks
-optimizers whose perplexities are close. Studies search anew, around these rates or
-their own.
+but for the geometric one, are its default, of which embeddings and logits have eight
+times as much, and were not searched for on the demo's bytes. The others are a
+beginning, from neighbours of theirs. Rounding alone can move a perplexity by 2%, so
+none of this ranks optimizers whose perplexities are close. Studies search anew, around
+these rates or their own.
 """
 
 import dataclasses

@@ -18,7 +18,7 @@ AROUND = (0.5, 1.0, 2.0)
 SMALL_AND_USUAL = (0.0625, 0.25, 1.0)
 # On Adam's scale, that of RMSprop and of Subset-Norm with means.
 LANGUAGE_RATE = 4e-3
-# Extreme tensoring's, whose tables of tokens have eight times as much.
+# Extreme tensoring's, of which embeddings and logits have eight times as much.
 TENSORING_RATE = LANGUAGE_RATE / 2
 # The middle of each search, in the order of the bytes that they hold at the laptop's
 # size; other contenders have their own rate there.

@@ -54,8 +54,8 @@ class ExtremeTensoring(TensoredOptimizer):
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
             or a callable without arguments that returns the rate. Rates are on Adam's
-            scale, whatever the level (with `statistic="mean"`), but for tables of
-            tokens; see `rate_scale`. Defaults to 0.002.
+            scale, whatever the level (with `statistic="mean"`), but for embeddings; see
+            `rate_scale`. Defaults to 0.002.
         level: 1, 2, 3, … or `"inf"`. Level 1 has one mode an axis; each further
             level splits every factor once more, near-equally, padding sizes without
             good divisors; `"inf"` keeps one number a variable. Higher levels hold
@@ -141,16 +141,17 @@ class ExtremeTensoring(TensoredOptimizer):
             rounded in the same way. `False`: to nearest, as in other optimizers.
             Weights in float32 and float64 are not touched by it. Defaults to `"auto"`.
         rate_scale: What the learning rate of a variable is multiplied by, but for its
-            weight decay. `"auto"`: 8 for tables of tokens, and 1 for all else. A table
-            is a matrix of more rows than columns whose own name has "embedding" in it,
-            as in Keras's and KerasHub's layers, and whose path has no "position"; or
-            the one other matrix that has the shape of the largest table with its axes
-            exchanged, which leads back to tokens. Language models that train from
-            scratch are best at such a ratio: one rate for all is too high for the
-            kernels between, or too low for tokens, which are rare. For fine-tuning
-            begin with `None`, which is 1 for all. Or a number; or a dict from regular
-            expressions on paths to these, of which variables that none matches get 1.
-            Defaults to `"auto"`; optimizers that were saved by version 0.2 have `None`.
+            weight decay. `"auto"`: 8 for embeddings, of positions too, and for what
+            leads back to tokens; 1 for all else. Embeddings are the matrices whose own
+            name has "embedding" in it, as in Keras's and KerasHub's layers, but those
+            of LoRA. What leads back is the one other matrix, if there is one alone,
+            that has the shape of the largest of them, not of positions, with its axes
+            exchanged. Language models that train from scratch are best at such a ratio:
+            one rate for all is too high for the kernels between, or too low for these.
+            For fine-tuning begin with `None`, which is 1 for all. Or a number; or a
+            dict from regular expressions on paths to these, of which variables that
+            none matches get 1. Defaults to `"auto"`; optimizers that were saved by
+            version 0.2 have `None`.
         **kwargs: As in every Keras optimizer: weight_decay, clipnorm, clipvalue,
             global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
             loss_scale_factor, gradient_accumulation_steps, name. `use_ema` and
