@@ -59,7 +59,7 @@ def arguments(keras_class):
         for p in parameters
         if p.kind is not p.VAR_KEYWORD and p.name not in OF_EVERY_KERAS_OPTIMIZER
     }
-    return dict.fromkeys(keras_class.shared_arguments) | own
+    return own | {name: own.get(name) for name in keras_class.shared_arguments}
 
 
 class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimizer):
