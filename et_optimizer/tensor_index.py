@@ -485,12 +485,20 @@ def index_one_mode(
 
 def check_levels(level) -> None:
     """Raises `ValueError` unless `level` is a level, or a dict from paths to them."""
-    if not isinstance(level, Mapping):
-        check_level(level)
-        return
-    check_expressions("level", level)
-    for own in level.values():
+    for own in checked_values("level", level):
         check_level(own)
+
+
+def checked_values(argument: str, given) -> list:
+    """What an argument gives that may be one value, or a dict from paths to values.
+
+    Raises:
+        ValueError: if a key of the dict is no regular expression.
+    """
+    if not isinstance(given, Mapping):
+        return [given]
+    check_expressions(argument, given)
+    return list(given.values())
 
 
 def check_level(level) -> None:

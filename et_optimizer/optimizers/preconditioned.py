@@ -19,7 +19,7 @@ from et_optimizer.optimizers.step import Clock, State, Step
 from et_optimizer.tensor_index import (
     TensorIndex,
     by_path,
-    check_expressions,
+    checked_values,
     matrix_shape,
 )
 
@@ -626,11 +626,7 @@ def _constant(start):
 
 
 def _check_ranks(momentum_rank):
-    ranks = [momentum_rank]
-    if isinstance(momentum_rank, Mapping):
-        check_expressions("momentum_rank", momentum_rank)
-        ranks = momentum_rank.values()
-    for rank in ranks:
+    for rank in checked_values("momentum_rank", momentum_rank):
         is_whole = checks.is_integer(rank) and rank >= 0
         if not is_whole and rank is not None and rank != momenta.AUTO:
             raise ValueError(

@@ -1,10 +1,9 @@
 """Learning rates of their own for embeddings, or for variables by path."""
 
 import math
-from collections.abc import Mapping
 
 from et_optimizer import checks
-from et_optimizer.tensor_index import by_path, check_expressions
+from et_optimizer.tensor_index import by_path, checked_values
 
 AUTO = "auto"
 # What "auto" multiplies the rate of embeddings, and of what leads back to tokens, by.
@@ -50,11 +49,7 @@ def check(rate_scale):
     Raises:
         ValueError: if it is not.
     """
-    scales = [rate_scale]
-    if isinstance(rate_scale, Mapping):
-        check_expressions("rate_scale", rate_scale)
-        scales = rate_scale.values()
-    for scale in scales:
+    for scale in checked_values("rate_scale", rate_scale):
         is_auto = isinstance(scale, str) and scale == AUTO
         if scale is not None and not is_auto and not checks.is_positive(scale):
             raise ValueError(
