@@ -86,14 +86,14 @@ OF_KERAS = (
     Contender(
         "keras_muon",
         "Keras Muon",
-        6e-3,
+        3e-3,
         f"Muon(exclude_layers=['logits'], adam_{BETA_2})",
     ),
     Contender("keras_adafactor", "Keras Adafactor", 6e-2, "keras.Adafactor"),
     Contender(
         "schedule_free",
         "Schedule-free AdamW",
-        1e-2,
+        5e-3,
         "ScheduleFreeAdamW(warmup_steps=60)",
     ),
 )
@@ -111,7 +111,7 @@ OF_TORCH = (
     _theirs("adam_8bit", "8-bit Adam", 4e-3, f"Adam8bit({BETA_2})", "bitsandbytes"),
     _theirs("adam_4bit", "4-bit Adam", 4e-3, f"Adam4bit({BETA_2})", "torchao"),
     _theirs("adam_mini", "Adam-mini", 4e-3, f"AdamMini({BETA_2})", "adam_mini"),
-    _theirs("galore", "GaLore", 1e-2, f"GaLore({BETA_2})", "galore_torch"),
+    _theirs("galore", "GaLore", 2e-2, f"GaLore({BETA_2})", "galore_torch"),
     _theirs("fira", "Fira", 1e-2, f"Fira({BETA_2})", "pytorch_optimizer"),
     _theirs("apollo", "APOLLO", 1e-2, f"Apollo({BETA_2})", "apollo_torch"),
     _theirs(

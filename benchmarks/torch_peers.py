@@ -225,18 +225,21 @@ class AdamW(TorchOptimizer):
         from torch.optim import AdamW
 
         # The epsilon of Keras's.
-        return AdamW(parameters.values(), betas=self.betas, eps=1e-7, weight_decay=0.0)
+        parts = self.parts(parameters)
+        return AdamW(parts, betas=self.betas, eps=1e-7, weight_decay=0.0)
+
+    def parts(self, parameters):
+        """PyTorch's groups of parameters, with what their rates are multiplied by."""
+        return [{"params": list(parameters.values())}]
 
 
 class AdamWOfTokens(AdamW):
     """PyTorch's Adam whose tokens have the rate that this library gives them."""
 
-    def make(self, parameters):
-        from torch.optim import AdamW
-
+    def parts(self, parameters):
+        """Tokens, and all else."""
         tokens, others = _parted(parameters, _TOKENS)
-        groups = [{"params": tokens, "rate_scale": OF_TOKENS}, {"params": others}]
-        return AdamW(groups, betas=self.betas, eps=1e-7, weight_decay=0.0)
+        return [{"params": tokens, "rate_scale": OF_TOKENS}, {"params": others}]
 
 
 class Adam8bit(AdamW):

@@ -132,6 +132,25 @@ def test_the_bound_is_in_units_of_the_scaled_rate():
     assert np.max(np.abs(got["one"])) == pytest.approx(0.5 * 4.0 * 0.01, rel=1e-6)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's form of rows"
+)
+@pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
+def test_rows_of_a_table_have_its_rate(make):
+    import tensorflow as tf
+
+    values = np.random.default_rng(2).standard_normal((3, 8)).astype("float32")
+    rows = tf.IndexedSlices(values, (4, 1, 4), (48, 8))
+    after = []
+    for gradient in (rows, tf.convert_to_tensor(rows)):
+        table = variables(embeddings=(48, 8))["embeddings"]
+        optimizer = make(learning_rate=0.01, rate_scale="auto", momentum_rank=0)
+        for _ in range(2):
+            optimizer.apply([gradient], [table])
+        after.append(keras.ops.convert_to_numpy(table))
+    np.testing.assert_allclose(*after, rtol=1e-5, atol=1e-6)
+
+
 def test_weight_decay_goes_by_the_rate_itself():
     def after(scale):
         optimizer = ExtremeTensoring(0.1, weight_decay=0.5, rate_scale=scale)

@@ -32,7 +32,9 @@ def taken(make, monkeypatch, largest, dtype):
         keras.Variable(rng.standard_normal(shape), dtype=dtype, name=f"v{place}")
         for place, shape in enumerate(SHAPES)
     ]
-    optimizer = make(learning_rate=0.1, weight_decay=0.1)
+    # Some that go together have a rate of their own.
+    scales = {"v(0|6)$": 4.0, "v(3|5|9|11)$": 0.5}
+    optimizer = make(learning_rate=0.1, weight_decay=0.1, rate_scale=scales)
     optimizer.build(variables)
     own = [variable.value for variable in optimizer.variables]
     values = [variable.value for variable in variables]
@@ -108,6 +110,8 @@ def test_who_goes_together(monkeypatch):
     # Other arguments by path make other steps, of equal shapes too.
     by_path = {"v0": 1, "v1": 2, "v2": 1}
     assert parts([(4, 9)] * 3, beta_1=0.0, level=by_path) == [[0, 2], [1]]
+    own_rate = {"v1": 8.0}
+    assert parts([(4, 9)] * 3, beta_1=0.0, rate_scale=own_rate) == [[0, 2], [1]]
     assert parts([(5,)] * 3, ["float32", "bfloat16", "float32"]) == [[0, 2], [1]]
 
 

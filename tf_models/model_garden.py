@@ -47,10 +47,10 @@ except ImportError as error:
 class ArgumentsConfig(optimizer_config.BaseOptimizerConfig):
     """A configuration whose fields are an optimizer's arguments.
 
-    A mapping from expressions on paths, as `tensor_index`, `level` and `momentum_rank`
-    may be, is kept as a list of mappings of one entry each. In it the first expression
-    that matches wins, and the Garden sorts the keys of mappings, here and in the
-    `params.yaml` that it saves.
+    A mapping from expressions on paths, as `tensor_index`, `level`, `momentum_rank`
+    and `rate_scale` may be, is kept as a list of mappings of one entry each. In it the
+    first expression that matches wins, and the Garden sorts the keys of mappings, here
+    and in the `params.yaml` that it saves.
     """
 
     def _set(self, k, v):

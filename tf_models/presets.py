@@ -30,7 +30,7 @@ LANGUAGE_RATES = {
     "et2_tokens": TENSORING_RATE,
     "et1": TENSORING_RATE,
     "et1_geometric": LANGUAGE_RATE,
-    "sm3": 0.12,
+    "sm3": 6e-2,
     "et_4": TENSORING_RATE,
     "adafactor": 6e-2,
     "snsm": LANGUAGE_RATE,

@@ -71,6 +71,9 @@ class Adafactor(PreconditionedOptimizer):
             `et_optimizer.ExtremeTensoring`, or `None`. Defaults to `None`.
         stochastic_rounding: How weights stored in two bytes are rounded, as in
             `et_optimizer.ExtremeTensoring`. Defaults to `"auto"`.
+        rate_scale: What η is multiplied by, before 1/√t limits it: a number, `"auto"`,
+            `None` for 1, or a dict by path, as in `et_optimizer.ExtremeTensoring`.
+            Defaults to `None`.
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when built,

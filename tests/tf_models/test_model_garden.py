@@ -235,11 +235,10 @@ def test_the_axis_of_subset_norm_can_be_a_mapping_too(tmp_path):
         # In an order that sorting would change, and with it what wins.
         ("level", {"table": 1, ".*": "inf"}),
         ("momentum_rank", {"table": None, ".*": 1, "$": "auto"}),
+        ("rate_scale", {"table": 4.0, ".*": "auto"}),
     ],
 )
-def test_levels_and_ranks_by_path_keep_their_order_and_values(
-    argument, given, tmp_path
-):
+def test_what_goes_by_path_keeps_its_order_and_values(argument, given, tmp_path):
     config = from_file(tmp_path, configured("extreme_tensoring", {argument: given}))
     hyperparams.save_params_dict_to_yaml(config, str(tmp_path / "params.yaml"))
     again = optimization.OptimizationConfig.from_yaml(str(tmp_path / "params.yaml"))
@@ -262,6 +261,8 @@ def test_levels_and_ranks_by_path_keep_their_order_and_values(
         if argument == "level":
             assert {(6,), (8,)} <= set(of_table.values())
             assert () in of_other.values() and (6,) not in of_other.values()
+        elif argument == "rate_scale":
+            assert [held.rate_scale for held in optimizer._held] == [4.0, 1.0]
         else:
             assert (6, 8) in of_table.values()
             assert (6, 8) not in of_other.values()

@@ -1,5 +1,6 @@
 """The language studies and the step times on a machine that has no TensorFlow."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 from tf_models.data.text_files import split_of
 from tf_models.tasks import Language
@@ -62,6 +64,36 @@ def without_tensorflow(request):
         )
 
     return run
+
+
+def packages(extras):
+    """What the library needs with some extras, by the metadata of what is installed."""
+    found, left = set(), [Requirement(f"et-optimizer[{extras}]")]
+    while left:
+        package = left.pop()
+        name, wanted = package.name.lower().replace("_", "-"), frozenset(package.extras)
+        try:
+            needs = map(Requirement, importlib.metadata.requires(name) or ())
+        except importlib.metadata.PackageNotFoundError:
+            needs = ()  # It is for other machines, or of another release.
+        if (name, wanted) not in found:
+            found.add((name, wanted))
+            left += [
+                need
+                for need in needs
+                if need.marker is None
+                or any(need.marker.evaluate({"extra": e}) for e in wanted or {""})
+            ]
+    return {name for name, _ in found}
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_extras_of_the_studies_bring_no_tensorflow(backend):
+    needed = packages(f"{backend},studies")
+    assert {backend, "tensorflow-datasets", "tokenizers"} <= needed
+    assert not needed & {"tensorflow", "tensorflow-cpu", "tf-keras"}
+    # Where it is asked for, this finds it.
+    assert "tensorflow" in packages("tensorflow,studies")
 
 
 def succeeded(finished):
