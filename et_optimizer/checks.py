@@ -1,13 +1,15 @@
 """What arguments must satisfy: errors that name the value, the rule, the remedy."""
 
 import numbers
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 # The smallest positive float32 that keeps all its digits.
 SMALLEST_FLOAT32 = 2.0**-126
 LARGEST = 1e38
 
 
-def decay(name, value, or_none=False):
+def decay(name: str, value: Any, or_none: bool = False) -> None:
     """Raises unless `value` is a number in [0, 1), or `None` where allowed."""
     if or_none and value is None:
         return
@@ -19,7 +21,7 @@ def decay(name, value, or_none=False):
         )
 
 
-def epsilon(name, value):
+def epsilon(name: str, value: Any) -> None:
     """Raises unless `value` is 0 or a positive number within float32's range."""
     if not _is_number(value) or not (value == 0 or _is_positive_float32(value)):
         raise ValueError(
@@ -28,7 +30,9 @@ def epsilon(name, value):
         )
 
 
-def positive(name, value, or_none=False, example=1.0):
+def positive(
+    name: str, value: Any, or_none: bool = False, example: float = 1.0
+) -> None:
     """Raises unless `value` is a number > 0 within float32's range, or `None`."""
     if or_none and value is None:
         return
@@ -40,7 +44,7 @@ def positive(name, value, or_none=False, example=1.0):
         )
 
 
-def negative_exponent(name, value):
+def negative_exponent(name: str, value: Any) -> None:
     """Raises unless `value` is a number in [-1, 0)."""
     if not _is_number(value) or not -1 <= value < 0:
         raise ValueError(
@@ -49,7 +53,7 @@ def negative_exponent(name, value):
         )
 
 
-def fraction(name, value):
+def fraction(name: str, value: Any) -> None:
     """Raises unless `value` is a number in (0, 1]."""
     if not _is_number(value) or not 0 < value <= 1:
         raise ValueError(
@@ -58,7 +62,7 @@ def fraction(name, value):
         )
 
 
-def whole(name, value, least, otherwise=None):
+def whole(name: str, value: Any, least: int, otherwise: str | None = None) -> None:
     """Raises unless `value` is an integer of at least `least`.
 
     `otherwise` is what else the message offers, if anything.
@@ -70,32 +74,32 @@ def whole(name, value, least, otherwise=None):
         )
 
 
-def boolean(name, value):
+def boolean(name: str, value: Any) -> None:
     """Raises unless `value` is `True` or `False`."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False; received {name}={value!r}.")
 
 
-def choice(name, value, choices):
+def choice(name: str, value: Any, choices: Sequence[str | bool]) -> None:
     """Raises unless `value` is one of `choices`, strings or booleans."""
     if not isinstance(value, (str, bool)) or value not in choices:
         listed = " or ".join(map(repr, choices))
         raise ValueError(f"{name} must be {listed}; received {name}={value!r}.")
 
 
-def is_integer(value):
+def is_integer(value: Any) -> TypeGuard[int]:
     """Whether `value` is an integer; `True` and `False` are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def is_positive(value):
+def is_positive(value: Any) -> bool:
     """Whether `value` is a number > 0 within float32's range."""
     return _is_number(value) and _is_positive_float32(value)
 
 
-def _is_positive_float32(value):
+def _is_positive_float32(value: Any) -> bool:
     return SMALLEST_FLOAT32 <= value < LARGEST
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)

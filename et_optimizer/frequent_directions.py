@@ -31,12 +31,14 @@ Reference:
 """
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
 from et_optimizer import checks
+from et_optimizer.types import Shape, Tensor
 
 # Singular values below this share of the largest are float32's rounding.
 NOISE = 1e-6
@@ -59,12 +61,12 @@ class Sketch(NamedTuple):
         escaped: The escaped mass, of shape (...); 0 where the rank is the size.
     """
 
-    vectors: Any
-    values: Any
-    escaped: Any
+    vectors: Tensor
+    values: Tensor
+    escaped: Tensor
 
 
-def shapes(size, rank, batch=()):
+def shapes(size: int, rank: int, batch: Shape = ()) -> Sketch:
     """The shapes of a sketch's three tensors.
 
     Args:
@@ -79,12 +81,12 @@ def shapes(size, rank, batch=()):
     return Sketch((*batch, size, rank), (*batch, rank), tuple(batch))
 
 
-def zeros(size, rank, batch=()):
+def zeros(size: int, rank: int, batch: Shape = ()) -> Sketch:
     """The sketch of no columns, in float32; arguments as for `shapes`."""
     return Sketch(*(ops.zeros(shape, "float32") for shape in shapes(size, rank, batch)))
 
 
-def update(sketch, columns, decay=1.0):
+def update(sketch: Sketch, columns: Tensor, decay: float = 1.0) -> Sketch:
     """Takes columns into a sketch.
 
     A size × size matrix is formed only where rank + number of columns reach the size.
@@ -128,7 +130,7 @@ def update(sketch, columns, decay=1.0):
     return Sketch(_orthonormal(vectors), found * trace[..., None], escaped)
 
 
-def trace(sketch):
+def trace(sketch: Sketch) -> Tensor:
     """The sum of the traces of a batch of covariances, a scalar.
 
     Exact for columns that came one at a time: each then took the escaped mass from as
@@ -138,7 +140,7 @@ def trace(sketch):
     return ops.sum(sketch.values) + rank * ops.sum(sketch.escaped)
 
 
-def _leading(factor, rank, is_exact):
+def _leading(factor: Tensor, rank: int, is_exact: bool) -> tuple[Tensor, Tensor]:
     """The leading eigenvalues and eigenvectors of F Fᵀ, in descending order.
 
     Float32 tells the eigenvalues of F Fᵀ apart down to 1e-7 of the largest, and the
@@ -158,7 +160,7 @@ def _leading(factor, rank, is_exact):
     return values, _orthonormal(ops.swapaxes(vectors, -2, -1))
 
 
-def _eigh(matrix):
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The eigenvalues of a symmetric matrix, ascending, and its eigenvectors."""
     if keras.backend.backend() != "torch":
         return ops.eigh(matrix)
@@ -173,7 +175,7 @@ def _eigh(matrix):
         return ops.cast(values, matrix.dtype), ops.cast(vectors, matrix.dtype)
 
 
-def _turned(factor):
+def _turned(factor: Tensor) -> tuple[Tensor, Tensor]:
     """The squared lengths of F's rows once they are orthogonal, and what turns them so.
 
     Jacobi's one-sided method: rows are turned two by two until all are orthogonal. It
@@ -196,7 +198,7 @@ def _turned(factor):
 
 
 @functools.cache
-def _round_of_turns(rows, columns):
+def _round_of_turns(rows: int, columns: int) -> Callable[[Tensor, Tensor], Tensor]:
     """One round of a tournament: the rows of one half meet those of the other.
 
     The first row stays and the others move on by one place, so that after rows − 1
@@ -207,7 +209,7 @@ def _round_of_turns(rows, columns):
     moved = [top[0], bottom[0], *top[1:-1], *bottom[1:], top[-1]]
     moved = moved if half > 1 else [0, 1]
 
-    def turn(_, work):
+    def turn(_: Tensor, work: Tensor) -> Tensor:
         top, bottom = work[..., :half, :], work[..., half:, :]
         a, b = top[..., :columns], bottom[..., :columns]
         product = ops.sum(a * b, axis=-1, keepdims=True)
@@ -227,8 +229,13 @@ def _round_of_turns(rows, columns):
 
 
 def apply_inverse_root(
-    sketch, tensor, exponent, epsilon=0.0, relative_epsilon=0.0, weight=1.0
-):
+    sketch: Sketch,
+    tensor: Tensor,
+    exponent: float,
+    epsilon: float = 0.0,
+    relative_epsilon: float = 0.0,
+    weight: Tensor = 1.0,
+) -> Tensor:
     """Multiplies a tensor by a negative power of a sketched covariance.
 
     (G̃/w + εI)^(−α) X, where G̃ = Ḡ + ρI. Directions in which that is 0 give 0, as in
@@ -260,31 +267,31 @@ def apply_inverse_root(
     return outside * tensor + _product(vectors, (within - outside) * projected)
 
 
-def _power_or_0(numbers, exponent):
+def _power_or_0(numbers: Tensor, exponent: float) -> Tensor:
     """numbers^(−exponent), and 0 for 0."""
     safe = ops.maximum(numbers, checks.SMALLEST_FLOAT32)
     return ops.where(numbers > 0, ops.power(safe, -exponent), 0.0)
 
 
-def _product(one, other, transpose=False):
+def _product(one: Tensor, other: Tensor, transpose: bool = False) -> Tensor:
     return ops.matmul(ops.swapaxes(one, -2, -1) if transpose else one, other)
 
 
-def _gram(factor):
+def _gram(factor: Tensor) -> Tensor:
     return ops.matmul(factor, ops.swapaxes(factor, -2, -1))
 
 
-def _diagonal(values):
+def _diagonal(values: Tensor) -> Tensor:
     return values[..., None] * ops.eye(values.shape[-1], dtype="float32")
 
 
-def _started(vectors):
+def _started(vectors: Tensor) -> Tensor:
     """The vectors, or those of the identity where there are none yet."""
     is_empty = ops.all(vectors == 0, axis=(-2, -1), keepdims=True)
     return ops.where(is_empty, ops.eye(vectors.shape[-1], dtype="float32"), vectors)
 
 
-def _orthonormal(vectors):
+def _orthonormal(vectors: Tensor) -> Tensor:
     """Takes the rounding out of nearly orthonormal columns.
 
     One step of Newton and Schulz's iteration, V (3I − VᵀV) / 2, which squares their

@@ -9,12 +9,15 @@ A schedule is called with the number of steps made so far; the papers count from
 t below is that number plus 1.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
 
 from et_optimizer import checks
-
-LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
+from et_optimizer.types import Schedule, Self, Tensor
 
 
 @keras.saving.register_keras_serializable(package="et_optimizer")
@@ -42,18 +45,18 @@ class InverseSquareRoot(LearningRateSchedule):
         Section 5.1.
     """
 
-    def __init__(self, constant, warmup_steps=10_000):
+    def __init__(self, constant: float, warmup_steps: int = 10_000):
         checks.positive("constant", constant)
         checks.whole("warmup_steps", warmup_steps, least=1)
         self.constant = constant
         self.warmup_steps = warmup_steps
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         t = ops.cast(step, "float32") + 1.0
         ramp = t * self.warmup_steps**-1.5
         return self.constant * ops.minimum(ramp, ops.rsqrt(t))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal schedule."""
         return {"constant": self.constant, "warmup_steps": self.warmup_steps}
 
@@ -61,19 +64,19 @@ class InverseSquareRoot(LearningRateSchedule):
 class _AroundAnother(LearningRateSchedule):
     """What the schedules share that take another, or a float, as an argument."""
 
-    around = None  # The name of that argument.
+    around: str  # The name of that argument.
 
-    def _set_around(self, rate):
+    def _set_around(self, rate: float | Schedule) -> None:
         if not isinstance(rate, LearningRateSchedule):
             checks.positive(self.around, rate)
         setattr(self, self.around, rate)
 
-    def _rate(self, step):
+    def _rate(self, step: Tensor) -> Tensor:
         rate = getattr(self, self.around)
         rate = rate(step) if isinstance(rate, LearningRateSchedule) else rate
         return ops.cast(rate, "float32")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal schedule."""
         rate = getattr(self, self.around)
         if isinstance(rate, LearningRateSchedule):
@@ -81,7 +84,7 @@ class _AroundAnother(LearningRateSchedule):
         return {self.around: rate}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """A schedule from `get_config`'s dictionary."""
         config = dict(config)
         if isinstance(config[cls.around], dict):
@@ -117,20 +120,25 @@ class Warmup(_AroundAnother):
 
     around = "after"
 
-    def __init__(self, after, warmup_steps, power=1):
+    def __init__(
+        self,
+        after: float | Schedule,
+        warmup_steps: int,
+        power: float = 1,
+    ):
         self._set_around(after)
         checks.whole("warmup_steps", warmup_steps, least=0)
         checks.positive("power", power)
         self.warmup_steps = warmup_steps
         self.power = power
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         rate = self._rate(ops.maximum(step - self.warmup_steps, 0))
         t = ops.cast(step, "float32") + 1.0
         share = ops.minimum(t / max(self.warmup_steps, 1), 1.0)
         return rate * ops.power(share, self.power)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal schedule."""
         config = {"warmup_steps": self.warmup_steps, "power": self.power}
         return super().get_config() | config
@@ -166,19 +174,24 @@ class Cooldown(_AroundAnother):
 
     around = "before"
 
-    def __init__(self, before, total_steps, fraction=0.1):
+    def __init__(
+        self,
+        before: float | Schedule,
+        total_steps: int,
+        fraction: float = 0.1,
+    ):
         self._set_around(before)
         checks.whole("total_steps", total_steps, least=1)
         checks.fraction("fraction", fraction)
         self.total_steps = total_steps
         self.fraction = fraction
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         left = ops.cast(self.total_steps - step, "float32")
         share = left / (self.fraction * self.total_steps)
         return self._rate(step) * ops.clip(share, 0.0, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal schedule."""
         config = {"total_steps": self.total_steps, "fraction": self.fraction}
         return super().get_config() | config

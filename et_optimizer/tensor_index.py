@@ -7,9 +7,20 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from et_optimizer import checks
+from et_optimizer.types import (
+    ByPath,
+    KeptAxis,
+    Level,
+    NamedShapes,
+    Shape,
+    Sizes,
+    T,
+    TensorIndices,
+)
 
 # A padded split is taken only where the exact one keeps over 10% more numbers
 # than the best padded one, so that 512 stays 16 x 32 (48 numbers; 23 x 23 would
@@ -43,7 +54,8 @@ class Axis:
         """For each mode, how many positions of the axis share a slice of it."""
         if self.cells <= self.length:
             return [self.length // n for n in self.modes]
-        counts, stride = [], self.cells
+        counts: list[int | tuple[int, ...]] = []
+        stride = self.cells
         for n in self.modes:
             # Slice j holds `stride` positions of every run of n·stride positions;
             # the last run is cut short.
@@ -57,7 +69,7 @@ class Axis:
             )
         return counts
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         split = "×".join(map(str, self.modes))
         return split if self.cells <= self.length else f"({split} ≥ {self.length})"
 
@@ -101,7 +113,7 @@ class TensorIndex:
     stack: int = 1
 
     @classmethod
-    def from_shape(cls, shape: Sequence[int], level: int | str) -> "TensorIndex":
+    def from_shape(cls, shape: Sequence[int], level: Level) -> "TensorIndex":
         """The tensor index of a level.
 
         Level 1 takes the variable's own axes as modes. Every further level
@@ -138,7 +150,7 @@ class TensorIndex:
         return cls(shape, tuple(itertools.chain.from_iterable(axes)))
 
     @classmethod
-    def from_sizes(cls, shape: Sequence[int], sizes: Sequence[int]) -> "TensorIndex":
+    def from_sizes(cls, shape: Sequence[int], sizes: Sizes) -> "TensorIndex":
         """The tensor index whose mode sizes are given by hand.
 
         Args:
@@ -178,7 +190,7 @@ class TensorIndex:
         return cls(shape, tuple(itertools.chain.from_iterable(axes)))
 
     @classmethod
-    def from_merged_axes(cls, shape: Sequence[int], level: int | str) -> "TensorIndex":
+    def from_merged_axes(cls, shape: Sequence[int], level: Level) -> "TensorIndex":
         """The tensor index of a level, of a variable seen as a matrix.
 
         Args:
@@ -202,7 +214,7 @@ class TensorIndex:
         return cls(own.shape, cls.from_shape(merged, level).axes)
 
     @classmethod
-    def with_one_mode(cls, shape: Sequence[int], axis: int | str) -> "TensorIndex":
+    def with_one_mode(cls, shape: Sequence[int], axis: KeptAxis) -> "TensorIndex":
         """The tensor index that keeps one number for each position of one axis.
 
         Args:
@@ -368,7 +380,7 @@ class TensorIndex:
                 return position
         return None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         split = "×".join(repr(a) for a in self.axes if a.modes) or "one slice"
         split = f"{self.stack} times {split}" if self.stack > 1 else split
         return f"TensorIndex({self.shape} as {split}, slots={self.slots})"
@@ -389,7 +401,9 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
     return merged if len(merged) == 2 else None
 
 
-def by_path(argument: str, given, paths: Sequence[str], otherwise) -> list:
+def by_path(
+    argument: str, given: ByPath[T], paths: Sequence[str], otherwise: T
+) -> list[T]:
     """What an argument says for every variable.
 
     Args:
@@ -412,9 +426,9 @@ def by_path(argument: str, given, paths: Sequence[str], otherwise) -> list:
 
 
 def index_variables(
-    named_shapes: Sequence[tuple[str, tuple[int, ...]]],
-    level: int | str | Mapping[str, int | str],
-    overrides: Mapping[str, Sequence[int]] | Callable | None = None,
+    named_shapes: NamedShapes,
+    level: ByPath[Level],
+    overrides: TensorIndices = None,
     merge_axes: bool = False,
 ) -> list[TensorIndex]:
     """The tensor index of every variable of a model.
@@ -438,7 +452,7 @@ def index_variables(
     """
     of_level = TensorIndex.from_merged_axes if merge_axes else TensorIndex.from_shape
     paths = [path for path, _ in named_shapes]
-    levels = by_path("level", level, paths, otherwise=1)
+    levels: list[Level] = by_path("level", level, paths, otherwise=1)
     if callable(overrides):
         by_hand = [overrides(path, shape) for path, shape in named_shapes]
     else:
@@ -456,8 +470,7 @@ def index_variables(
 
 
 def index_one_mode(
-    named_shapes: Sequence[tuple[str, tuple[int, ...]]],
-    axis: int | str | Mapping[str, int | str],
+    named_shapes: NamedShapes, axis: ByPath[KeptAxis]
 ) -> list[TensorIndex]:
     """The tensor index with one mode of every variable of a model.
 
@@ -473,7 +486,9 @@ def index_one_mode(
     Raises:
         ValueError: if an expression matches no path, or a variable lacks its axis.
     """
-    axes = by_path("axis", axis, [path for path, _ in named_shapes], otherwise="auto")
+    axes: list[KeptAxis] = by_path(
+        "axis", axis, [path for path, _ in named_shapes], otherwise="auto"
+    )
     indices = []
     for (path, shape), own in zip(named_shapes, axes):
         try:
@@ -483,13 +498,13 @@ def index_one_mode(
     return indices
 
 
-def check_levels(level) -> None:
+def check_levels(level: Any) -> None:
     """Raises `ValueError` unless `level` is a level, or a dict from paths to them."""
     for own in checked_values("level", level):
         check_level(own)
 
 
-def checked_values(argument: str, given) -> list:
+def checked_values(argument: str, given: Any) -> list[Any]:
     """What an argument gives that may be one value, or a dict from paths to values.
 
     Raises:
@@ -501,7 +516,7 @@ def checked_values(argument: str, given) -> list:
     return list(given.values())
 
 
-def check_level(level) -> None:
+def check_level(level: Any) -> None:
     """Raises `ValueError` unless `level` is 1, 2, 3, … or `"inf"`."""
     is_count = checks.is_integer(level) and level >= 1
     if not is_count and not (isinstance(level, str) and level == "inf"):
@@ -512,7 +527,7 @@ def check_level(level) -> None:
         )
 
 
-def check_sizes(sizes) -> tuple[int, ...]:
+def check_sizes(sizes: Any) -> tuple[int, ...]:
     """Returns `sizes` as a tuple; raises unless they are positive integers."""
     if isinstance(sizes, (list, tuple)) and all(
         checks.is_integer(n) and n >= 1 for n in sizes
@@ -524,7 +539,7 @@ def check_sizes(sizes) -> tuple[int, ...]:
     )
 
 
-def check_overrides(overrides) -> None:
+def check_overrides(overrides: Any) -> None:
     """Raises `ValueError` unless `overrides` can be a `tensor_index` argument."""
     if overrides is None or callable(overrides):
         return
@@ -539,7 +554,7 @@ def check_overrides(overrides) -> None:
         check_sizes(sizes)
 
 
-def check_axis(axis) -> None:
+def check_axis(axis: Any) -> None:
     """Raises `ValueError` unless `axis` can be the argument of Subset-Norm."""
     if isinstance(axis, Mapping):
         check_expressions("axis", axis)
@@ -554,7 +569,7 @@ def check_axis(axis) -> None:
             )
 
 
-def check_expressions(argument, overrides) -> None:
+def check_expressions(argument: str, overrides: Mapping[Any, Any]) -> None:
     """Raises `ValueError` unless the keys of `overrides` are regular expressions."""
     for pattern in overrides:
         try:
@@ -569,7 +584,7 @@ def check_expressions(argument, overrides) -> None:
 
 def _factors(n: int, level: int) -> tuple[int, ...]:
     """The modes of an axis of length n ≥ 2 at a level: exact, padded, or n itself."""
-    found = (n,)
+    found: tuple[int, ...] = (n,)
     for finer in range(2, min(level, LAST_LEVEL) + 1):
         exact, padded = _exact_factors(n, finer), _padded_factors(n, 2 ** (finer - 1))
         fits = sum(exact) <= EXACT_SPLIT_TOLERANCE * sum(padded)
@@ -581,7 +596,7 @@ def _factors(n: int, level: int) -> tuple[int, ...]:
 
 def _exact_factors(n: int, level: int) -> tuple[int, ...]:
     """The near-square divisor split, made `level - 1` times; factors of 1 left out."""
-    factors = (n,)
+    factors: tuple[int, ...] = (n,)
     for _ in range(level - 1):
         halves = [half for f in factors for half in _near_square(f)]
         finer = tuple(f for f in halves if f > 1)
@@ -611,7 +626,7 @@ def _near_equal_factors(n: int, count: int) -> tuple[int, ...]:
     most 1, so the smallest sum whose equal parts reach n is the smallest of all.
     """
 
-    def equal_parts(total):
+    def equal_parts(total: int) -> tuple[int, ...]:
         quotient, rest = divmod(total, count)
         return (quotient,) * (count - rest) + (quotient + 1,) * rest
 
@@ -629,7 +644,7 @@ def _exact_or_padded(length: int, modes: tuple[int, ...]) -> list[Axis]:
     return [Axis(length, modes)]
 
 
-def _deal(shape, sizes) -> list[tuple[int, ...]] | None:
+def _deal(shape: Shape, sizes: Shape) -> list[tuple[int, ...]] | None:
     """Consecutive groups of sizes, one an axis, each able to hold its axis."""
     if not shape:
         return [] if not sizes else None
@@ -642,7 +657,9 @@ def _deal(shape, sizes) -> list[tuple[int, ...]] | None:
     return None
 
 
-def _check_all_match(argument, overrides, paths) -> None:
+def _check_all_match(
+    argument: str, overrides: Mapping[str, Any], paths: Sequence[str]
+) -> None:
     for pattern in overrides:
         if not any(re.search(pattern, path) for path in paths):
             raise ValueError(
@@ -651,7 +668,7 @@ def _check_all_match(argument, overrides, paths) -> None:
             )
 
 
-def _first_match(overrides, path, otherwise):
+def _first_match(overrides: Mapping[str, T], path: str, otherwise: T) -> T:
     for pattern, value in overrides.items():
         if re.search(pattern, path):
             return value

@@ -12,15 +12,18 @@ Not imported by `import et_optimizer`; it needs `pip install tf_keras` (which th
 
 import functools
 import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 
 from et_optimizer import naming, optimizers
 from et_optimizer.optimizers import given, rounding
 from et_optimizer.optimizers.finite import FiniteSteps
-from et_optimizer.optimizers.preconditioned import HeldForVariable
+from et_optimizer.optimizers.preconditioned import HeldForVariable, Plan
 from et_optimizer.optimizers.saved_form import SavedForm
 from et_optimizer.optimizers.step import Clock
+from et_optimizer.types import Nonfinite, Schedule, Shape, Tensor, Variable
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -44,7 +47,7 @@ OF_EVERY_KERAS_OPTIMIZER = frozenset(
 )
 
 
-def arguments(keras_class):
+def arguments(keras_class: Any) -> dict[str, Any]:
     """The arguments of a Keras 3 optimizer of this library that are its paper's.
 
     Args:
@@ -79,23 +82,23 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
     """
 
     # The Keras 3 optimizer.
-    keras_class = None
+    keras_class: Any = None
     unbuilt_variables = 1  # the iteration
 
     def __init__(
         self,
-        learning_rate=None,
+        learning_rate: float | Schedule | None = None,
         *,
-        weight_decay=None,
-        clipnorm=None,
-        clipvalue=None,
-        global_clipnorm=None,
-        use_ema=False,
-        ema_momentum=0.99,
-        ema_overwrite_frequency=None,
-        jit_compile=True,
-        name=None,
-        **kwargs,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        jit_compile: bool = True,
+        name: str | None = None,
+        **kwargs: Any,
     ):
         kwargs.pop("is_legacy_optimizer", None)  # tf_keras adds it to configurations
         self._check_arguments(kwargs)
@@ -121,16 +124,16 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         self._trainable_variables = self._no_dependency(())
 
     @property
-    def nonfinite(self):
+    def nonfinite(self) -> Nonfinite:  # type: ignore[override]
         """What becomes of a step that is not finite: `"skip"` or `"raise"`."""
         return self._paper.nonfinite
 
     @property
-    def built(self):
+    def built(self) -> bool:
         """Whether the variables are made."""
         return getattr(self, "_built", False)
 
-    def build(self, var_list):
+    def build(self, var_list: Sequence[Variable]) -> None:
         """Makes what is held for the variables.
 
         Args:
@@ -152,8 +155,12 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         self._built = True
 
     def add_variable_from_reference(
-        self, model_variable, variable_name, shape=None, initial_value=None
-    ):
+        self,
+        model_variable: Variable,
+        variable_name: str,
+        shape: Any = None,
+        initial_value: Any = None,
+    ) -> Variable:
         """Makes a moving average of weights, named as in Keras 3; see the base."""
         if initial_value is None:
             shape = model_variable.shape if shape is None else shape
@@ -161,8 +168,12 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         return self._add(model_variable, variable_name, initial_value)
 
     def apply_gradients(
-        self, grads_and_vars, name=None, skip_gradients_aggregation=False, **kwargs
-    ):
+        self,
+        grads_and_vars: Iterable[tuple[Tensor | None, Variable]],
+        name: str | None = None,
+        skip_gradients_aggregation: bool = False,
+        **kwargs: Any,
+    ) -> Variable:
         """One step; see the base.
 
         Raises:
@@ -176,7 +187,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
             grads_and_vars, name, skip_gradients_aggregation, **kwargs
         )
 
-    def update_step(self, gradient, variable):
+    def update_step(self, gradient: Tensor, variable: Variable) -> None:
         """Updates a variable and what is held for it.
 
         Args:
@@ -190,19 +201,21 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         clock = Clock(tf.convert_to_tensor(self.learning_rate), step, decay, seed)
         self._paper.take_step(self._held[place], gradient, variable, clock)
 
-    def state_arguments(self):
+    def state_arguments(self) -> dict[str, Any]:
         """The arguments that say what the numbers held mean, by name."""
         return self._paper.state_arguments()
 
-    def settings(self):
+    def settings(self) -> dict[str, str]:
         """The arguments that decide what is held, by name; see the base."""
         return self._paper.settings()
 
-    def check_fits(self, saved, own, settings):
+    def check_fits(
+        self, saved: list[Any], own: list[Any], settings: Mapping[str, str]
+    ) -> None:
         """Raises unless what was saved has the form of what this optimizer holds."""
         self._paper.check_fits(saved, own, settings)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer."""
         config = super().get_config()
         paper = self._paper.get_config()
@@ -210,19 +223,21 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         config["learning_rate"] = self._serialize_hyperparameter(self._learning_rate)
         return config
 
-    def _hold(self, variable, plan, counter):
+    def _hold(
+        self, variable: Variable, plan: Plan, counter: Variable
+    ) -> HeldForVariable:
         made = [
             self._add(variable, name, _started(shape, dtype, start))
             for (name, shape, dtype), start in zip(plan.held, plan.starts())
         ]
         return HeldForVariable.of(plan, made, counter)
 
-    def _plans(self):
+    def _plans(self) -> list[Any]:
         if not self.built:
             return []
         return [plan.held for plan in self._paper.plan(self._trainable_variables)]
 
-    def _check_arguments(self, received):
+    def _check_arguments(self, received: Iterable[str]) -> None:
         known = arguments(self.keras_class)
         for name in received:
             if name not in known:
@@ -232,10 +247,12 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
                     f"tf_keras optimizer.{given.hint(name, list(known))}"
                 )
 
-    def _apply_weight_decay(self, variables):
+    def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
         """Nothing: a variable decays in its own step, where that is taken."""
 
-    def _update_model_variables_moving_average(self, var_list):
+    def _update_model_variables_moving_average(
+        self, var_list: Sequence[Variable]
+    ) -> None:
         """tf_keras's averages of weights; those in two bytes rounded as these are."""
         if not (self.use_ema and self._paper.stochastic_rounding):
             super()._update_model_variables_moving_average(var_list)
@@ -249,16 +266,16 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
                 group=False,
             )
 
-    def _average(self, average, variable, place):
+    def _average(self, average: Variable, variable: Variable, place: int) -> None:
         momentum, step = self.ema_momentum, self.iterations
         average.assign(rounding.averaged(average, variable, momentum, step, place))
 
-    def _deduplicate_sparse_grad(self, grads):
+    def _deduplicate_sparse_grad(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
         # Repeated rows are added up here, in shapes that a compiler knows. Those of
         # tf_keras's `tf.unique` it does not, and their rows got lost when compiled.
         return grads
 
-    def _add(self, variable, name, start):
+    def _add(self, variable: Variable, name: str, start: Tensor) -> Variable:
         with tf.distribute.get_strategy().extended.colocate_vars_with(variable):
             slot = tf.Variable(
                 start,
@@ -269,12 +286,12 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         return slot
 
 
-def _started(shape, dtype, start):
+def _started(shape: Shape, dtype: str, start: Any) -> Tensor:
     """What a slot begins as: zeros, or an array in the slot's own dtype."""
     return tf.zeros(shape, dtype) if start is None else tf.cast(start, dtype)
 
 
-def _check_learning_rate(learning_rate):
+def _check_learning_rate(learning_rate: Any) -> None:
     schedules = tf_keras.optimizers.schedules.LearningRateSchedule
     if not callable(learning_rate) or isinstance(learning_rate, schedules):
         return

@@ -1,9 +1,16 @@
 """Whether a program is being traced, to be compiled, or runs."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import keras
 
+from et_optimizer.types import Tensor
 
-def is_known(tensor):
+Traced = TypeVar("Traced", bound=Callable[..., Any])
+
+
+def is_known(tensor: Tensor) -> bool:
     """Whether a tensor has a value, and is not part of a program being traced."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -15,7 +22,7 @@ def is_known(tensor):
     return True
 
 
-def once(function):
+def once(function: Traced) -> Traced:
     """The same function of tensors, traced once for all its calls in a program.
 
     Args:

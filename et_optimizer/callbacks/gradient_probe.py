@@ -1,12 +1,20 @@
 """Gradients on batches of one's own, while a model trains."""
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, TypeAlias
 
 import keras
 
 from et_optimizer import checks
+from et_optimizer.types import Tensor, Variable
 
-EPOCH = "epoch"
+EPOCH: Final = "epoch"
+# `(x, y)` or `(x, y, sample_weight)`, of arrays or of structures of them.
+Batch: TypeAlias = tuple[Any, Any] | tuple[Any, Any, Any]
+Data: TypeAlias = Batch | Iterable[Any]
+Frequency: TypeAlias = int | Literal["epoch"]
+Logs: TypeAlias = dict[str, Any] | None
 
 
 class GradientProbe(keras.callbacks.Callback):
@@ -27,7 +35,7 @@ class GradientProbe(keras.callbacks.Callback):
             out of its range.
     """
 
-    def __init__(self, data, variables, frequency):
+    def __init__(self, data: Data, variables: str | None, frequency: Frequency):
         super().__init__()
         check_pattern(variables)
         if frequency != EPOCH:
@@ -36,32 +44,32 @@ class GradientProbe(keras.callbacks.Callback):
         self.variables = variables
         self.frequency = frequency
         self._batches = endless(data, type(self).__name__)
-        self._chosen = []
-        self._measured = {}
+        self._chosen: list[tuple[Variable, Any]] = []
+        self._measured: dict[str, float] = {}
         self._seen = 0
         self._next_batch = 0
 
-    def choose(self, trainable):
+    def choose(self, trainable: Sequence[Variable]) -> list[tuple[Variable, Any]]:
         """Chooses what is measured: a list of pairs `(variable, tensor index)`."""
         raise NotImplementedError
 
-    def take_in(self, variable, index, gradient):
+    def take_in(self, variable: Variable, index: Any, gradient: Tensor) -> None:
         """Takes in the gradient of one chosen variable, a tensor."""
         raise NotImplementedError
 
-    def measured(self):
+    def measured(self) -> dict[str, float]:
         """What is known by now: a dict from the names of the logs to floats."""
         return dict(self._measured)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Chooses the variables."""
         self._chosen = self.choose(self.model.trainable_variables)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Batches are numbered anew."""
         self._next_batch = 0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Measures, where the batch is one to measure after."""
         before = self._seen
         # With `steps_per_execution` several batches end at once.
@@ -73,14 +81,14 @@ class GradientProbe(keras.callbacks.Callback):
         if logs is not None:
             logs.update(self._measured)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Measures, and logs."""
         if self.frequency == EPOCH:
             self.measure()
         if logs is not None:
             logs.update(self._measured)
 
-    def measure(self):
+    def measure(self) -> dict[str, float]:
         """Measures the gradient on one more batch.
 
         Returns:
@@ -95,7 +103,7 @@ class GradientProbe(keras.callbacks.Callback):
         return dict(self._measured)
 
 
-def check_pattern(variables):
+def check_pattern(variables: Any) -> None:
     """Raises `ValueError` unless `variables` is `None` or a regular expression."""
     try:
         re.compile(variables or "")
@@ -106,7 +114,7 @@ def check_pattern(variables):
         ) from None
 
 
-def endless(data, callback):
+def endless(data: Data, callback: str) -> Iterator[Batch]:
     """Batches without end, from one batch or an iterable of them."""
     is_batch = isinstance(data, tuple) and len(data) in (2, 3)
     while True:
@@ -121,7 +129,9 @@ def endless(data, callback):
             )
 
 
-def _gradients(model, batch, variables):
+def _gradients(
+    model: Any, batch: Batch, variables: Sequence[Variable]
+) -> Sequence[Tensor | None]:
     """The gradients of a model's loss on a batch, in inference mode.
 
     In a `StatelessScope`, where nothing that the model assigns on the way (metrics,
@@ -135,7 +145,7 @@ def _gradients(model, batch, variables):
     return found(model, batch, variables)
 
 
-def _loss(model, batch, state=()):
+def _loss(model: Any, batch: Any, state: Iterable[Any] = ()) -> Tensor:
     x, y, sample_weight = batch
     with keras.StatelessScope(state_mapping=list(state)):
         predictions = model(x, training=False)
@@ -144,7 +154,9 @@ def _loss(model, batch, state=()):
         )
 
 
-def _tensorflow_gradients(model, batch, variables):
+def _tensorflow_gradients(
+    model: Any, batch: Batch, variables: Sequence[Variable]
+) -> Sequence[Tensor | None]:
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
@@ -153,7 +165,9 @@ def _tensorflow_gradients(model, batch, variables):
     return [None if g is None else tf.convert_to_tensor(g) for g in found]
 
 
-def _jax_gradients(model, batch, variables):
+def _jax_gradients(
+    model: Any, batch: Batch, variables: Sequence[Variable]
+) -> Sequence[Tensor | None]:
     import jax
 
     # While `fit` runs, the values are in its own state.
@@ -162,7 +176,9 @@ def _jax_gradients(model, batch, variables):
     return jax.grad(lambda new: _loss(model, batch, zip(variables, new)))(values)
 
 
-def _torch_gradients(model, batch, variables):
+def _torch_gradients(
+    model: Any, batch: Batch, variables: Sequence[Variable]
+) -> Sequence[Tensor | None]:
     import torch
 
     values = [variable.value for variable in variables]

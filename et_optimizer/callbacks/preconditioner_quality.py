@@ -2,13 +2,21 @@
 
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from et_optimizer import checks, naming
-from et_optimizer.callbacks.gradient_probe import EPOCH, GradientProbe
+from et_optimizer.callbacks.gradient_probe import (
+    EPOCH,
+    Data,
+    Frequency,
+    GradientProbe,
+)
 from et_optimizer.tensor_index import TensorIndex, check_level
+from et_optimizer.types import Level, Tensor, Variable
 
 
 class PreconditionerQuality(GradientProbe):
@@ -73,20 +81,20 @@ class PreconditionerQuality(GradientProbe):
 
     def __init__(
         self,
-        data,
-        levels=(1, 2, 3, "inf"),
-        variables=None,
-        frequency=EPOCH,
-        beta_2=None,
+        data: Data,
+        levels: Sequence[Level] = (1, 2, 3, "inf"),
+        variables: str | None = None,
+        frequency: Frequency = EPOCH,
+        beta_2: float | None = None,
     ):
         super().__init__(data, variables, frequency)
         checks.decay("beta_2", beta_2, or_none=True)
         self.levels = _checked_levels(levels)
         self.beta_2 = beta_2
-        self._sums = {}
-        self._model_of_sums = None
+        self._sums: dict[int, np.ndarray] = {}
+        self._model_of_sums: Any = None
 
-    def choose(self, trainable):
+    def choose(self, trainable: Sequence[Variable]) -> list[tuple[Variable, int]]:
         """Chooses the variables whose paths match; begins anew for another model."""
         if self._model_of_sums is not self.model:
             self._sums, self._model_of_sums = {}, self.model
@@ -105,7 +113,7 @@ class PreconditionerQuality(GradientProbe):
             )
         return chosen
 
-    def take_in(self, variable, index, gradient):
+    def take_in(self, variable: Variable, index: int, gradient: Tensor) -> None:
         """Takes one more gradient into the sums of squares."""
         values = keras.ops.convert_to_numpy(gradient).astype("float64")
         if not np.isfinite(values).all():
@@ -116,7 +124,7 @@ class PreconditionerQuality(GradientProbe):
             values += decay * self._sums[index]
         self._sums[index] = values
 
-    def measured(self):
+    def measured(self) -> dict[str, float]:
         """The trace ratios of all levels, by the names of their logs."""
         ratios = {}
         exact = {key: np.sqrt(sums).sum() for key, sums in self._sums.items()}
@@ -137,7 +145,7 @@ class PreconditionerQuality(GradientProbe):
         return ratios
 
 
-def trace(sums, index):
+def trace(sums: np.ndarray, index: TensorIndex) -> float:
     """The trace of extreme tensoring's preconditioner.
 
     The modes refine the axes, so an entry's Π_i S_i^(1/2p) is a product of one number
@@ -165,7 +173,7 @@ def trace(sums, index):
     return float(total)
 
 
-def _positions(grid, power):
+def _positions(grid: np.ndarray, power: float) -> np.ndarray:
     """For each position of an axis, the product over its slices' sums to a power."""
     vectors = [
         grid.sum(axis=tuple(i for i in range(grid.ndim) if i != mode)) ** power
@@ -177,7 +185,7 @@ def _positions(grid, power):
     return product.ravel()
 
 
-def _checked_levels(levels):
+def _checked_levels(levels: Any) -> tuple[Level, ...]:
     if isinstance(levels, str) or not hasattr(levels, "__iter__"):
         found = ()
     else:

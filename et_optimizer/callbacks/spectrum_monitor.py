@@ -1,17 +1,25 @@
 """The spectra of Kronecker factors, measured while a model trains."""
 
 import re
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from et_optimizer import checks, gradients, naming
-from et_optimizer.callbacks.gradient_probe import EPOCH, GradientProbe
+from et_optimizer.callbacks.gradient_probe import (
+    EPOCH,
+    Data,
+    Frequency,
+    GradientProbe,
+)
 from et_optimizer.tensor_index import (
+    TensorIndex,
     check_level,
     check_overrides,
     index_variables,
 )
+from et_optimizer.types import Level, Tensor, TensorIndices, Variable
 
 
 class SpectrumMonitor(GradientProbe):
@@ -73,15 +81,15 @@ class SpectrumMonitor(GradientProbe):
 
     def __init__(
         self,
-        data,
-        variables=None,
-        rank=32,
-        frequency=EPOCH,
-        decay=0.9,
-        level=1,
-        tensor_index=None,
-        merge_axes=True,
-        longest_mode=2048,
+        data: Data,
+        variables: str | None = None,
+        rank: int = 32,
+        frequency: Frequency = EPOCH,
+        decay: float = 0.9,
+        level: Level = 1,
+        tensor_index: TensorIndices = None,
+        merge_axes: bool = True,
+        longest_mode: int = 2048,
     ):
         super().__init__(data, variables, frequency)
         checks.whole("rank", rank, 1)
@@ -96,9 +104,9 @@ class SpectrumMonitor(GradientProbe):
         self.tensor_index = tensor_index
         self.merge_axes = merge_axes
         self.longest_mode = longest_mode
-        self._covariances = {}
+        self._covariances: dict[str, np.ndarray] = {}
 
-    def take_in(self, variable, index, gradient):
+    def take_in(self, variable: Variable, index: TensorIndex, gradient: Tensor) -> None:
         """Takes one more gradient into the covariances."""
         tensor = gradients.DenseGradient(gradient, index).as_tensor()
         tensor = keras.ops.convert_to_numpy(tensor).astype("float64")
@@ -108,7 +116,9 @@ class SpectrumMonitor(GradientProbe):
             if length > 1:
                 self._take_in_mode(f"{naming.path(variable)}/mode_{mode}", tensor, mode)
 
-    def choose(self, trainable):
+    def choose(
+        self, trainable: Sequence[Variable]
+    ) -> list[tuple[Variable, TensorIndex]]:
         """Chooses matrices and tensors of modes that are not too long."""
         indices = index_variables(
             [(naming.path(v), tuple(v.shape)) for v in trainable],
@@ -131,13 +141,13 @@ class SpectrumMonitor(GradientProbe):
             )
         return chosen
 
-    def _is_chosen(self, path, index):
+    def _is_chosen(self, path: str, index: TensorIndex) -> bool:
         if self.variables is not None and not re.search(self.variables, path):
             return False
         long_axes = sum(length > 1 for length in index.shape)
         return long_axes > 1 and max(index.modes) <= self.longest_mode
 
-    def _take_in_mode(self, name, tensor, mode):
+    def _take_in_mode(self, name: str, tensor: np.ndarray, mode: int) -> None:
         rows = np.moveaxis(tensor, mode, 0).reshape(tensor.shape[mode], -1)
         last = self._covariances.get(name, 0.0)
         covariance = self._covariances[name] = self.decay * last + rows @ rows.T

@@ -278,7 +278,7 @@ class DenseGradient:
             rows, columns = sizes[:dimensions] or (1,), sizes[dimensions:] or (1,)
             self._unmerged = stack, rows, columns
         self.row_axes, self.column_axes = index.axes[:cut], index.axes[cut:]
-        shape = (length_of(self.row_axes), length_of(self.column_axes))
+        shape: tuple = (length_of(self.row_axes), length_of(self.column_axes))
         if index.stack > 1:
             shape = (-1, *shape)  # a sparse gradient has some of the stack
         if self._unmerged:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -17,8 +18,8 @@ class Rows:
         in_form: Gives values for these rows the form that the rows were given in.
     """
 
-    values: object
-    indices: object
+    values: Any
+    indices: Any
     in_form: Callable
 
     @property

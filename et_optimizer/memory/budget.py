@@ -4,12 +4,15 @@ import dataclasses
 import fractions
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from et_optimizer import checks, momenta
 from et_optimizer.memory.report import bytes_of
+from et_optimizer.memory.shapes import VariableShape
 from et_optimizer.optimizers import ExtremeTensoring
 from et_optimizer.tensor_index import matrix_shape
+from et_optimizer.types import MomentumRank
 
 # As Keras and KerasHub name tables of tokens, and this project's models their logits.
 TOKENS = "embeddings|logits"
@@ -44,7 +47,7 @@ class Setting:
     words: str
     arguments: dict[str, Any]
 
-    def held_for(self, variables):
+    def held_for(self, variables: Sequence[VariableShape]) -> int:
         """How many bytes it holds for variables, a list of `VariableShape`."""
         plans = ExtremeTensoring(**self.arguments).plan(variables)
         return sum(
@@ -52,7 +55,7 @@ class Setting:
         )
 
 
-def settings(variables):
+def settings(variables: Sequence[VariableShape]) -> list[Setting]:
     """All settings for variables, from the least memory to the best model.
 
     The order is that in which the studies found memory to pay: levels first, of tokens
@@ -89,7 +92,7 @@ def settings(variables):
     return found
 
 
-def expression_of_tokens(variables):
+def expression_of_tokens(variables: Sequence[VariableShape]) -> str | None:
     """A regular expression for the paths of what has an axis of tokens.
 
     Those are the variables whose paths have "embeddings" or "logits" in them, and
@@ -113,7 +116,7 @@ def expression_of_tokens(variables):
     return "|".join([TOKENS, *(f"^{re.escape(path)}$" for path in others)])
 
 
-def _vocabulary(named):
+def _vocabulary(named: Sequence[VariableShape]) -> int | None:
     """How many tokens the largest table has; `None` where it may be the width."""
     tables = [
         # The kernel of logits has its tokens on the last axis.
@@ -125,7 +128,9 @@ def _vocabulary(named):
     return tokens if tokens > 1 and tokens >= LEAST_VOCABULARY * width else None
 
 
-def choose(variables, budget, adam_bytes):
+def choose(
+    variables: Sequence[VariableShape], budget: int | str, adam_bytes: int
+) -> tuple[dict[str, Any], str]:
     """The best setting within a budget.
 
     Args:
@@ -155,7 +160,7 @@ def choose(variables, budget, adam_bytes):
     return order[best].arguments, _reason(order, held, best, allowed, adam_bytes)
 
 
-def in_bytes(budget, adam_bytes):
+def in_bytes(budget: int | str, adam_bytes: int) -> int:
     """A budget in bytes.
 
     Raises:
@@ -180,7 +185,9 @@ def in_bytes(budget, adam_bytes):
     return math.floor(amount * whole)
 
 
-def _reason(order, held, best, allowed, adam_bytes):
+def _reason(
+    order: list[Setting], held: list[int], best: int, allowed: int, adam_bytes: int
+) -> str:
     """Why a setting was chosen, in words."""
     share = 100 * allowed / max(adam_bytes, 1)
     reason = (
@@ -200,7 +207,7 @@ def _reason(order, held, best, allowed, adam_bytes):
     return f"{reason} Next would be {after.words}, with {held[best + 1]:,} bytes."
 
 
-def _ranks(variables):
+def _ranks(variables: Sequence[VariableShape]) -> list[MomentumRank]:
     """The ranks of momentum worth having, in their order."""
     shapes = [matrix_shape(one.shape) for one in variables]
     widest = max((min(shape) for shape in shapes if shape is not None), default=0)
@@ -215,5 +222,5 @@ def _ranks(variables):
     ]
 
 
-def _without_momentum(level):
+def _without_momentum(level: str) -> str:
     return f"{level}, without momentum"

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,9 +17,16 @@ from et_optimizer.memory.report import (
     memory_report,
     table,
 )
-from et_optimizer.memory.shapes import stand_in, variables_of, without_memory
+from et_optimizer.memory.shapes import (
+    ShapeOfVariable,
+    VariableShape,
+    stand_in,
+    variables_of,
+    without_memory,
+)
 from et_optimizer.optimizers import ExtremeTensoring
 from et_optimizer.optimizers.preconditioned import Plan, PreconditionedOptimizer
+from et_optimizer.types import Variable
 
 # What a share of Adam's is of, and how many numbers Adam holds for each weight.
 OF_ADAM = 2
@@ -99,7 +107,7 @@ class MemoryPlan:
         """Bytes in all, for each number in the weights."""
         return self.bytes / max(self.numbers, 1)
 
-    def __str__(self):
+    def __str__(self) -> str:
         frozen = ""
         if self.frozen_numbers:
             frozen = f", those that are not trained {self.frozen_bytes:,}"
@@ -109,13 +117,19 @@ class MemoryPlan:
             f"{self.bytes:,}, {self.bytes_per_weight:.4g} a weight.",
             besides_adam(self.state),
         ]
-        if self.arguments is not None:
+        if self.arguments is not None and self.reason is not None:
             given = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())
             lines += [f"Chosen: ExtremeTensoring({given}).", self.reason]
         return table(f"What {self.optimizer} would hold", self.state, lines)
 
 
-def memory_plan(model_or_shapes, optimizer=None, budget=None):
+def memory_plan(
+    model_or_shapes: (
+        keras.Layer | Mapping[str, ShapeOfVariable] | Callable[[], keras.Layer]
+    ),
+    optimizer: keras.optimizers.Optimizer | None = None,
+    budget: int | str | None = None,
+) -> MemoryPlan:
     """Counts what a model and an optimizer will hold, before anything is allocated.
 
     The optimizer is built for variables that have shapes and dtypes and take no memory,
@@ -205,7 +219,7 @@ def memory_plan(model_or_shapes, optimizer=None, budget=None):
     )
 
 
-def _check_optimizer(optimizer):
+def _check_optimizer(optimizer: Any) -> None:
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ValueError(
             "memory_plan takes a Keras optimizer, or None for ExtremeTensoring(); "
@@ -214,7 +228,7 @@ def _check_optimizer(optimizer):
         )
 
 
-def _planned(optimizer, trained):
+def _planned(optimizer: Any, trained: Sequence[VariableShape]) -> MemoryReport:
     """What `memory_report` will count of an optimizer built for these variables."""
     inner = optimizer
     while hasattr(inner, "inner_optimizer"):
@@ -228,7 +242,7 @@ def _planned(optimizer, trained):
         # A schedule or a function, which decides nothing that is held.
         config["learning_rate"] = 0.0
 
-    def count():
+    def count() -> MemoryReport:
         copy = _made_again(inner, config)
         for one in (copy, *getattr(copy, "optimizers", ())):
             _start_at_zeros(one)
@@ -239,7 +253,7 @@ def _planned(optimizer, trained):
     return dataclasses.replace(report, optimizer=type(optimizer).__name__)
 
 
-def _made_again(optimizer, config):
+def _made_again(optimizer: Any, config: dict[str, Any]) -> Any:
     try:
         return type(optimizer).from_config(config)
     except Exception as error:
@@ -254,16 +268,16 @@ def _made_again(optimizer, config):
 class _FromZeros(Plan):
     """A `Plan` of what starts at zeros, so that no basis is drawn."""
 
-    def starts(self):
+    def starts(self) -> list[Any]:
         return [None for _ in self.held]
 
 
-def _start_at_zeros(optimizer):
+def _start_at_zeros(optimizer: Any) -> None:
     if not isinstance(optimizer, PreconditionedOptimizer):
         return
     plan = optimizer.plan
 
-    def from_zeros(variables):
+    def from_zeros(variables: Sequence[Variable]) -> list[Plan]:
         return [_FromZeros(**vars(p)) for p in plan(variables)]
 
     # Past Keras, which would track it.

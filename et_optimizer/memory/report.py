@@ -4,11 +4,14 @@ import dataclasses
 import io
 import math
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from et_optimizer import naming
 from et_optimizer.optimizers.saved_form import SavedForm
+from et_optimizer.types import Variable
 
 # Scalars of the training loop, which every optimizer has whatever it holds.
 COUNTERS = ("iteration", "learning_rate", "step_counter", "dynamic_scale")
@@ -74,7 +77,7 @@ class MemoryReport:
     adam_slots: int
     adam_bytes: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         besides = []
         if self.counters:
             besides = [f"Besides, {self.counters:,} counters of skipped steps."]
@@ -83,7 +86,7 @@ class MemoryReport:
         return table(f"What {self.optimizer} holds", self, lines)
 
 
-def memory_report(optimizer):
+def memory_report(optimizer: keras.optimizers.Optimizer | SavedForm) -> MemoryReport:
     """Counts what a built Keras optimizer holds.
 
     Works for any `keras.optimizers.Optimizer`, with or without `LossScaleOptimizer`
@@ -154,7 +157,9 @@ def memory_report(optimizer):
     )
 
 
-def _assign(optimizer, variables):
+def _assign(
+    optimizer: Any, variables: Sequence[Variable]
+) -> tuple[list[list[Variable]], list[Variable]]:
     """Deals the optimizer's variables out to the model's, by their names.
 
     Keras names a slot after its variable's path. Adafactor names its row and
@@ -166,7 +171,9 @@ def _assign(optimizer, variables):
         left over.
     """
     prefixes = [naming.slot_prefix(v) for v in variables]
-    held, waiting, unassigned = [[] for _ in variables], [], []
+    held: list[list[Variable]] = [[] for _ in variables]
+    waiting: list[Variable] = []
+    unassigned: list[Variable] = []
     for slot in optimizer.variables:
         if _is_counter(slot):
             continue
@@ -190,42 +197,42 @@ def _assign(optimizer, variables):
     return held, unassigned + waiting
 
 
-def _is_counter(slot):
+def _is_counter(slot: Variable) -> bool:
     """Iterations, learning rates, loss scales, and how many steps were skipped."""
     is_of_the_loop = _name(slot) in COUNTERS and len(slot.shape) == 0
     return is_of_the_loop or _counts_skipped_steps(slot)
 
 
-def _counts_skipped_steps(slot):
+def _counts_skipped_steps(slot: Variable) -> bool:
     return len(slot.shape) == 0 and _name(slot).endswith(SKIPPED_STEPS)
 
 
-def _is_momentum(slot):
+def _is_momentum(slot: Variable) -> bool:
     """By its name, which in Keras's own optimizers ends as in this library's."""
-    return re.search(r"_(momentum|momentum_basis|momentum_scale|m)$", _name(slot))
+    return bool(re.search(r"_(momentum|momentum_basis|momentum_scale|m)$", _name(slot)))
 
 
-def _name(slot):
+def _name(slot: Variable) -> str:
     """A slot's name; that of a `tf.Variable` has scopes before it and `:0` behind."""
     return slot.name.split("/")[-1].removesuffix(":0")
 
 
-def _numbers(variable):
+def _numbers(variable: Variable) -> int:
     return math.prod(variable.shape)
 
 
-def _bytes(variable):
+def _bytes(variable: Variable) -> int:
     return bytes_of(variable.shape, variable.dtype)
 
 
-def bytes_of(shape, dtype):
+def bytes_of(shape: Sequence[int], dtype: Any) -> int:
     """How many bytes a variable of a shape and a dtype takes."""
     bits = re.search(r"\d+", keras.backend.standardize_dtype(dtype))
     # float32, bfloat16, float8_e4m3fn; bool has none
     return math.prod(shape) * (int(bits.group()) // 8 if bits else 1)
 
 
-def table(title, report, lines):
+def table(title: str, report: MemoryReport, lines: Sequence[str]) -> str:
     """What is held variable by variable, as text.
 
     Args:
@@ -266,17 +273,16 @@ def table(title, report, lines):
     )
     # Plain text everywhere: in a notebook rich would show the table by itself and leave
     # the text empty, and FORCE_COLOR would put a terminal's codes into it.
-    console = Console(
-        file=io.StringIO(), width=110, force_jupyter=False, force_terminal=False
-    )
+    text = io.StringIO()
+    console = Console(file=text, width=110, force_jupyter=False, force_terminal=False)
     console.print(table)
     for line in lines:
         # A level's expression in brackets is no markup of rich's.
         console.print(line, markup=False)
-    return console.file.getvalue().rstrip()
+    return text.getvalue().rstrip()
 
 
-def besides_adam(report):
+def besides_adam(report: MemoryReport) -> str:
     """What Adam would hold in its place, in words."""
     return (
         f"Adam would hold {report.adam_slots:,} numbers in {report.adam_bytes:,} "
@@ -284,5 +290,5 @@ def besides_adam(report):
     )
 
 
-def _ratio(numbers, held):
+def _ratio(numbers: int, held: int) -> str:
     return f"{numbers / held:,.4g}" if held else "all of it"

@@ -3,11 +3,16 @@
 import concurrent.futures
 import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
 
 from et_optimizer import checks, naming
+from et_optimizer.types import HasShape, T, Variable
+
+# A shape, a shape and a dtype, or what has both.
+ShapeOfVariable: TypeAlias = Sequence[int] | tuple[Sequence[int], Any] | HasShape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +35,12 @@ class VariableShape:
     overwrite_with_gradient: bool = False
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The variable's own name, the end of its path."""
         return self.path.split("/")[-1]
 
     @classmethod
-    def of(cls, variable):
+    def of(cls, variable: Variable) -> "VariableShape":
         """That of a model's variable."""
         return cls(
             path=naming.path(variable),
@@ -46,7 +51,7 @@ class VariableShape:
         )
 
 
-def variables_of(model_or_shapes):
+def variables_of(model_or_shapes: Any) -> list[VariableShape]:
     """What the variables of a model will be.
 
     Args:
@@ -73,7 +78,7 @@ def variables_of(model_or_shapes):
     )
 
 
-def without_memory(function):
+def without_memory(function: Callable[[], T]) -> T:
     """What a function returns that makes variables, which take no memory there.
 
     Variables made there have a shape and a dtype, and values of which a framework
@@ -87,7 +92,7 @@ def without_memory(function):
     """
     policy = keras.config.dtype_policy()
 
-    def within():
+    def within() -> T:
         keras.config.set_dtype_policy(policy)
         return _symbolically(function)
 
@@ -100,7 +105,7 @@ def without_memory(function):
         random.setstate(drawn)
 
 
-def stand_in(shape):
+def stand_in(shape: VariableShape) -> Variable:
     """A variable as a `VariableShape` says; to be made in `without_memory`."""
     variable = keras.Variable(
         "zeros",
@@ -116,7 +121,7 @@ def stand_in(shape):
     return variable
 
 
-def _symbolically(function):
+def _symbolically(function: Callable[[], T]) -> T:
     backend = keras.backend.backend()
     if backend == "torch":
         with keras.device("meta"):
@@ -124,21 +129,21 @@ def _symbolically(function):
     if backend == "jax":
         import jax
 
-        found = []
+        found: list[T] = []
         jax.eval_shape(lambda: found.append(function()))
         return found[0]
     import tensorflow as tf
 
     # In a graph, unlike elsewhere, TensorFlow's names may not have all characters.
     # Keras's variables have their own.
-    def without_name(next_creator, **arguments):
+    def without_name(next_creator: Callable[..., Any], **arguments: Any) -> Any:
         return next_creator(**arguments | {"name": None})
 
     with tf.Graph().as_default(), tf.variable_creator_scope(without_name):
         return function()
 
 
-def _made_by(function):
+def _made_by(function: Callable[[], Any]) -> Any:
     model = function()
     if not isinstance(model, keras.Layer):
         raise ValueError(
@@ -149,7 +154,7 @@ def _made_by(function):
     return model
 
 
-def _of_layer(model):
+def _of_layer(model: Any) -> list[VariableShape]:
     if not model.built or not model.weights:
         raise ValueError(
             f"The model {model.name!r} has no weights yet: it is not built. Call "
@@ -162,12 +167,12 @@ def _of_layer(model):
     return trained + [dataclasses.replace(one, trainable=False) for one in frozen]
 
 
-def _of_mapping(shapes):
+def _of_mapping(shapes: Mapping[str, Any]) -> list[VariableShape]:
     found = [_of_item(path, given) for path, given in shapes.items()]
     return sorted(found, key=lambda one: not one.trainable)
 
 
-def _of_item(path, given):
+def _of_item(path: Any, given: Any) -> VariableShape:
     if not isinstance(path, str) or not path:
         raise ValueError(
             f"The keys of shapes must be paths of variables, text; received {path!r}. "
@@ -202,7 +207,7 @@ def _of_item(path, given):
     )
 
 
-def _is_pair(given):
+def _is_pair(given: Any) -> bool:
     """Whether it is a shape and a dtype, which no integer is."""
     is_two = isinstance(given, (tuple, list)) and len(given) == 2
     return is_two and not any(checks.is_integer(one) for one in given)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Final
 
 import numpy as np
 from keras import ops
@@ -11,7 +12,7 @@ from et_optimizer.gradients.updates import UpdatePlusProduct
 from et_optimizer.momenta import stored
 from et_optimizer.momenta.momentum import Momentum
 
-AUTO = "auto"
+AUTO: Final = "auto"
 # "auto" keeps a direction for so many of a matrix's shorter side, and so many at least.
 WIDTH_A_DIRECTION, LEAST_DIRECTIONS = 32, 8
 # The share of the old basis in the new one. It completes the basis where the gradient
@@ -21,7 +22,7 @@ SHARE_OF_OLD_BASIS = 1e-4
 STEPS = 32
 
 
-def auto_rank(rows, columns):
+def auto_rank(rows: int, columns: int) -> int:
     """How many directions `"auto"` keeps of a matrix."""
     return max(LEAST_DIRECTIONS, min(rows, columns) // WIDTH_A_DIRECTION)
 

@@ -1,5 +1,7 @@
 """The Adafactor optimizer."""
 
+from typing import Any, Final
+
 import keras
 
 from et_optimizer import checks, preconditioners
@@ -8,6 +10,18 @@ from et_optimizer.optimizers.preconditioned import (
     argument_of_preconditioner,
 )
 from et_optimizer.tensor_index import TensorIndex
+from et_optimizer.types import (
+    ByPath,
+    LearningRate,
+    MomentumDtype,
+    MomentumRank,
+    NamedShapes,
+    Nonfinite,
+    Shape,
+    SharedArguments,
+    StochasticRounding,
+    Unpack,
+)
 
 
 @keras.saving.register_keras_serializable(package="et_optimizer")
@@ -115,53 +129,55 @@ class Adafactor(PreconditionedOptimizer):
     form_arguments = ("min_dim_size_to_factor",)
     meaning_arguments = ()
 
-    beta_1 = PreconditionedOptimizer.momentum_decay
-    beta_2_decay = argument_of_preconditioner(
+    beta_1: Final[float] = PreconditionedOptimizer.momentum_decay
+    beta_2_decay: Final[float] = argument_of_preconditioner(
         "beta_2_decay", "The exponent of t in β₂ₜ."
     )
-    epsilon_1 = argument_of_preconditioner("epsilon_1", "ε₁, added to every g².")
-    epsilon_2 = argument_of_preconditioner(
+    epsilon_1: Final[float] = argument_of_preconditioner(
+        "epsilon_1", "ε₁, added to every g²."
+    )
+    epsilon_2: Final[float] = argument_of_preconditioner(
         "epsilon_2", "ε₂, the least scale of a variable."
     )
-    multiply_by_parameter_scale = argument_of_preconditioner(
+    multiply_by_parameter_scale: Final[bool] = argument_of_preconditioner(
         "multiply_by_parameter_scale",
         "Whether the rate is multiplied by max(ε₂, RMS(x)).",
     )
-    cap_learning_rate = argument_of_preconditioner(
+    cap_learning_rate: Final[bool] = argument_of_preconditioner(
         "cap_learning_rate", "Whether ρₜ is at most 1/√t."
     )
 
     def __init__(
         self,
-        learning_rate=0.001,
-        beta_2_decay=-0.8,
-        epsilon_1=1e-30,
-        epsilon_2=1e-3,
-        clip_threshold=1.0,
-        relative_step=True,
-        weight_decay=None,
-        clipnorm=None,
-        clipvalue=None,
-        global_clipnorm=None,
-        use_ema=False,
-        ema_momentum=0.99,
-        ema_overwrite_frequency=None,
-        loss_scale_factor=None,
-        gradient_accumulation_steps=None,
-        name="adafactor",
+        learning_rate: LearningRate = 0.001,
+        beta_2_decay: float = -0.8,
+        epsilon_1: float = 1e-30,
+        epsilon_2: float = 1e-3,
+        clip_threshold: float | None = 1.0,
+        relative_step: bool = True,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = "adafactor",
         *,
-        multiply_by_parameter_scale=True,
-        cap_learning_rate=True,
-        beta_1=0.0,
-        min_dim_size_to_factor=0,
-        momentum_dtype="bfloat16",
-        momentum_rank="auto",
-        refresh_every=50,
-        update_bound=None,
-        nonfinite="skip",
-        spike_threshold=None,
-        stochastic_rounding="auto",
-        **kwargs,
+        multiply_by_parameter_scale: bool = True,
+        cap_learning_rate: bool = True,
+        beta_1: float = 0.0,
+        min_dim_size_to_factor: int = 0,
+        momentum_dtype: MomentumDtype = "bfloat16",
+        momentum_rank: ByPath[MomentumRank] = "auto",
+        refresh_every: int = 50,
+        update_bound: float | None = None,
+        nonfinite: Nonfinite = "skip",
+        spike_threshold: float | None = None,
+        stochastic_rounding: StochasticRounding = "auto",
+        **kwargs: Unpack[SharedArguments],
     ):
         checks.boolean("relative_step", relative_step)
         checks.whole("min_dim_size_to_factor", min_dim_size_to_factor, least=0)
@@ -198,11 +214,11 @@ class Adafactor(PreconditionedOptimizer):
         self.relative_step = relative_step
         self.min_dim_size_to_factor = min_dim_size_to_factor
 
-    def index_variables(self, named_shapes):
+    def index_variables(self, named_shapes: NamedShapes) -> list[TensorIndex]:
         """The tensor index of every variable; see the base."""
         return [self._index(shape) for _, shape in named_shapes]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer."""
         config = super().get_config()
         config.update(
@@ -211,7 +227,7 @@ class Adafactor(PreconditionedOptimizer):
         )
         return config
 
-    def _index(self, shape):
+    def _index(self, shape: Shape) -> TensorIndex:
         index = TensorIndex.of_matrices(shape)
         if index.order == 2 and min(index.modes) < self.min_dim_size_to_factor:
             return TensorIndex.from_sizes(shape, (index.size,))

@@ -1,6 +1,7 @@
 """The extreme tensoring optimizer."""
 
 import warnings
+from typing import Final, Literal
 
 import keras
 
@@ -10,6 +11,19 @@ from et_optimizer.optimizers.preconditioned import (
     argument_of_preconditioner,
 )
 from et_optimizer.optimizers.tensored import TensoredOptimizer
+from et_optimizer.types import (
+    ByPath,
+    KerasArguments,
+    LearningRate,
+    Level,
+    MomentumDtype,
+    MomentumRank,
+    Nonfinite,
+    RateScale,
+    StochasticRounding,
+    TensorIndices,
+    Unpack,
+)
 
 
 @keras.saving.register_keras_serializable(package="et_optimizer")
@@ -197,39 +211,40 @@ class ExtremeTensoring(TensoredOptimizer):
           combination of two modes.
     """
 
-    beta_1 = PreconditionedOptimizer.momentum_decay
-    beta_2 = argument_of_preconditioner(
+    beta_1: Final[float] = PreconditionedOptimizer.momentum_decay
+    beta_2: Final[float | None] = argument_of_preconditioner(
         "beta_2", "The decay of the squared gradients' average, or `None`."
     )
-    statistic = argument_of_preconditioner("statistic", '`"mean"` or `"sum"`.')
-    epsilon = argument_of_preconditioner(
+    statistic: Final[Literal["mean", "sum"]] = argument_of_preconditioner(
+        "statistic", '`"mean"` or `"sum"`.'
+    )
+    epsilon: Final[float] = argument_of_preconditioner(
         "epsilon", "ε: Adam's, or in the geometric combination the paper's."
     )
-
-    combination = argument_of_preconditioner(
+    combination: Final[Literal["rank_one", "geometric"]] = argument_of_preconditioner(
         "combination", '`"rank_one"` or `"geometric"`.'
     )
 
     def __init__(
         self,
-        learning_rate=0.002,
-        level=1,
-        tensor_index=None,
-        beta_1=0.9,
-        beta_2=0.999,
-        statistic="mean",
-        epsilon=0.0,
-        clip_threshold=None,
-        momentum_dtype="bfloat16",
-        combination="rank_one",
-        update_bound=3.0,
-        momentum_rank="auto",
-        refresh_every=50,
-        nonfinite="skip",
-        spike_threshold=None,
-        stochastic_rounding="auto",
-        rate_scale="auto",
-        **kwargs,
+        learning_rate: LearningRate = 0.002,
+        level: ByPath[Level] = 1,
+        tensor_index: TensorIndices = None,
+        beta_1: float = 0.9,
+        beta_2: float | None = 0.999,
+        statistic: Literal["mean", "sum"] = "mean",
+        epsilon: float = 0.0,
+        clip_threshold: float | None = None,
+        momentum_dtype: MomentumDtype = "bfloat16",
+        combination: Literal["rank_one", "geometric"] = "rank_one",
+        update_bound: float | None = 3.0,
+        momentum_rank: ByPath[MomentumRank] = "auto",
+        refresh_every: int = 50,
+        nonfinite: Nonfinite = "skip",
+        spike_threshold: float | None = None,
+        stochastic_rounding: StochasticRounding = "auto",
+        rate_scale: ByPath[RateScale] = "auto",
+        **kwargs: Unpack[KerasArguments],
     ):
         preconditioner = preconditioners.ExtremeTensoring(
             beta_2, statistic, epsilon, combination

@@ -1,14 +1,18 @@
 """What becomes of a step whose gradient is not finite, in Keras and in tf_keras."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from keras import ops
 
 from et_optimizer import checks, gradients, naming, tracing
 from et_optimizer.preconditioners.preconditioner import sum_over
+from et_optimizer.types import AnyOptimizer, Nonfinite, Tensor, Variable
 
 NONFINITE = ("skip", "raise")
 
 
-class FiniteSteps:
+class FiniteSteps(AnyOptimizer):
     """For an optimizer, in Keras or tf_keras, that takes no step that is not finite.
 
     Statistics remember every gradient they have seen, so that a single NaN would stay
@@ -18,11 +22,11 @@ class FiniteSteps:
     is counted.
     """
 
-    nonfinite = "skip"
-    _reported = None
+    nonfinite: Nonfinite = "skip"
+    _reported: dict[str, int] | None = None
 
     @property
-    def skipped_steps(self):
+    def skipped_steps(self) -> dict[str, int]:
         """How many steps were skipped: a dict from a variable's path, without zeros."""
         counts = {
             naming.path(variable): int(held.skipped_steps.numpy())
@@ -31,7 +35,9 @@ class FiniteSteps:
         }
         return {path: count for path, count in counts.items() if count}
 
-    def check_finite(self, grads, variables):
+    def check_finite(
+        self, grads: Sequence[Tensor | None], variables: Sequence[Variable]
+    ) -> None:
         """Raises where that is asked for, and the step is not compiled.
 
         Args:
@@ -51,7 +57,7 @@ class FiniteSteps:
             if tracing.is_known(is_finite) and not bool(is_finite):
                 raise ValueError(_message({naming.path(variable): 1}))
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Sequence[Variable]) -> None:
         """What is called at the end of `fit`; raises there what a step could not."""
         super().finalize_variable_values(var_list)
         if self.nonfinite != "raise":
@@ -62,22 +68,22 @@ class FiniteSteps:
         if any(new.values()):
             raise ValueError(_message({path: n for path, n in new.items() if n}))
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Loads the state; see the base. Steps skipped before are no news then."""
         super().load_own_variables(store)
         self._take_as_reported()
 
-    def _take_as_reported(self):
+    def _take_as_reported(self) -> None:
         # Past the frameworks, which would put a dict of their own in its place.
         object.__setattr__(self, "_reported", self.skipped_steps)
 
 
-def check_nonfinite(nonfinite):
+def check_nonfinite(nonfinite: object) -> None:
     """Raises unless `nonfinite` says what becomes of a step that is not finite."""
     checks.choice("nonfinite", nonfinite, NONFINITE)
 
 
-def are_finite_squares(gradient, slots=()):
+def are_finite_squares(gradient: Tensor, slots: Sequence[Tensor] = ()) -> Tensor:
     """Whether the sum of squares, and what it makes of the slots, stay in range."""
     total = gradients.sum_of_squares(gradient)
     for slot in slots:
@@ -85,7 +91,7 @@ def are_finite_squares(gradient, slots=()):
     return ops.isfinite(total)
 
 
-def are_finite(slots, size):
+def are_finite(slots: Sequence[Tensor], size: int) -> Tensor:
     """Whether no slot has taken in a gradient with NaN or infinity in it.
 
     Args:
@@ -95,7 +101,7 @@ def are_finite(slots, size):
     return ops.isfinite(sum_over(slots, size))
 
 
-def _message(skipped):
+def _message(skipped: dict[str, int]) -> str:
     counted = ", ".join(f"{path!r} ({count})" for path, count in skipped.items())
     return (
         "Every gradient must be finite, and so must the sum of its squares and the "

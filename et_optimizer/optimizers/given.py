@@ -2,14 +2,17 @@
 
 import difflib
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from et_optimizer import gradients, naming
+from et_optimizer.types import Tensor, Variable
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 # What the same thing is called elsewhere. Of the first that an optimizer has.
-ELSEWHERE = {
+ELSEWHERE: dict[str, tuple[str, ...]] = {
     "momentum": ("beta_1",),
     "beta_1": ("momentum",),
     "betas": ("beta_1", "momentum"),
@@ -23,9 +26,9 @@ ELSEWHERE = {
 }
 
 
-def takes(cls):
+def takes(cls: Any) -> list[str]:
     """The names of the arguments of an optimizer's class, and of every optimizer's."""
-    names = []
+    names: list[str] = []
     for base in cls.__mro__:
         parameters = inspect.signature(base.__init__).parameters
         # Of the classes that optimizers here share, each paper's says what they take.
@@ -35,7 +38,7 @@ def takes(cls):
     return [name for name in dict.fromkeys(names) if name != "self"]
 
 
-def hint(name, names):
+def hint(name: str, names: list[str]) -> str:
     """Which of an optimizer's arguments was meant, as a sentence; or nothing."""
     elsewhere = [other for other in ELSEWHERE.get(name, ()) if other in names]
     close = difflib.get_close_matches(name, names, n=1)
@@ -43,7 +46,9 @@ def hint(name, names):
     return f" Did you mean {meant[0]}?" if meant else ""
 
 
-def check_gradients(grads, variables):
+def check_gradients(
+    grads: Sequence[Tensor | None], variables: Sequence[Variable]
+) -> None:
     """Raises unless there is a gradient, or `None`, for every variable.
 
     Args:
@@ -65,7 +70,7 @@ def check_gradients(grads, variables):
             _check_gradient(gradients.rows_of(gradient), variable)
 
 
-def _check_gradient(gradient, variable):
+def _check_gradient(gradient: Tensor, variable: Variable) -> None:
     path = naming.path(variable)
     gradients.check_shape(gradient, tuple(variable.shape), f" of variable {path!r}")
     dtype = getattr(gradient, "dtype", "float32")

@@ -4,8 +4,8 @@ import dataclasses
 import itertools
 import math
 import operator
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal
 
 import keras
 from keras import ops
@@ -16,11 +16,28 @@ from et_optimizer.optimizers import given, rate_scales, rounding, together
 from et_optimizer.optimizers.finite import FiniteSteps, check_nonfinite
 from et_optimizer.optimizers.saved_form import SavedForm
 from et_optimizer.optimizers.step import Clock, State, Step
+from et_optimizer.preconditioners import Preconditioner
 from et_optimizer.tensor_index import (
     TensorIndex,
     by_path,
     checked_values,
     matrix_shape,
+)
+from et_optimizer.types import (
+    ByPath,
+    KerasArguments,
+    LearningRate,
+    MomentumDtype,
+    MomentumRank,
+    NamedShapes,
+    Nonfinite,
+    RateScale,
+    Self,
+    Shape,
+    StochasticRounding,
+    Tensor,
+    Unpack,
+    Variable,
 )
 
 MOMENTUM_OF = ("update", "gradient")
@@ -40,9 +57,9 @@ class Plan:
     index: TensorIndex
     momentum: momenta.Momentum
     rate_scale: float
-    held: list[tuple[str, tuple[int, ...], str]]
+    held: list[tuple[str, Shape, str]]
 
-    def starts(self):
+    def starts(self) -> list[Any]:
         """What each of these starts at: an array, or `None` for zeros."""
         return [self.momentum.start(name) for name, _, _ in self.held]
 
@@ -54,12 +71,12 @@ class HeldForVariable:
     index: TensorIndex
     momentum: momenta.Momentum
     rate_scale: float
-    slots: list[Any]
-    averages: list[Any]
-    skipped_steps: Any
+    slots: list[Variable]
+    averages: list[Variable]
+    skipped_steps: Variable
 
     @classmethod
-    def of(cls, plan, made, skipped_steps):
+    def of(cls, plan: Plan, made: list[Variable], skipped_steps: Variable) -> Self:
         """From a plan, what was made of it in its order, and a counter."""
         named = {name: one for (name, _, _), one in zip(plan.held, made)}
         averages = [named.pop(name) for name in plan.momentum.plan()]
@@ -67,7 +84,7 @@ class HeldForVariable:
         own = plan.index, plan.momentum, plan.rate_scale
         return cls(*own, slots, averages, skipped_steps)
 
-    def state(self, variable):
+    def state(self, variable: Variable) -> State:
         """The values of the variable and of what is held for it, a `State`."""
         return State(
             _value(variable),
@@ -77,19 +94,24 @@ class HeldForVariable:
         )
 
 
-def by_path_to_keep(given):
+def by_path_to_keep(given: ByPath[Any]) -> Any:
     """An argument as an attribute, where Keras would track a dict."""
     return tuple(given.items()) if isinstance(given, Mapping) else given
 
 
-def by_path_as_given(kept):
+def by_path_as_given(kept: Any) -> Any:
     """What `by_path_to_keep` was given."""
     return dict(kept) if isinstance(kept, tuple) else kept
 
 
-def argument_of_preconditioner(name, meaning):
+def read_only(value: Callable[[Any], Any], meaning: str) -> Any:
+    """A property, for an attribute that is annotated as what it gives, and `Final`."""
+    return property(value, doc=meaning)
+
+
+def argument_of_preconditioner(name: str, meaning: str) -> Any:
     """An optimizer's read-only attribute that its preconditioner has."""
-    return property(lambda self: getattr(self._preconditioner, name), doc=meaning)
+    return read_only(lambda self: getattr(self._preconditioner, name), meaning)
 
 
 class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer):
@@ -118,13 +140,13 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
     # Whether the rate is in what the momentum averages, or multiplies the average.
     momentum_of_steps = False
     # The arguments that decide which slots there are.
-    form_arguments = ()
+    form_arguments: tuple[str, ...] = ()
     # Those that every subclass takes without naming them.
-    shared_arguments = ("rate_scale",)
+    shared_arguments: tuple[str, ...] = ("rate_scale",)
     # Those that decide what the numbers in them mean.
-    meaning_arguments = ("beta_2",)
+    meaning_arguments: tuple[str, ...] = ("beta_2",)
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Before an argument of another name meets one that a subclass passes on.
         names = given.takes(cls)
         for name, value in kwargs.items():
@@ -137,21 +159,21 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
 
     def __init__(
         self,
-        preconditioner,
-        learning_rate,
+        preconditioner: Preconditioner,
+        learning_rate: LearningRate,
         *,
-        momentum,
-        momentum_rank,
-        refresh_every,
-        momentum_dtype,
-        clip_threshold,
-        update_bound,
-        nonfinite,
-        spike_threshold,
-        stochastic_rounding,
-        momentum_of="update",
-        rate_scale=None,
-        **kwargs,
+        momentum: float,
+        momentum_rank: ByPath[MomentumRank],
+        refresh_every: int,
+        momentum_dtype: MomentumDtype,
+        clip_threshold: float | None,
+        update_bound: float | None,
+        nonfinite: Nonfinite,
+        spike_threshold: float | None,
+        stochastic_rounding: StochasticRounding,
+        momentum_of: Literal["update", "gradient"] = "update",
+        rate_scale: ByPath[RateScale] = None,
+        **kwargs: Unpack[KerasArguments],
     ):
         checks.decay(self.momentum_argument, momentum)
         _check_ranks(momentum_rank)
@@ -178,11 +200,11 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         self._rate_scale = by_path_to_keep(rate_scale)
         self._momentum_decay = momentum
         self._preconditioner = preconditioner
-        self._held = ()
+        self._held: tuple[HeldForVariable | None, ...] = ()
         # Past Keras, which would track it and, on TensorFlow, save it.
         object.__setattr__(self, "_steps", {})
 
-    def index_variables(self, named_shapes):
+    def index_variables(self, named_shapes: NamedShapes) -> list[TensorIndex]:
         """The tensor index of every variable.
 
         Args:
@@ -196,7 +218,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         """
         raise NotImplementedError
 
-    def build(self, var_list):
+    def build(self, var_list: Sequence[Variable]) -> None:
         """Makes what is held for the variables.
 
         Args:
@@ -221,7 +243,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         }
         self._held = tuple(held.get(id(variable)) for variable in var_list)
 
-    def plan(self, variables):
+    def plan(self, variables: Sequence[Variable]) -> list[Plan]:
         """What is to be held for variables.
 
         Args:
@@ -241,7 +263,11 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         scales = rate_scales.of_variables(self.rate_scale, named_shapes)
         return [self._plan(*of_one) for of_one in zip(indices, kinds, scales)]
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self,
+        grads: Iterable[Tensor | None],
+        trainable_variables: Iterable[Variable] | None = None,
+    ) -> Tensor:
         """One step; see the base.
 
         Raises:
@@ -258,7 +284,9 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             self.check_finite(grads, variables)
         return super().apply(grads, trainable_variables)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: Variable, learning_rate: Tensor
+    ) -> None:
         """Updates a variable and what is held for it.
 
         Args:
@@ -270,7 +298,14 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         clock = self._clock(variable, learning_rate)
         self.take_step(held, gradient, variable, clock)
 
-    def take_step(self, held, gradient, variable, clock, after=None):
+    def take_step(
+        self,
+        held: HeldForVariable,
+        gradient: Tensor,
+        variable: Variable,
+        clock: Clock,
+        after: Tensor | None = None,
+    ) -> Tensor | None:
         """Updates a variable and what is held for it, whoever holds it.
 
         Args:
@@ -306,7 +341,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             (self.assign if is_new else self.assign_sub)(variable, rows)
         return new.value if writes_out else after
 
-    def rounding_seed(self, dtype, iteration, place):
+    def rounding_seed(self, dtype: Any, iteration: Tensor, place: int) -> Tensor:
         """What a variable's random bits begin from, where it is rounded by them, or 0.
 
         Args:
@@ -318,20 +353,20 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             return 0
         return rounding.seed(iteration, place)
 
-    momentum_rank = property(
+    momentum_rank: Final[ByPath[MomentumRank]] = read_only(
         lambda self: by_path_as_given(self._momentum_rank),
-        doc='The directions of the momentum: "auto", a number, `None`, or a dict.',
+        'The directions of the momentum: "auto", a number, `None`, or a dict.',
     )
-    rate_scale = property(
+    rate_scale: Final[ByPath[RateScale]] = read_only(
         lambda self: by_path_as_given(self._rate_scale),
-        doc='What rates are multiplied by: "auto", a number, `None`, or a dict.',
+        'What rates are multiplied by: "auto", a number, `None`, or a dict.',
     )
-    momentum_decay = property(
+    momentum_decay: Final[float] = read_only(
         lambda self: self._momentum_decay,
-        doc="The decay of the momentum; 0 keeps none.",
+        "The decay of the momentum; 0 keeps none.",
     )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer."""
         config = super().get_config()
         config.update(
@@ -352,7 +387,11 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> Self:
         """An optimizer from `get_config`'s dictionary."""
         # A copy, because Keras puts the schedule it makes in the dictionary's place.
         config = dict(config)
@@ -360,34 +399,38 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             config.setdefault("rate_scale", None)
         return super().from_config(config, custom_objects=custom_objects)
 
-    def _plan(self, index, momentum, rate_scale):
+    def _plan(
+        self, index: TensorIndex, momentum: momenta.Momentum, rate_scale: float
+    ) -> Plan:
         """What is to be held for a variable."""
         shapes = self._preconditioner.slot_shapes(index)
         held = [(slot, shape, "float32") for slot, shape in shapes.items()]
         held += [(name, *of_name) for name, of_name in momentum.plan().items()]
         return Plan(index, momentum, rate_scale, held)
 
-    def _momenta(self, named_shapes):
+    def _momenta(self, named_shapes: NamedShapes) -> list[momenta.Momentum]:
         """The momentum of every variable."""
         paths = [path for path, _ in named_shapes]
-        ranks = by_path("momentum_rank", self.momentum_rank, paths, momenta.AUTO)
+        ranks: list[MomentumRank] = by_path(
+            "momentum_rank", self.momentum_rank, paths, momenta.AUTO
+        )
         kinds = [
             self._momentum(shape, rank) for (_, shape), rank in zip(named_shapes, ranks)
         ]
         in_subspaces = [
-            place
+            (place, kind)
             for place, kind in enumerate(kinds)
             if isinstance(kind, momenta.SubspaceMomentum)
         ]
         # Spread over the steps, so that none of them takes much longer than another.
-        for count, place in enumerate(in_subspaces):
+        for count, (place, kind) in enumerate(in_subspaces):
             offset = count * self.refresh_every // len(in_subspaces)
-            kinds[place] = dataclasses.replace(kinds[place], offset=offset)
+            kinds[place] = dataclasses.replace(kind, offset=offset)
         return kinds
 
-    def _momentum(self, shape, rank):
+    def _momentum(self, shape: Shape, rank: MomentumRank) -> momenta.Momentum:
         """The momentum of a variable of a shape."""
-        own = {
+        own: dict[str, Any] = {
             "decay": self._momentum_decay,
             "is_corrected": self.momentum_is_corrected,
         }
@@ -415,14 +458,18 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             dtype=self.momentum_dtype,
         )
 
-    def _hold(self, variable, plan, counter):
+    def _hold(
+        self, variable: Variable, plan: Plan, counter: Variable
+    ) -> HeldForVariable:
         made = [
             self._add(variable, *of_one, start)
             for of_one, start in zip(plan.held, plan.starts())
         ]
         return HeldForVariable.of(plan, made, counter)
 
-    def _add(self, variable, name, shape, dtype, start=None):
+    def _add(
+        self, variable: Variable, name: str, shape: Shape, dtype: str, start: Any = None
+    ) -> Variable:
         """Makes something that is held for a variable."""
         return self.add_variable(
             shape=shape,
@@ -432,7 +479,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             layout=_layout(name, shape, variable),
         )
 
-    def _step(self, held):
+    def _step(self, held: HeldForVariable) -> Step:
         """The function that a step of a variable is."""
         momentum = held.momentum
         if isinstance(momentum, momenta.SubspaceMomentum):
@@ -451,13 +498,13 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             rate_scale=held.rate_scale,
         )
 
-    def _traced_once(self, step):
+    def _traced_once(self, step: Step) -> Step:
         """The step, traced once for all variables of which it is."""
         if step not in self._steps:
             self._steps[step] = tracing.once(step)
         return self._steps[step]
 
-    def _clock(self, variable, learning_rate):
+    def _clock(self, variable: Variable, learning_rate: Tensor) -> Clock:
         """What a step of a variable has in common with those of others."""
         decay = self.weight_decay if self._use_weight_decay(variable) else None
         decay = None if decay is None else _value(decay)
@@ -467,7 +514,9 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         seed = self.rounding_seed(variable.dtype, self._iterations, place)
         return Clock(_value(learning_rate), step, decay, seed)
 
-    def _put(self, held, variable, before, after):
+    def _put(
+        self, held: HeldForVariable, variable: Variable, before: State, after: State
+    ) -> None:
         """Gives a variable and what is held for it the values of a `State`."""
         own = [*held.slots, *held.averages, held.skipped_steps, variable]
         old = [*before.slots, *before.averages, before.skipped_steps, before.value]
@@ -476,10 +525,10 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             if value is not was:
                 self.assign(target, value)
 
-    def _apply_weight_decay(self, variables):
+    def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
         """Nothing: a variable decays in its own step, where that is taken."""
 
-    def _clip_gradients(self, grads):
+    def _clip_gradients(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
         """The clipped gradients; in a compiled step on JAX without writing them out."""
         is_of_one = self.clipnorm is not None and self.clipnorm > 0
         limit = self.clipnorm if is_of_one else self.global_clipnorm
@@ -497,7 +546,12 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             for gradient, norm in zip(grads, norms)
         ]
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    def _backend_update_step(
+        self,
+        grads: Iterable[Tensor],
+        trainable_variables: Iterable[Variable],
+        learning_rate: Tensor,
+    ) -> None:
         """Updates all variables, of which those that are small and alike together."""
         # A subclass with an update of its own expects it to be called.
         is_own = type(self).update_step is PreconditionedOptimizer.update_step
@@ -525,7 +579,9 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             for place, *pair in zip(places, before, states):
                 self._put(held[place], variables[place], *pair)
 
-    def _update_model_variables_moving_average(self, trainable_variables):
+    def _update_model_variables_moving_average(
+        self, trainable_variables: Sequence[Variable]
+    ) -> None:
         """Keras's averages of weights; those in two bytes are rounded as these are."""
         halves = (bits.is_half(v.dtype) for v in trainable_variables)
         if not (self.use_ema and self.stochastic_rounding and any(halves)):
@@ -543,23 +599,25 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             )
             average.assign(found)
 
-    def _backend_reset_gradient_accumulators(self):
+    def _backend_reset_gradient_accumulators(self) -> None:
         # Keras multiplies them by 0 on PyTorch, where NaN would stay for ever.
         for accumulator in self._accumulated_gradients:
             if accumulator is not None:
                 accumulator.assign(ops.zeros_like(accumulator))
 
-    def state_arguments(self):
+    def state_arguments(self) -> dict[str, Any]:
         """The arguments that say what the numbers held mean, by name."""
         return {name: getattr(self, name) for name in self.meaning_arguments}
 
-    def settings(self):
+    def settings(self) -> dict[str, str]:
         """The arguments that decide what is held, and how: name → value as text."""
         names = [*self.form_arguments, self.momentum_argument]
         names += ["momentum_rank", "momentum_dtype"]
         return {name: repr(getattr(self, name)) for name in names}
 
-    def check_fits(self, saved, own, settings):
+    def check_fits(
+        self, saved: list[Any], own: list[Any], settings: Mapping[str, str]
+    ) -> None:
         """Raises unless what was saved has the form of what this optimizer holds.
 
         Args:
@@ -584,26 +642,26 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             "fresh one. Nothing was loaded into this optimizer."
         )
 
-    def _plans(self):
+    def _plans(self) -> list[list[tuple[str, Shape, str]]]:
         if not self.built:
             return []
         return [
             plan.held for plan in self.plan(self._learned(self._trainable_variables))
         ]
 
-    def _learned(self, variables):
+    def _learned(self, variables: Sequence[Variable]) -> list[Variable]:
         """The variables that are trained, without those that take their gradient."""
         return [v for v in variables if not self._overwrite_variable_with_gradient(v)]
 
 
-def _value(slot):
+def _value(slot: Any) -> Tensor:
     """A slot's value, a tensor; to Keras a `tf.Variable` is itself one."""
     if isinstance(slot, keras.Variable):
         slot = slot.value
     return slot.read_value() if hasattr(slot, "read_value") else slot
 
 
-def _layout(name, shape, variable):
+def _layout(name: str, shape: Shape, variable: Variable) -> Any:
     """Where the parts of a slot lie under `keras.distribution`.
 
     Momentum of the variable's shape lies as the variable does. All else, being small,
@@ -620,12 +678,12 @@ def _layout(name, shape, variable):
     )
 
 
-def _constant(start):
+def _constant(start: Any) -> Callable[..., Tensor]:
     """An initializer that gives an array."""
     return lambda shape, dtype: ops.convert_to_tensor(start, dtype)
 
 
-def _check_ranks(momentum_rank):
+def _check_ranks(momentum_rank: Any) -> None:
     for rank in checked_values("momentum_rank", momentum_rank):
         is_whole = checks.is_integer(rank) and rank >= 0
         if not is_whole and rank is not None and rank != momenta.AUTO:
@@ -636,7 +694,7 @@ def _check_ranks(momentum_rank):
             )
 
 
-def _check_floating(variable):
+def _check_floating(variable: Variable) -> None:
     dtype = keras.backend.standardize_dtype(variable.dtype)
     if "float" not in dtype:
         raise ValueError(

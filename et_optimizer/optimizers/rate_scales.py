@@ -4,13 +4,16 @@ import math
 
 from et_optimizer import checks
 from et_optimizer.tensor_index import by_path, checked_values
+from et_optimizer.types import ByPath, NamedShapes, RateScale, Shape
 
 AUTO = "auto"
 # What "auto" multiplies the rate of embeddings, and of what leads back to tokens, by.
 OF_TOKENS = 8.0
 
 
-def of_variables(rate_scale, named_shapes):
+def of_variables(
+    rate_scale: ByPath[RateScale], named_shapes: NamedShapes
+) -> list[float]:
     """What every variable's rate is multiplied by.
 
     `"auto"` is `OF_TOKENS` for tables of embeddings, which are matrices whose own name
@@ -32,7 +35,7 @@ def of_variables(rate_scale, named_shapes):
     given = by_path("rate_scale", rate_scale, paths, None)
     of_tokens = _of_tokens(named_shapes)
 
-    def scale(one, path):
+    def scale(one: RateScale, path: str) -> float:
         if isinstance(one, str):
             return OF_TOKENS if path in of_tokens else 1.0
         return 1.0 if one is None else float(one)
@@ -40,7 +43,7 @@ def of_variables(rate_scale, named_shapes):
     return [scale(*pair) for pair in zip(given, paths)]
 
 
-def check(rate_scale):
+def check(rate_scale: object) -> None:
     """Raises unless the argument is one of those that there are.
 
     Args:
@@ -59,7 +62,7 @@ def check(rate_scale):
             )
 
 
-def _of_tokens(named_shapes):
+def _of_tokens(named_shapes: NamedShapes) -> frozenset[str]:
     """The paths of embeddings, and of what leads back to tokens."""
     tables = {path: shape for path, shape in named_shapes if _is_table(path, shape)}
     of_tokens = [s for path, s in tables.items() if "position" not in path.lower()]
@@ -70,7 +73,7 @@ def _of_tokens(named_shapes):
     return frozenset(tables).union(leading_back if len(leading_back) == 1 else ())
 
 
-def _is_table(path, shape):
+def _is_table(path: str, shape: Shape) -> bool:
     name = path.rpartition("/")[2]
     # Factors of a change of low rank are called after what they change.
     is_named = "embedding" in name and not name.startswith("lora_")

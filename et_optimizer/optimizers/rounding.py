@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from et_optimizer.gradients import bits
+from et_optimizer.types import Tensor
 
 # Factors and shifts of a bijection of 32 bits with little bias, found by C. Wellons's
 # search ("Prospecting for hash functions", 2018); the second factor as a signed number.
@@ -29,7 +30,7 @@ SMALLEST_NORMAL, SMALLEST = 2.0**-14, 2.0**-24
 STOCHASTIC = ("auto", True, False)
 
 
-def seed(iteration, place):
+def seed(iteration: Tensor, place: int) -> Tensor:
     """What tells the steps of one variable from those of others and from each other.
 
     Args:
@@ -44,7 +45,9 @@ def seed(iteration, place):
     return random_bits(own, own + ops.cast(iteration, "int32"))
 
 
-def averaged(average, value, momentum, iteration, place):
+def averaged(
+    average: Tensor, value: Tensor, momentum: Tensor, iteration: Tensor, place: int
+) -> Tensor:
     """A moving average of weights after a step, rounded as they are.
 
     Args:
@@ -65,13 +68,13 @@ def averaged(average, value, momentum, iteration, place):
     return stochastic(found, average.dtype, own, bits.entries_of(found.shape, own))
 
 
-def widened(value):
+def widened(value: Tensor) -> Tensor:
     """A value as it is computed with: in float32, or in float64 if it is in that."""
     dtype = keras.backend.standardize_dtype(value.dtype)
     return value if dtype in ("float32", "float64") else ops.cast(value, "float32")
 
 
-def stochastic(numbers, dtype, seed, counters):
+def stochastic(numbers: Tensor, dtype: str, seed: Tensor, counters: Tensor) -> Tensor:
     """Rounds to one of the two neighbours, to either with its probability.
 
     A number that the dtype holds stays as it is, as do infinities and NaN. Finite
@@ -107,7 +110,7 @@ def stochastic(numbers, dtype, seed, counters):
     return ops.cast(rounded, dtype)
 
 
-def random_bits(seed, counters):
+def random_bits(seed: Tensor, counters: Tensor) -> Tensor:
     """32 random bits for every entry, int32.
 
     Args:
@@ -119,7 +122,7 @@ def random_bits(seed, counters):
     return _hashed(counters, seed)
 
 
-def _hashed(integers, key=None):
+def _hashed(integers: Tensor, key: Tensor | None = None) -> Tensor:
     for shift, factor in zip(SHIFTS, FACTORS):
         integers = _mixed(integers, shift) * factor
         if key is not None:
@@ -127,7 +130,7 @@ def _hashed(integers, key=None):
     return _mixed(integers, SHIFTS[-1])
 
 
-def _mixed(integers, shift):
+def _mixed(integers: Tensor, shift: int) -> Tensor:
     """x xor (x ≫ shift), where zeros come in from above."""
     shifted = ops.right_shift(integers, shift)
     return ops.bitwise_xor(integers, ops.bitwise_and(shifted, 2 ** (32 - shift) - 1))

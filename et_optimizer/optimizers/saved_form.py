@@ -2,10 +2,14 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
+from et_optimizer.tensor_index import TensorIndex
+from et_optimizer.types import AnyOptimizer, Variable
 from et_optimizer.version import __version__
 
 # The key of the form, among those of the variables' places.
@@ -13,8 +17,10 @@ FORM = "form"
 SLOT = "slot"
 SKIPPED_STEPS = "skipped_steps"
 
+Form: TypeAlias = dict[str, Any]
 
-class SavedForm:
+
+class SavedForm(AnyOptimizer):
     """For an optimizer, in Keras or tf_keras, with `built` and `variables`.
 
     It says what it holds by `_plans`, what the numbers mean by `state_arguments`, what
@@ -25,10 +31,10 @@ class SavedForm:
     # How many variables an optimizer saves that was never built: in Keras 3 its
     # iteration and learning rate.
     unbuilt_variables = 2
-    _restored_plans = None
-    _restored_form = None
+    _restored_plans: list[Any] | None = None
+    _restored_form: Form | None = None
 
-    def form(self):
+    def form(self) -> Form:
         """What the state is of: a dict that JSON can hold."""
         return {
             "version": __version__,
@@ -40,7 +46,7 @@ class SavedForm:
             "accumulation": self._accumulation(),
         }
 
-    def check_form(self, saved):
+    def check_form(self, saved: Form | None) -> None:
         """Raises unless a form is that of this optimizer's rule, or `None`.
 
         Raises:
@@ -66,7 +72,7 @@ class SavedForm:
                 "Nothing was loaded into this optimizer."
             )
 
-    def check_views(self, saved):
+    def check_views(self, saved: Form | None) -> None:
         """Raises unless a form sees all variables as this optimizer, or is `None`.
 
         Raises:
@@ -83,30 +89,30 @@ class SavedForm:
                     "loaded into this optimizer."
                 )
 
-    def _views(self):
+    def _views(self) -> list[str]:
         """How each variable is seen: text, in the order of the variables."""
         return [_view(held.index) for held in self._held if held is not None]
 
-    def _rule(self):
+    def _rule(self) -> str:
         """The library's class, of which this may be an instance of a subclass."""
         own = (c for c in type(self).__mro__ if c.__module__.startswith("et_optimizer"))
         return next(own).__name__
 
-    def _accumulation(self):
+    def _accumulation(self) -> int:
         """Every how many of Keras's iterations a step is taken."""
         return getattr(self, "gradient_accumulation_steps", None) or 1
 
-    def check_restored(self, plans):
+    def check_restored(self, plans: list[Any]) -> None:
         """Raises unless what a checkpoint had before building fits these plans."""
         self.check_form(self._restored_form)
         self.check_fits(self._restored_plans, plans, _settings(self._restored_form))
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Saves the state, and what it is of."""
         super().save_own_variables(store)
         store[FORM] = np.frombuffer(_text(self.form()).encode(), "uint8")
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Loads the state; refuses, before changing it, that of something else.
 
         What Keras adds to it is matched by its kind: a learning rate that was saved is
@@ -122,7 +128,7 @@ class SavedForm:
             values = self._matched(values, form)
         super().load_own_variables({str(i): value for i, value in enumerate(values)})
 
-    def _matched(self, values, form):
+    def _matched(self, values: list[Any], form: Form | None) -> list[Any]:
         """For each own variable what was saved of it, or what it begins with."""
         kinds = self._kinds()
         if form is None:
@@ -160,7 +166,7 @@ class SavedForm:
             found.append(value)
         return found
 
-    def _kinds(self):
+    def _kinds(self) -> list[str]:
         """What each variable is: a slot, or of which of the frameworks' kinds."""
         kinds = {id(getattr(self, "_learning_rate", None)): "learning_rate"}
         kinds[id(self._iterations)] = "iteration"
@@ -174,7 +180,7 @@ class SavedForm:
         kinds |= {id(counter): SKIPPED_STEPS for counter in counters}
         return [kinds.get(id(v), SLOT) for v in self.variables]
 
-    def _averaged_variables(self):
+    def _averaged_variables(self) -> list[Variable]:
         """The model's variables of which Keras keeps an average."""
         averages = getattr(self, "_model_variables_moving_average", None) or ()
         pairs = zip(self._trainable_variables, averages)
@@ -185,13 +191,13 @@ class SavedForm:
     # level is refused while nothing has been changed, or, if it is restored before
     # the optimizer is built, when that is about to happen.
 
-    def _serialize_to_tensors(self):
+    def _serialize_to_tensors(self) -> dict[str, Any]:
         import tensorflow as tf
 
         held = {"form": self.form(), "plans": self._plans()}
         return {"plans": tf.constant(_text(held))}
 
-    def _restore_from_tensors(self, restored_tensors):
+    def _restore_from_tensors(self, restored_tensors: Mapping[str, Any]) -> Any:
         import tensorflow as tf
 
         if tf.executing_eagerly():
@@ -208,27 +214,27 @@ class SavedForm:
             object.__setattr__(self, "_restored_form", held["form"])
         return tf.no_op()
 
-    def _copy_trackable_to_cpu(self, object_map):
+    def _copy_trackable_to_cpu(self, object_map: Any) -> None:
         """Nothing: the form, unlike the variables, does not change while saved."""
 
 
-def _view(index):
+def _view(index: TensorIndex) -> str:
     """A tensor index in words: which modes each axis of the shape has."""
     modes = [tuple(axis.modes) for axis in index.axes]
     return f"{index.shape} with the modes {modes} of its axes"
 
 
-def _text(held):
+def _text(held: Any) -> str:
     """As JSON, of NumPy's numbers too."""
     return json.dumps(held, default=float)
 
 
-def _settings(form):
+def _settings(form: Form | None) -> dict[str, str]:
     """The settings in a form, or none where there is no form."""
     return {} if form is None else form["settings"]
 
 
-def _read(saved):
+def _read(saved: Any) -> np.ndarray:
     """An array that was saved; NumPy's files do not say what bfloat16 is."""
     array = np.asarray(saved)
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array

@@ -1,5 +1,7 @@
 """The Shampoo and Sketchy optimizers."""
 
+from typing import Any, Final
+
 import keras
 
 from et_optimizer import checks, preconditioners
@@ -8,7 +10,22 @@ from et_optimizer.optimizers.preconditioned import (
     argument_of_preconditioner,
 )
 from et_optimizer.optimizers.tensored import TensoredOptimizer
+from et_optimizer.preconditioners import Preconditioner
 from et_optimizer.tensor_index import TensorIndex, index_variables
+from et_optimizer.types import (
+    ByPath,
+    Graft,
+    LearningRate,
+    Level,
+    MomentumDtype,
+    MomentumRank,
+    NamedShapes,
+    Nonfinite,
+    OtherArguments,
+    StochasticRounding,
+    TensorIndices,
+    Unpack,
+)
 
 
 class ModeCovarianceOptimizer(TensoredOptimizer):
@@ -20,42 +37,55 @@ class ModeCovarianceOptimizer(TensoredOptimizer):
         **kwargs: The other arguments of `TensoredOptimizer`.
     """
 
-    form_arguments = ("level", "tensor_index", "merge_axes", "block_size", "graft")
+    form_arguments: tuple[str, ...] = (
+        "level",
+        "tensor_index",
+        "merge_axes",
+        "block_size",
+        "graft",
+    )
     meaning_arguments = ("beta_2", "update_every")
 
-    beta_1 = PreconditionedOptimizer.momentum_decay
-    beta_2 = argument_of_preconditioner(
+    beta_1: Final[float] = PreconditionedOptimizer.momentum_decay
+    beta_2: Final[float | None] = argument_of_preconditioner(
         "beta_2", "The decay of the covariances' average, or `None`."
     )
-    block_size = argument_of_preconditioner(
+    block_size: Final[int] = argument_of_preconditioner(
         "block_size", "The longest side of a covariance."
     )
-    update_every = argument_of_preconditioner(
+    update_every: Final[int] = argument_of_preconditioner(
         "update_every", "Every how many steps the covariances take in a gradient."
     )
-    start_preconditioning_step = argument_of_preconditioner(
+    start_preconditioning_step: Final[int] = argument_of_preconditioner(
         "start_preconditioning_step", "The first step that is preconditioned."
     )
-    graft = argument_of_preconditioner(
+    graft: Final[Graft] = argument_of_preconditioner(
         "graft", "The rule whose norm an update has, or `None`."
     )
-    epsilon = argument_of_preconditioner("epsilon", "The papers' ε.")
-    relative_epsilon = argument_of_preconditioner(
+    epsilon: Final[float] = argument_of_preconditioner("epsilon", "The papers' ε.")
+    relative_epsilon: Final[float] = argument_of_preconditioner(
         "relative_epsilon", "Added to ε, a share of the largest eigenvalue."
     )
 
-    def __init__(self, preconditioner, learning_rate, *, merge_axes, **kwargs):
+    def __init__(
+        self,
+        preconditioner: Preconditioner,
+        learning_rate: LearningRate,
+        *,
+        merge_axes: bool,
+        **kwargs: Any,
+    ):
         checks.boolean("merge_axes", merge_axes)
         super().__init__(preconditioner, learning_rate, **kwargs)
         self.merge_axes = merge_axes
 
-    def index_variables(self, named_shapes):
+    def index_variables(self, named_shapes: NamedShapes) -> list[TensorIndex]:
         """The tensor index of every variable; see the base."""
         return index_variables(
             named_shapes, self.level, self.tensor_index, self.merge_axes
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer."""
         return super().get_config() | {"merge_axes": self.merge_axes}
 
@@ -183,34 +213,34 @@ class SketchyShampoo(ModeCovarianceOptimizer):
 
     form_arguments = ("rank", *ModeCovarianceOptimizer.form_arguments)
 
-    rank = argument_of_preconditioner(
+    rank: Final[int] = argument_of_preconditioner(
         "rank", "How many eigenvectors are kept of a covariance."
     )
 
     def __init__(
         self,
-        learning_rate=0.002,
-        rank=256,
-        beta_2=0.999,
-        level=1,
-        tensor_index=None,
-        block_size=1024,
-        update_every=10,
-        start_preconditioning_step=1,
-        graft="extreme_tensoring",
-        epsilon=0.0,
-        relative_epsilon=1e-6,
-        merge_axes=True,
-        beta_1=0.0,
-        clip_threshold=None,
-        momentum_dtype="bfloat16",
-        momentum_rank="auto",
-        refresh_every=50,
-        update_bound=None,
-        nonfinite="skip",
-        spike_threshold=None,
-        stochastic_rounding="auto",
-        **kwargs,
+        learning_rate: LearningRate = 0.002,
+        rank: int = 256,
+        beta_2: float | None = 0.999,
+        level: ByPath[Level] = 1,
+        tensor_index: TensorIndices = None,
+        block_size: int = 1024,
+        update_every: int = 10,
+        start_preconditioning_step: int = 1,
+        graft: Graft = "extreme_tensoring",
+        epsilon: float = 0.0,
+        relative_epsilon: float = 1e-6,
+        merge_axes: bool = True,
+        beta_1: float = 0.0,
+        clip_threshold: float | None = None,
+        momentum_dtype: MomentumDtype = "bfloat16",
+        momentum_rank: ByPath[MomentumRank] = "auto",
+        refresh_every: int = 50,
+        update_bound: float | None = None,
+        nonfinite: Nonfinite = "skip",
+        spike_threshold: float | None = None,
+        stochastic_rounding: StochasticRounding = "auto",
+        **kwargs: Unpack[OtherArguments],
     ):
         super().__init__(
             preconditioners.SketchyShampoo(
@@ -290,27 +320,27 @@ class Shampoo(ModeCovarianceOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.002,
-        beta_2=0.999,
-        level=1,
-        tensor_index=None,
-        block_size=1024,
-        update_every=10,
-        start_preconditioning_step=1,
-        graft="extreme_tensoring",
-        epsilon=0.0,
-        relative_epsilon=1e-6,
-        merge_axes=True,
-        beta_1=0.0,
-        clip_threshold=None,
-        momentum_dtype="bfloat16",
-        momentum_rank="auto",
-        refresh_every=50,
-        update_bound=None,
-        nonfinite="skip",
-        spike_threshold=None,
-        stochastic_rounding="auto",
-        **kwargs,
+        learning_rate: LearningRate = 0.002,
+        beta_2: float | None = 0.999,
+        level: ByPath[Level] = 1,
+        tensor_index: TensorIndices = None,
+        block_size: int = 1024,
+        update_every: int = 10,
+        start_preconditioning_step: int = 1,
+        graft: Graft = "extreme_tensoring",
+        epsilon: float = 0.0,
+        relative_epsilon: float = 1e-6,
+        merge_axes: bool = True,
+        beta_1: float = 0.0,
+        clip_threshold: float | None = None,
+        momentum_dtype: MomentumDtype = "bfloat16",
+        momentum_rank: ByPath[MomentumRank] = "auto",
+        refresh_every: int = 50,
+        update_bound: float | None = None,
+        nonfinite: Nonfinite = "skip",
+        spike_threshold: float | None = None,
+        stochastic_rounding: StochasticRounding = "auto",
+        **kwargs: Unpack[OtherArguments],
     ):
         super().__init__(
             preconditioners.Shampoo(
@@ -410,29 +440,33 @@ class SketchyAdagrad(PreconditionedOptimizer):
 
     form_arguments = ("rank",)
 
-    beta_1 = PreconditionedOptimizer.momentum_decay
-    rank = argument_of_preconditioner("rank", "How many eigenvectors are kept.")
-    beta_2 = argument_of_preconditioner(
+    beta_1: Final[float] = PreconditionedOptimizer.momentum_decay
+    rank: Final[int] = argument_of_preconditioner(
+        "rank", "How many eigenvectors are kept."
+    )
+    beta_2: Final[float | None] = argument_of_preconditioner(
         "beta_2", "The decay of the covariance's average, or `None`."
     )
-    epsilon = argument_of_preconditioner("epsilon", "ε, added to the escaped mass.")
+    epsilon: Final[float] = argument_of_preconditioner(
+        "epsilon", "ε, added to the escaped mass."
+    )
 
     def __init__(
         self,
-        learning_rate=0.1,
-        rank=10,
-        beta_2=None,
-        epsilon=0.0,
-        beta_1=0.0,
-        clip_threshold=None,
-        momentum_dtype="bfloat16",
-        momentum_rank="auto",
-        refresh_every=50,
-        update_bound=None,
-        nonfinite="skip",
-        spike_threshold=None,
-        stochastic_rounding="auto",
-        **kwargs,
+        learning_rate: LearningRate = 0.1,
+        rank: int = 10,
+        beta_2: float | None = None,
+        epsilon: float = 0.0,
+        beta_1: float = 0.0,
+        clip_threshold: float | None = None,
+        momentum_dtype: MomentumDtype = "bfloat16",
+        momentum_rank: ByPath[MomentumRank] = "auto",
+        refresh_every: int = 50,
+        update_bound: float | None = None,
+        nonfinite: Nonfinite = "skip",
+        spike_threshold: float | None = None,
+        stochastic_rounding: StochasticRounding = "auto",
+        **kwargs: Unpack[OtherArguments],
     ):
         super().__init__(
             preconditioners.SketchyAdagrad(rank, beta_2, epsilon),
@@ -449,6 +483,6 @@ class SketchyAdagrad(PreconditionedOptimizer):
             **kwargs,
         )
 
-    def index_variables(self, named_shapes):
+    def index_variables(self, named_shapes: NamedShapes) -> list[TensorIndex]:
         """The tensor index of every variable; see the base."""
         return [TensorIndex.of_entries(shape) for _, shape in named_shapes]

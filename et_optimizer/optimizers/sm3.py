@@ -1,5 +1,7 @@
 """The SM3 optimizer."""
 
+from typing import Final, Literal
+
 import keras
 
 from et_optimizer import preconditioners
@@ -8,6 +10,18 @@ from et_optimizer.optimizers.preconditioned import (
     argument_of_preconditioner,
 )
 from et_optimizer.optimizers.tensored import TensoredOptimizer
+from et_optimizer.types import (
+    ByPath,
+    LearningRate,
+    Level,
+    MomentumDtype,
+    MomentumRank,
+    Nonfinite,
+    OtherArguments,
+    StochasticRounding,
+    TensorIndices,
+    Unpack,
+)
 
 
 @keras.saving.register_keras_serializable(package="et_optimizer")
@@ -111,31 +125,33 @@ class SM3(TensoredOptimizer):
     meaning_arguments = ("variant", "beta_2")
     momentum_is_corrected = False
 
-    momentum = PreconditionedOptimizer.momentum_decay
-    variant = argument_of_preconditioner("variant", '`"I"` or `"II"`.')
-    beta_2 = argument_of_preconditioner(
+    momentum: Final[float] = PreconditionedOptimizer.momentum_decay
+    variant: Final[Literal["I", "II"]] = argument_of_preconditioner(
+        "variant", '`"I"` or `"II"`.'
+    )
+    beta_2: Final[float | None] = argument_of_preconditioner(
         "beta_2", "The decay of the accumulators, or `None`."
     )
-    epsilon = argument_of_preconditioner("epsilon", "ε, inside the root.")
+    epsilon: Final[float] = argument_of_preconditioner("epsilon", "ε, inside the root.")
 
     def __init__(
         self,
-        learning_rate=0.1,
-        variant="II",
-        level=1,
-        tensor_index=None,
-        beta_2=None,
-        momentum=0.0,
-        epsilon=0.0,
-        clip_threshold=None,
-        momentum_dtype="bfloat16",
-        momentum_rank="auto",
-        refresh_every=50,
-        update_bound=None,
-        nonfinite="skip",
-        spike_threshold=None,
-        stochastic_rounding="auto",
-        **kwargs,
+        learning_rate: LearningRate = 0.1,
+        variant: Literal["I", "II"] = "II",
+        level: ByPath[Level] = 1,
+        tensor_index: TensorIndices = None,
+        beta_2: float | None = None,
+        momentum: float = 0.0,
+        epsilon: float = 0.0,
+        clip_threshold: float | None = None,
+        momentum_dtype: MomentumDtype = "bfloat16",
+        momentum_rank: ByPath[MomentumRank] = "auto",
+        refresh_every: int = 50,
+        update_bound: float | None = None,
+        nonfinite: Nonfinite = "skip",
+        spike_threshold: float | None = None,
+        stochastic_rounding: StochasticRounding = "auto",
+        **kwargs: Unpack[OtherArguments],
     ):
         super().__init__(
             preconditioners.SM3(variant, beta_2, epsilon),

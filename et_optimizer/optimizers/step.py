@@ -1,6 +1,7 @@
 """One step of a variable, as a pure function: what all the optimizers compute."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -13,6 +14,7 @@ from et_optimizer.optimizers.finite import are_finite, are_finite_squares
 from et_optimizer.optimizers.rounding import widened
 from et_optimizer.preconditioners import Preconditioner
 from et_optimizer.tensor_index import TensorIndex
+from et_optimizer.types import Tensor
 
 
 class State(NamedTuple):
@@ -25,10 +27,10 @@ class State(NamedTuple):
         skipped_steps: How many steps were not taken.
     """
 
-    value: Any
-    slots: list
-    averages: list
-    skipped_steps: Any
+    value: Tensor
+    slots: list[Tensor]
+    averages: list[Tensor]
+    skipped_steps: Tensor
 
 
 class Clock(NamedTuple):
@@ -41,10 +43,10 @@ class Clock(NamedTuple):
         seed: What the random bits begin from, of one variable alone; see `rounding`.
     """
 
-    rate: Any
-    step: Any
-    weight_decay: Any
-    seed: Any
+    rate: Tensor
+    step: Tensor
+    weight_decay: Tensor | None
+    seed: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Step:
     stochastic_rounding: bool
     rate_scale: float
 
-    def __call__(self, gradient, state, clock, is_refresh=False):
+    def __call__(
+        self, gradient: Tensor, state: State, clock: Clock, is_refresh: Tensor = False
+    ) -> tuple[State, Any]:
         """One step.
 
         Args:
@@ -106,10 +110,12 @@ class Step:
             lambda entries: ops.where(is_taken, entries, 0.0)
         )
 
-        def chosen(new, old):
+        def chosen(new: list[Tensor], old: list[Tensor]) -> list[Tensor]:
             return [ops.where(is_taken, *pair) for pair in zip(new, old)]
 
-        def moved(value, change, entries):
+        def moved(
+            value: Tensor, change: Tensor, entries: Callable[[Tensor], Tensor]
+        ) -> Tensor:
             wide = widened(value)
             if clock.weight_decay is not None:
                 wide = ops.where(is_taken, _decayed(wide, clock), wide)
@@ -130,7 +136,13 @@ class Step:
         value, rows = gradients.take_from(state.value, change, moved, decays)
         return after._replace(value=value), rows
 
-    def rounded(self, numbers, dtype, seed, entries):
+    def rounded(
+        self,
+        numbers: Tensor,
+        dtype: Any,
+        seed: Tensor,
+        entries: Callable[[Tensor], Tensor],
+    ) -> Tensor:
         """What is stored of the value that was computed.
 
         Args:
@@ -143,7 +155,7 @@ class Step:
             return rounding.stochastic(numbers, dtype, seed, entries(seed))
         return ops.cast(numbers, dtype)
 
-    def _usable(self, gradient, slots):
+    def _usable(self, gradient: Any, slots: list[Tensor]) -> tuple[Any, Tensor]:
         """The gradient in a form that all can use, and whether it may be used."""
         needs_finite = self.preconditioner.is_of_finite_gradients
         if needs_finite or self.momentum.plan():
@@ -155,7 +167,7 @@ class Step:
         is_taken = are_finite_squares(gradient, slots)
         return ops.where(is_taken, gradient, ops.zeros_like(gradient)), is_taken
 
-    def _without_spike(self, gradient, state, step):
+    def _without_spike(self, gradient: Any, state: State, step: Tensor) -> Any:
         """The gradient, scaled down where it is far larger than those before it."""
         if self.spike_threshold is None:
             return gradient
@@ -167,13 +179,15 @@ class Step:
         largest = self.spike_threshold * ops.sqrt(before) / ops.sqrt(now)
         return gradient.times(ops.where(is_known, ops.minimum(largest, 1.0), 1.0))
 
-    def _clipped(self, update):
+    def _clipped(self, update: Any) -> Any:
         if self.clip_threshold is None:
             return update
         excess = update.root_mean_square() / self.clip_threshold
         return update.scaled(1.0 / ops.maximum(excess, 1.0))
 
-    def _averaged(self, update, averages, rate, *when):
+    def _averaged(
+        self, update: Any, averages: list[Tensor], rate: Tensor, *when: Tensor
+    ) -> tuple[Any, list[Tensor]]:
         """The update times the rate after momentum, and what this keeps now."""
         if self.momentum_of_steps:
             return self.momentum(update.scaled(rate), averages, *when)
@@ -182,14 +196,14 @@ class Step:
         direction, averages = average(update, averages, *when)
         return direction.scaled(rate), averages
 
-    def _bounded(self, direction, rate):
+    def _bounded(self, direction: Any, rate: Tensor) -> Any:
         if self.update_bound is None:
             return direction
         limit = self.update_bound * ops.abs(rate)
         return direction.mapped(lambda entries: ops.clip(entries, -limit, limit))
 
 
-def _decayed(value, clock):
+def _decayed(value: Tensor, clock: Clock) -> Tensor:
     """The value after Keras's weight decay, x − η λ x."""
     if clock.weight_decay is None:
         return value

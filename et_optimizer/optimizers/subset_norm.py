@@ -1,5 +1,7 @@
 """The Subset-Norm optimizer."""
 
+from typing import Any, Final, Literal
+
 import keras
 
 from et_optimizer import preconditioners
@@ -9,7 +11,19 @@ from et_optimizer.optimizers.preconditioned import (
     by_path_as_given,
     by_path_to_keep,
 )
-from et_optimizer.tensor_index import check_axis, index_one_mode
+from et_optimizer.tensor_index import TensorIndex, check_axis, index_one_mode
+from et_optimizer.types import (
+    ByPath,
+    KeptAxis,
+    LearningRate,
+    MomentumDtype,
+    MomentumRank,
+    NamedShapes,
+    Nonfinite,
+    OtherArguments,
+    StochasticRounding,
+    Unpack,
+)
 
 
 @keras.saving.register_keras_serializable(package="et_optimizer")
@@ -116,31 +130,33 @@ class SubsetNorm(PreconditionedOptimizer):
     form_arguments = ("axis",)
     meaning_arguments = ("beta_2", "momentum_of")
 
-    beta_1 = PreconditionedOptimizer.momentum_decay
-    beta_2 = argument_of_preconditioner(
+    beta_1: Final[float] = PreconditionedOptimizer.momentum_decay
+    beta_2: Final[float | None] = argument_of_preconditioner(
         "beta_2", "The decay of the squared gradients' average, or `None`."
     )
-    statistic = argument_of_preconditioner("statistic", '`"mean"` or `"sum"`.')
-    epsilon = argument_of_preconditioner("epsilon", "ε, inside the root.")
+    statistic: Final[Literal["mean", "sum"]] = argument_of_preconditioner(
+        "statistic", '`"mean"` or `"sum"`.'
+    )
+    epsilon: Final[float] = argument_of_preconditioner("epsilon", "ε, inside the root.")
 
     def __init__(
         self,
-        learning_rate=0.002,
-        axis="auto",
-        beta_1=0.9,
-        beta_2=0.99,
-        statistic="mean",
-        epsilon=0.0,
-        clip_threshold=None,
-        momentum_dtype="bfloat16",
-        momentum_rank="auto",
-        refresh_every=50,
-        update_bound=3.0,
-        momentum_of="update",
-        nonfinite="skip",
-        spike_threshold=None,
-        stochastic_rounding="auto",
-        **kwargs,
+        learning_rate: LearningRate = 0.002,
+        axis: ByPath[KeptAxis] = "auto",
+        beta_1: float = 0.9,
+        beta_2: float | None = 0.99,
+        statistic: Literal["mean", "sum"] = "mean",
+        epsilon: float = 0.0,
+        clip_threshold: float | None = None,
+        momentum_dtype: MomentumDtype = "bfloat16",
+        momentum_rank: ByPath[MomentumRank] = "auto",
+        refresh_every: int = 50,
+        update_bound: float | None = 3.0,
+        momentum_of: Literal["update", "gradient"] = "update",
+        nonfinite: Nonfinite = "skip",
+        spike_threshold: float | None = None,
+        stochastic_rounding: StochasticRounding = "auto",
+        **kwargs: Unpack[OtherArguments],
     ):
         check_axis(axis)
         super().__init__(
@@ -163,15 +179,15 @@ class SubsetNorm(PreconditionedOptimizer):
         self._axis = by_path_to_keep(axis)
 
     @property
-    def axis(self):
+    def axis(self) -> ByPath[KeptAxis]:
         """The axis that keeps a number a position, or a dict of them by path."""
         return by_path_as_given(self._axis)
 
-    def index_variables(self, named_shapes):
+    def index_variables(self, named_shapes: NamedShapes) -> list[TensorIndex]:
         """The tensor index of every variable; see the base."""
         return index_one_mode(named_shapes, self.axis)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer."""
         config = super().get_config()
         del config["combination"]  # Of one mode there is nothing to combine.

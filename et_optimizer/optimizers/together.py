@@ -8,6 +8,8 @@ They are stacked, which copies them, so that large variables go by themselves.
 import collections
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -17,7 +19,8 @@ from et_optimizer.gradients.bits import entries_of
 from et_optimizer.gradients.layout import may_be_in_parts
 from et_optimizer.momenta import SubspaceMomentum
 from et_optimizer.optimizers.rounding import widened
-from et_optimizer.optimizers.step import State
+from et_optimizer.optimizers.step import Clock, State, Step
+from et_optimizer.types import Tensor, Variable
 
 # Up to so many entries. Most of a compiler's work on larger variables is on the passes
 # over them, and copies would be passes too. On JAX XLA:CPU compiles equal kernels once,
@@ -25,7 +28,11 @@ from et_optimizer.optimizers.step import State
 MAX_ENTRIES = {"tensorflow": 2**14, "jax": 0, "torch": 0}
 
 
-def parted(kinds, gradients, variables):
+def parted(
+    kinds: Sequence[tuple[Step, bool]],
+    gradients: Sequence[Tensor],
+    variables: Sequence[Variable],
+) -> list[list[int]]:
     """Parts places into those to go together.
 
     Args:
@@ -38,14 +45,19 @@ def parted(kinds, gradients, variables):
     """
     found = collections.defaultdict(list)
     for place, (kind, gradient) in enumerate(zip(kinds, gradients)):
-        key = place
+        key: Any = place
         if _goes_together(kind[0], gradient):
             key = (*kind, gradient.dtype, variables[place].dtype)
         found[key].append(place)
     return list(found.values())
 
 
-def take(step, gradients, states, clocks):
+def take(
+    step: Step,
+    gradients: Sequence[Tensor],
+    states: Sequence[State],
+    clocks: Sequence[Clock],
+) -> list[State]:
     """One step of each of some variables.
 
     Args:
@@ -58,7 +70,7 @@ def take(step, gradients, states, clocks):
         A list of `State`.
     """
 
-    def one(member):
+    def one(member: Any) -> Any:
         gradient, *state = member
         return tuple(step(gradient, State(*state), clocks[0])[0])
 
@@ -78,7 +90,7 @@ def take(step, gradients, states, clocks):
     return [keras.tree.pack_sequence_as(states[0], of_one) for of_one in zip(*flat)]
 
 
-def are_in_parts():
+def are_in_parts() -> bool:
     """Whether variables, or copies of them, may lie on several devices."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -87,12 +99,12 @@ def are_in_parts():
     return may_be_in_parts()
 
 
-def is_possible(gradient):
+def is_possible(gradient: Tensor) -> bool:
     """Whether a gradient is a tensor of a program being traced, for one device."""
     return gradients.is_traced(gradient) and not are_in_parts()
 
 
-def _goes_together(step, gradient):
+def _goes_together(step: Step, gradient: Tensor) -> bool:
     if step.preconditioner.is_of_finite_gradients:
         return False  # finds eigenvectors, which gain nothing
     if isinstance(step.momentum, SubspaceMomentum) or not is_possible(gradient):

@@ -1,6 +1,7 @@
 """What all preconditioners have in common."""
 
 import math
+from typing import Any, ClassVar
 
 from keras import ops
 
@@ -14,6 +15,8 @@ class Preconditioner:
     # Whether a gradient must be finite to be given to it. Otherwise NaN and infinity in
     # a gradient, and squares that overflow, are seen in the slots that come of it.
     is_of_finite_gradients = False
+    # What there is for each paper is a dataclass, whose fields are its arguments.
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def slot_shapes(self, index):
         """What is kept for a variable.
