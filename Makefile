@@ -47,6 +47,7 @@ fuzz: $(FOR_TESTS)
 lint: $(FOR_TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(FOR_TESTS)
 	$(BIN)/ruff check --fix .
