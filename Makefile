@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TESTS := $(VENV)/.for-tests
 
-.PHONY: demo test test-tensorflow test-jax test-torch fuzz lint format notebooks clean
+.PHONY: demo test test-tensorflow test-jax test-torch fuzz lint format docs notebooks \
+	clean
 
 demo: $(FOR_DEMO)
 	$(BIN)/python -m tf_models.compare
@@ -53,6 +54,10 @@ format: $(FOR_TESTS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documentation as a site, in site/: open site/index.html.
+docs: $(FOR_TESTS)
+	$(BIN)/mkdocs build --strict
+
 # Executes the notebooks of colab/ at smoke size, and keeps their outputs.
 notebooks: $(FOR_TESTS)
 	$(BIN)/python -m tests.notebooks
@@ -68,8 +73,8 @@ $(FOR_DEMO): setup.cfg pyproject.toml
 
 $(FOR_TESTS): $(FOR_DEMO)
 	$(BIN)/python -m pip install --quiet $(TORCH) \
-		--editable '.[tensorflow,jax,torch,studies,models,peers,test]'
+		--editable '.[tensorflow,jax,torch,studies,models,peers,docs,test]'
 	touch $(FOR_TESTS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info
