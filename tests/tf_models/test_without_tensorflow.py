@@ -147,7 +147,7 @@ def test_a_run_trains(without_tensorflow, folder, tmp_path):
             "--batch_size=4",
             "--steps=12",
             "--evaluations=2",
-            "--learning_rate=0.01",
+            "--learning_rate=0.002",
         )
     )
     result = json.loads(output.splitlines()[-1])["result"]
