@@ -41,7 +41,8 @@ def weights(model):
     return [w.numpy() for w in model.weights]
 
 
-@pytest.mark.parametrize("name", SLOTS_OF_EACH_KIND[1:])
+# Sketches under tf_keras, whose step is the same (test_tf_keras.py).
+@pytest.mark.parametrize("name", SLOTS_OF_EACH_KIND[1:3])
 def test_two_mirrored_devices_train_as_one_does(name):
     make = in_float32(OPTIMIZERS[name])
     mirrored = training.mirrored()

@@ -8,7 +8,7 @@ from keras import ops
 import et_optimizer
 from et_optimizer import preconditioners
 from et_optimizer.optimizers import together
-from tests.optimizers import OPTIMIZERS
+from tests.optimizers import ALL_CLASSES, OPTIMIZERS
 from tests.updates import compiled
 
 pytestmark = pytest.mark.skipif(
@@ -60,7 +60,7 @@ def taken(make, monkeypatch, largest, dtype):
 
 
 # On JAX variables go alone, unless a test has it otherwise.
-NAMES = OPTIMIZERS if keras.backend.backend() == "tensorflow" else ["ExtremeTensoring"]
+NAMES = ALL_CLASSES if keras.backend.backend() == "tensorflow" else ["ExtremeTensoring"]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("text", ["stdlib", "folder"])
+# What reads a text asks for no backend: each text once, and each backend once.
+@pytest.mark.parametrize(
+    ("without_tensorflow", "text"),
+    [("jax", "stdlib"), ("torch", "folder")],
+    indirect=["without_tensorflow"],
+)
 def test_batches_are_those_that_a_tf_data_pipeline_gives(
     without_tensorflow, folder, tmp_path, text
 ):
