@@ -155,7 +155,7 @@ class TensorIndex:
 
         Args:
             shape: The variable's shape.
-            sizes: A sequence of positive integers. If they multiply to the
+            sizes: A list or tuple of positive integers. If they multiply to the
                 variable's size, they are a reshape of it, whether or not they
                 respect its axes. If they multiply to more, they are dealt out to
                 the axes in order, each axis padded; where that does not work out,

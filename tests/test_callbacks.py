@@ -55,6 +55,15 @@ def test_it_logs_the_share_of_the_top_and_the_intrinsic_dimension(rank):
         assert 0 < mass <= 1 and 1 <= dimension <= min(covariance.shape)
 
 
+def test_a_model_that_fit_has_yet_to_build_is_measured_too():
+    x, y = data()
+    model = keras.Sequential([keras.layers.Dense(3, name="dense")])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    monitor = SpectrumMonitor((x, y), rank=1)
+    history = model.fit(x, y, verbose=0, callbacks=[monitor]).history
+    assert history["sequential/dense/kernel/mode_0/top_1_mass"][0] > 0
+
+
 @pytest.mark.one_backend
 def test_covariances_of_successive_batches_decay():
     model, batches = regression(), [data(seed=1), data(seed=2)]

@@ -44,7 +44,7 @@ class GradientProbe(keras.callbacks.Callback):
         self.variables = variables
         self.frequency = frequency
         self._batches = endless(data, type(self).__name__)
-        self._chosen: list[tuple[Variable, Any]] = []
+        self._chosen: list[tuple[Variable, Any]] | None = None
         self._measured: dict[str, float] = {}
         self._seen = 0
         self._next_batch = 0
@@ -62,8 +62,10 @@ class GradientProbe(keras.callbacks.Callback):
         return dict(self._measured)
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        """Chooses the variables."""
-        self._chosen = self.choose(self.model.trainable_variables)
+        """Chooses the variables, unless the model has yet to make them."""
+        self._chosen = None
+        if self.model.built:
+            self._chosen = self.choose(self.model.trainable_variables)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Batches are numbered anew."""
@@ -94,6 +96,8 @@ class GradientProbe(keras.callbacks.Callback):
         Returns:
             A dict from the names of the logs to floats.
         """
+        if self._chosen is None:
+            self._chosen = self.choose(self.model.trainable_variables)
         variables = [variable for variable, _ in self._chosen]
         found = _gradients(self.model, next(self._batches), variables)
         for (variable, index), gradient in zip(self._chosen, found):

@@ -123,8 +123,8 @@ class ExtremeTensoring(TensoredOptimizer):
             dict from regular expressions on paths to these; variables that none matches
             get `"auto"`. Defaults to `"auto"`.
         refresh_every: The number of steps from one refresh of a basis to the next, at
-            least 1. Refreshes of different variables fall on different steps. Defaults
-            to 50.
+            least 1. Those of different variables are spread over as many steps.
+            Defaults to 50.
         nonfinite: What becomes of a variable's step whose gradient has NaN or infinity
             in it, or squares that overflow, also together with what is held, or whose
             rate is not finite. `"skip"`:
