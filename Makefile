@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TESTS := $(VENV)/.for-tests
 
-.PHONY: demo test test-tensorflow test-jax test-torch fuzz lint format docs notebooks \
-	clean
+.PHONY: demo test test-quick test-tensorflow test-jax test-torch fuzz lint format docs \
+	build notebooks clean
 
 demo: $(FOR_DEMO)
 	$(BIN)/python -m tf_models.compare
@@ -48,6 +48,18 @@ test-jax: $(FOR_TESTS)
 test-torch: $(FOR_TESTS)
 	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 --dist worksteal \
 		$(COUNTED) --ignore=tests/tf_models
+
+# Two minutes, for the loop of a developer: PyTorch, which compiles nothing, and no test
+# that takes its time, starts processes, or is of a part that few changes touch.
+NOT_QUICK := shampoo spikes resume fresh_process fuzz frequent_directions keras_hub \
+	keras_tuner torch_peers docs types distribution build
+test-quick: $(FOR_TESTS)
+	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(BIN)/python -m pytest -q -n 2 \
+		--dist worksteal --ignore=tests/tf_models $(NOT_QUICK:%=--ignore=tests/test_%.py)
+
+# A wheel and an sdist in dist/, of what git knows.
+build: $(FOR_TESTS)
+	$(BIN)/python -m build
 
 # The random search of tests/fuzz.py at length, of which `make test` has some seeds.
 FUZZ ?= 10000
