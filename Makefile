@@ -24,7 +24,8 @@ COUNTED := --cov=et_optimizer --cov-report=term-missing:skip-covered
 # Tests that compile take a fifth to a third less where machine code is not optimized.
 # What is exact to the last place is tested in the machine code that users run.
 NOT_OPTIMIZED := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-EXACT := extreme_tensoring_exactness rank_one adafactor sm3 together
+EXACT := extreme_tensoring_exactness rank_one adafactor sm3 together backends_agree \
+	rounding resume
 test-tensorflow: $(FOR_TESTS)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal \
 		-m "not one_backend" $(EXACT:%=tests/test_%.py)
@@ -52,12 +53,12 @@ test-torch: $(FOR_TESTS)
 # Two minutes, for the loop of a developer: PyTorch, which compiles nothing, and no test
 # that takes its time, starts processes, or is of a part that few changes touch.
 NOT_QUICK := shampoo spikes resume fresh_process fuzz frequent_directions keras_hub \
-	keras_tuner torch_peers docs types distribution build
+	keras_tuner torch_peers docs types build
 test-quick: $(FOR_TESTS)
 	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(BIN)/python -m pytest -q -n 2 \
 		--dist worksteal --ignore=tests/tf_models $(NOT_QUICK:%=--ignore=tests/test_%.py)
 
-# A wheel and an sdist in dist/, of what git knows.
+# A wheel and an sdist in dist/, of the working tree.
 build: $(FOR_TESTS)
 	$(BIN)/python -m build
 

@@ -14,9 +14,9 @@ The same seed and the same release of matplotlib draw the same images.
 """
 
 import pathlib
-import shutil
 import string
 import sys
+import tempfile
 
 import matplotlib
 import numpy as np
@@ -127,17 +127,18 @@ def main(argv):
             "Remove it, or name another."
         )
     rng = np.random.default_rng(SEED.value)
-    # Whole or not at all.
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     chosen = letters()
-    for character in track(chosen, f"Drawing {len(chosen)} letters"):
-        of_letter = unfinished / f"{ord(character):04X}"
-        of_letter.mkdir(parents=True)
-        for number in range(EACH.value):
-            face = faces()[number % len(FACES)]
-            drawn(character, face, rng).save(of_letter / f"{number:04}.png")
-    unfinished.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all.
+    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+        images = pathlib.Path(unfinished, folder.name)
+        for character in track(chosen, f"Drawing {len(chosen)} letters"):
+            of_letter = images / f"{ord(character):04X}"
+            of_letter.mkdir(parents=True)
+            for number in range(EACH.value):
+                face = faces()[number % len(FACES)]
+                drawn(character, face, rng).save(of_letter / f"{number:04}.png")
+        images.rename(folder)
     return 0
 
 

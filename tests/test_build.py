@@ -43,12 +43,9 @@ def run(*command, **keywords):
 def built(tmp_path_factory):
     """A folder with a wheel and an sdist of the working tree, built in a copy."""
     pytest.importorskip("build")
-    copy = tmp_path_factory.mktemp("source")
-    for name in ("et_optimizer", "tf_models"):
-        ignored = shutil.ignore_patterns("__pycache__", "results")
-        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
+    copy = tmp_path_factory.mktemp("source") / "tree"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
+    shutil.copytree(ROOT, copy, ignore=ignored)
     folder = tmp_path_factory.mktemp("dist")
     run("-m", "build", "--no-isolation", "--outdir", folder, copy)
     return folder
@@ -73,3 +70,4 @@ def test_what_is_built_has_what_it_needs_and_no_results(built):
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
     assert {"LICENSE", "README.md", "setup.cfg"} <= set(names)
+    assert not [name for name in names if name.startswith(("tests/", "results/"))]

@@ -59,9 +59,20 @@ def test_a_model_that_fit_has_yet_to_build_is_measured_too():
     x, y = data()
     model = keras.Sequential([keras.layers.Dense(3, name="dense")])
     model.compile(keras.optimizers.SGD(0.0), "mse")
-    monitor = SpectrumMonitor((x, y), rank=1)
-    history = model.fit(x, y, verbose=0, callbacks=[monitor]).history
+    probes = [SpectrumMonitor((x, y), rank=1), PreconditionerQuality((x, y))]
+    history = model.fit(x, y, verbose=0, callbacks=probes).history
     assert history["sequential/dense/kernel/mode_0/top_1_mass"][0] > 0
+    assert history["sequential/dense/kernel/level_1/trace_ratio"][0] >= 1
+
+
+def test_an_expression_that_matches_nothing_there_costs_one_batch_at_most():
+    x, y = data()
+    model = keras.Sequential([keras.layers.Dense(3, name="dense")])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    probe = PreconditionerQuality((x, y), variables="embeddings")
+    with pytest.raises(ValueError, match="which matches none.*dense/kernel"):
+        model.fit(x, y, batch_size=4, verbose=0, callbacks=[probe])
+    assert int(ops.convert_to_numpy(model.optimizer.iterations)) <= 1
 
 
 @pytest.mark.one_backend

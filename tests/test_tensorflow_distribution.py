@@ -100,8 +100,8 @@ def test_steps_that_are_not_finite_are_counted_or_refused_on_mirrored_devices():
         spoiled("raise")
 
 
-# What the README says of Keras 3.15, with any optimizer. Should one of these fail one
-# day, what it is about has become possible.
+# What docs/distribution.md says of Keras 3.15, with any optimizer. Should one of these
+# fail one day, what it is about has become possible.
 
 # In a process of its own: a strategy that failed while it was traced cannot be used.
 TRY_WHAT_FAILS = """
@@ -151,7 +151,7 @@ def test_two_processes_train_as_one_does_in_a_loop_of_ones_own(tmp_path):
 
 
 def test_keras_fit_in_two_processes_is_still_impossible(tmp_path):
-    # As the README says. Should this fail one day, it has become possible.
+    # As docs/distribution.md says. Should this fail one day, it has become possible.
     processes = training.start("tests.tensorflow_worker", 2, tmp_path, "fit", -1)
     for process in processes:
         said = process.communicate(timeout=240)[0]

@@ -59,8 +59,19 @@ def taken(make, monkeypatch, largest, dtype):
     ], counts
 
 
+# Of every class, and those of small matrices that go together as they have no momentum.
+WITHOUT_MOMENTUM = (
+    "ExtremeTensoring level 1",
+    "ExtremeTensoring accumulating",
+    "SM3",
+    "SubsetNorm",
+)
 # On JAX variables go alone, unless a test has it otherwise.
-NAMES = ALL_CLASSES if keras.backend.backend() == "tensorflow" else ["ExtremeTensoring"]
+NAMES = (
+    (*ALL_CLASSES, *WITHOUT_MOMENTUM)
+    if keras.backend.backend() == "tensorflow"
+    else ["ExtremeTensoring"]
+)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ class GradientProbe(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Measures, where the batch is one to measure after."""
+        if self._chosen is None:
+            self._chosen = self.choose(self.model.trainable_variables)
         before = self._seen
         # With `steps_per_execution` several batches end at once.
         self._seen += batch + 1 - self._next_batch
@@ -96,11 +98,10 @@ class GradientProbe(keras.callbacks.Callback):
         Returns:
             A dict from the names of the logs to floats.
         """
-        if self._chosen is None:
-            self._chosen = self.choose(self.model.trainable_variables)
-        variables = [variable for variable, _ in self._chosen]
+        chosen = self._chosen or ()
+        variables = [variable for variable, _ in chosen]
         found = _gradients(self.model, next(self._batches), variables)
-        for (variable, index), gradient in zip(self._chosen, found):
+        for (variable, index), gradient in zip(chosen, found):
             if gradient is not None:
                 self.take_in(variable, index, gradient)
         self._measured = self.measured()

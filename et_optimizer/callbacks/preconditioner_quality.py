@@ -63,7 +63,8 @@ class PreconditionerQuality(GradientProbe):
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when training
-            begins, if `variables` matches no variable.
+            begins, or after the first batch where `fit` has yet to build the model,
+            if `variables` matches no variable.
 
     Example:
 

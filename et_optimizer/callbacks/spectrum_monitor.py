@@ -63,7 +63,8 @@ class SpectrumMonitor(GradientProbe):
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when training
-            begins, if `variables` matches no variable with modes to measure.
+            begins, or after the first batch where `fit` has yet to build the model,
+            if `variables` matches no variable with modes to measure.
 
     Example:
 

@@ -53,7 +53,8 @@ class MemoryPlan:
     state: MemoryReport
     frozen_numbers: int
     frozen_bytes: int
-    arguments: dict[str, Any] | None = None
+    # A dict with a budget, which types do not see: who gave one need not ask for it.
+    arguments: Any = None
     reason: str | None = None
 
     @property
