@@ -120,7 +120,7 @@ OF_TORCH = (
     _theirs("muon", "Muon", 8e-3, f"Muon({BETA_2})", "torch"),
     _theirs("came", "CAME", 5e-4, "Came", "came_pytorch"),
     _theirs("soap", "SOAP", 6e-3, f"Soap({BETA_2})", "pytorch_optimizer"),
-    _theirs("racs", "RACS", 2e-2, "Racs", "pytorch_optimizer"),
+    _theirs("racs", "RACS", 5e-3, "Racs", "pytorch_optimizer"),
 )
 # Averages its weights instead of lowering its rate.
 SCHEDULES = {"schedule_free": "constant"}
