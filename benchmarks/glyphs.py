@@ -3,7 +3,7 @@
 An offline machine has few images. It has typefaces, though: those that come with
 matplotlib. This draws the letters of the Latin, Greek and Cyrillic alphabets, but for
 those that look like another one, in sixteen faces, turned, sheared, scaled, shifted,
-blurred, and under noise. A hundred classes that look alike are harder than ten digits.
+blurred, and under noise: 104 classes, of which many look alike.
 
     pip install '.[tensorflow,studies]'
     python -m benchmarks.glyphs --image_dir=glyphs
