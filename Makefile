@@ -21,16 +21,17 @@ test: AT_LEAST := --cov-fail-under=95
 test: lint test-jax test-torch test-tensorflow
 
 COUNTED := --cov=et_optimizer --cov-report=term-missing:skip-covered
-# Tests that compile take a fifth to a third less where machine code is not optimized.
-# What is exact to the last place is tested in the machine code that users run.
+# Tests that compile take a fifth to a third less where machine code is not optimized;
+# those of the studies train, which takes longer then. What is exact to the last place is
+# tested in the machine code that users run.
 NOT_OPTIMIZED := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 EXACT := extreme_tensoring_exactness rank_one adafactor sm3 together backends_agree \
 	rounding resume
 test-tensorflow: $(FOR_TESTS)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal \
-		-m "not one_backend" $(EXACT:%=tests/test_%.py)
+		-m "not one_backend" $(EXACT:%=tests/test_%.py) tests/tf_models
 	$(NOT_OPTIMIZED) KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal \
-		-m "not one_backend" $(EXACT:%=--ignore=tests/test_%.py) \
+		-m "not one_backend" --ignore=tests/tf_models $(EXACT:%=--ignore=tests/test_%.py) \
 		$(COUNTED) --cov-append $(AT_LEAST)
 
 # What the rivals compute is compared with the papers under PyTorch, and most of it under

@@ -23,10 +23,6 @@ NAMES = (
     "inside_the_preconditioner",
     "finetune_gemma",
 )
-# At smoke size most of the time goes into compiling.
-NOT_OPTIMIZED = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
 every_notebook = pytest.mark.parametrize("name", NAMES)
 
 # What holds after a run on any machine: Python expressions in the notebook's names,
@@ -159,9 +155,7 @@ def test_a_notebook_runs_from_top_to_bottom_and_its_claims_hold(
     code = "\n".join([*lines_of(NAMED.get(name, "")), f"[{values}]"])
     notebook.cells.append(nbformat.v4.new_code_cell(code))
     # Two tests at a time must not prepare the same data in the same directory.
-    notebooks.execute(
-        notebook, TFDS_DATA_DIR=str(prepared_data_dir), XLA_FLAGS=NOT_OPTIMIZED
-    )
+    notebooks.execute(notebook, TFDS_DATA_DIR=str(prepared_data_dir))
     held = ast.literal_eval(notebook.cells[-1].outputs[0].data["text/plain"])
     assert dict(zip(claims, held)) == dict.fromkeys(claims, True)
 
