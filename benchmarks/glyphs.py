@@ -67,10 +67,10 @@ def letters():
     plain = ImageFont.truetype(faces()[0], DRAWN // 2)
     chosen = {}
     for character in "".join(ALPHABETS):
-        ink = _ink(character, plain) if ord(character) in in_all else None
-        if ink is not None and all(
-            _share_apart(ink, other) > UNLIKE for other in chosen.values()
-        ):
+        if ord(character) not in in_all:
+            continue
+        ink = _ink(character, plain)
+        if all(_share_apart(ink, other) > UNLIKE for other in chosen.values()):
             chosen[character] = ink
     return list(chosen)
 
@@ -127,7 +127,7 @@ def main(argv):
             "Remove it, or name another."
         )
     rng = np.random.default_rng(SEED.value)
-    chosen = letters()
+    chosen, typefaces = letters(), faces()
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Whole or not at all.
     with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
@@ -136,7 +136,7 @@ def main(argv):
             of_letter = images / f"{ord(character):04X}"
             of_letter.mkdir(parents=True)
             for number in range(EACH.value):
-                face = faces()[number % len(FACES)]
+                face = typefaces[number % len(typefaces)]
                 drawn(character, face, rng).save(of_letter / f"{number:04}.png")
         images.rename(folder)
     return 0

@@ -14,6 +14,7 @@ import keras
 import pytest
 
 import et_optimizer
+from tests.published import blocks, public, run
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -27,13 +28,6 @@ needs_tensorflow = pytest.mark.skipif(
 )
 
 
-def blocks(page):
-    """The blocks of Python of a page, of which those in lists are indented."""
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        indent = re.match(" *", block).group()
-        yield re.sub(f"(?m)^{indent}", "", block)
-
-
 WITH_PYTHON = sorted(name for name, page in PAGES.items() if any(blocks(page)))
 
 
@@ -41,23 +35,11 @@ WITH_PYTHON = sorted(name for name, page in PAGES.items() if any(blocks(page)))
 @pytest.mark.parametrize("name", WITH_PYTHON)
 def test_a_page_runs_from_top_to_bottom(name, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where it saves a model
-    names = {}
-    for block in blocks(PAGES[name]):
-        exec(block, names)
+    run(PAGES[name])
     printed = capsys.readouterr().out
     held = re.findall(r"wide/kernel.*?1,024,000 │\s*([\d,]+) │", printed)
     is_shown = name in HELD_BY_ADAFACTORS
     assert held == (["1,026,512", "2,512"] if is_shown else [])
-
-
-def public(module):
-    """The public names of a module, in their order."""
-    own = [
-        name
-        for name, value in vars(module).items()
-        if getattr(value, "__module__", None) == module.__name__ and name[0] != "_"
-    ]
-    return getattr(module, "__all__", own)
 
 
 def described():

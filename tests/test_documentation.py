@@ -2,7 +2,6 @@
 
 import doctest
 import pathlib
-import re
 
 import keras
 import pytest
@@ -10,6 +9,7 @@ import pytest
 import et_optimizer
 from et_optimizer import frequent_directions, schedules, tensor_index
 from et_optimizer.memory import plan, report
+from tests.published import run
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -29,13 +29,7 @@ def test_examples_in_docstrings_give_what_they_show(module):
 )
 def test_the_readme_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where it saves a model
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) > 1
-    names = {}
-    for block in blocks:
-        # Blocks in a list are indented.
-        indent = re.match(" *", block).group()
-        exec(re.sub(f"(?m)^{indent}", "", block), names)
+    names = run(README)
     assert isinstance(names["model"].optimizer, et_optimizer.ExtremeTensoring)
     # The table of what it holds, and what is planned within a budget.
     printed = capsys.readouterr().out

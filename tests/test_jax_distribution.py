@@ -99,32 +99,33 @@ def test_eight_devices_train_as_one_does(make):
     assert specs[3] == ("model", None)
 
 
+def assert_copies_are_equal(weight):
+    """In bfloat16, on all devices that have a copy of the same part of it."""
+    assert weight.dtype == "bfloat16"
+    copies = {}
+    for shard in weight.value.addressable_shards:
+        copies.setdefault(str(shard.index), []).append(np.asarray(shard.data))
+    for first, *others in copies.values():
+        for other in others:
+            np.testing.assert_array_equal(first, other)
+
+
 def test_weights_in_bfloat16_are_rounded_alike_however_they_lie():
     keras.config.set_dtype_policy("bfloat16")
     # The bound below is for one rate for all: tokens' steps, which "auto" makes eight
     # times as long, would multiply what follows from gradients in two bytes.
     make = functools.partial(in_float32(ExtremeTensoring), rate_scale=None)
     one = trained(make, None)
-    for distribution, scale in (
-        (data_parallel(), None),
-        (model_parallel(), None),
-        (model_parallel(), "auto"),
-    ):
-        model = trained(functools.partial(make, rate_scale=scale), distribution)
+    for distribution in (data_parallel(), model_parallel()):
+        model = trained(make, distribution)
         for weight, expected in zip(model.weights, one.weights):
-            assert weight.dtype == "bfloat16"
-            copies = {}
-            for shard in weight.value.addressable_shards:
-                copies.setdefault(str(shard.index), []).append(np.asarray(shard.data))
-            for first, *others in copies.values():
-                for other in others:
-                    np.testing.assert_array_equal(first, other)
-            if scale is not None:
-                continue
+            assert_copies_are_equal(weight)
             # Sums over the batch are in another order, and gradients in two bytes, so
             # that some entries are rounded to another neighbour.
             found, wanted = (np.asarray(w.value, "float32") for w in (weight, expected))
             np.testing.assert_allclose(found, wanted, rtol=2**-6, atol=2**-10)
+    for weight in trained(in_float32(ExtremeTensoring), model_parallel()).weights:
+        assert_copies_are_equal(weight)
     bits = [
         jax.jit(
             lambda: rounding.random_bits(np.int32(7), entries_of((16, 8), 7)),

@@ -7,14 +7,15 @@ import pathlib
 import re
 import subprocess
 import sys
-import types
 import typing
 
 import keras
 import pytest
 
 import et_optimizer
+from et_optimizer import checks
 from et_optimizer.types import KerasArguments
+from tests.published import functions_and_classes
 
 pytestmark = pytest.mark.one_backend
 
@@ -119,18 +120,6 @@ def test_the_right_program_runs():
     exec(RIGHT, {})
 
 
-def public(module):
-    """The public functions and classes of a module or package, and of those in it."""
-    for name in getattr(module, "__all__", vars(module)):
-        value = getattr(module, name)
-        is_own = getattr(value, "__module__", "").startswith(module.__name__)
-        if isinstance(value, types.ModuleType):
-            if value.__name__.startswith("et_optimizer"):
-                yield from public(value)
-        elif is_own and not name.startswith("_"):
-            yield value
-
-
 def functions_of(value):
     """A function, or the library's public ones of a class: `(name, function)` each."""
     if not inspect.isclass(value):
@@ -153,7 +142,8 @@ def functions_of(value):
 def test_every_argument_and_result_of_a_public_function_is_annotated():
     functions = {
         name: function
-        for value in public(et_optimizer)
+        for module in (et_optimizer, checks)
+        for value in functions_and_classes(module)
         for name, function in functions_of(value)
     }
     names = {"memory_plan", "SM3.__init__", "Warmup.__call__", "TensorIndex.modes"}

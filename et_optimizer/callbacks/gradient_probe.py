@@ -44,7 +44,7 @@ class GradientProbe(keras.callbacks.Callback):
         self.variables = variables
         self.frequency = frequency
         self._batches = endless(data, type(self).__name__)
-        self._chosen: list[tuple[Variable, Any]] | None = None
+        self._chosen: list[tuple[Variable, Any]] = []
         self._measured: dict[str, float] = {}
         self._seen = 0
         self._next_batch = 0
@@ -63,7 +63,7 @@ class GradientProbe(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         """Chooses the variables, unless the model has yet to make them."""
-        self._chosen = None
+        self._chosen = []
         if self.model.built:
             self._chosen = self.choose(self.model.trainable_variables)
 
@@ -73,7 +73,7 @@ class GradientProbe(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Measures, where the batch is one to measure after."""
-        if self._chosen is None:
+        if not self._chosen:
             self._chosen = self.choose(self.model.trainable_variables)
         before = self._seen
         # With `steps_per_execution` several batches end at once.
@@ -98,10 +98,9 @@ class GradientProbe(keras.callbacks.Callback):
         Returns:
             A dict from the names of the logs to floats.
         """
-        chosen = self._chosen or ()
-        variables = [variable for variable, _ in chosen]
+        variables = [variable for variable, _ in self._chosen]
         found = _gradients(self.model, next(self._batches), variables)
-        for (variable, index), gradient in zip(chosen, found):
+        for (variable, index), gradient in zip(self._chosen, found):
             if gradient is not None:
                 self.take_in(variable, index, gradient)
         self._measured = self.measured()

@@ -134,7 +134,7 @@ class PreconditionerQuality(GradientProbe):
                 key: trace(sums, TensorIndex.from_shape(sums.shape, level))
                 for key, sums in self._sums.items()
             }
-            for variable, key in self._chosen or ():
+            for variable, key in self._chosen:
                 # A variable without any gradient has no preconditioner.
                 if exact.get(key):
                     name = f"{naming.path(variable)}/level_{level}/trace_ratio"

@@ -1,0 +1,39 @@
+"""What the library shows to people: its public names, and the Python of its pages."""
+
+import inspect
+import re
+
+
+def public(module):
+    """The public names of a module, in their order."""
+    own = [
+        name
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__ and name[0] != "_"
+    ]
+    return getattr(module, "__all__", own)
+
+
+def functions_and_classes(module):
+    """The public ones of a module or package, and of the modules in it."""
+    for name in public(module):
+        value = getattr(module, name)
+        if inspect.ismodule(value):
+            yield from functions_and_classes(value)
+        elif callable(value):
+            yield value
+
+
+def blocks(page):
+    """The blocks of Python of a page, a path, of which those in lists are indented."""
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        indent = re.match(" *", block).group()
+        yield re.sub(f"(?m)^{indent}", "", block)
+
+
+def run(page):
+    """Runs a page from top to bottom, and returns the names that it has made."""
+    names = {}
+    for block in blocks(page):
+        exec(block, names)
+    return names
