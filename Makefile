@@ -25,8 +25,7 @@ COUNTED := --cov=et_optimizer --cov-report=term-missing:skip-covered
 # those of the studies train, which takes longer then. What is exact to the last place is
 # tested in the machine code that users run.
 NOT_OPTIMIZED := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-EXACT := extreme_tensoring_exactness rank_one adafactor sm3 together backends_agree \
-	rounding resume
+EXACT := extreme_tensoring_exactness rank_one adafactor sm3 together rounding resume
 test-tensorflow: $(FOR_TESTS)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal \
 		-m "not one_backend" $(EXACT:%=tests/test_%.py) tests/tf_models
@@ -34,18 +33,16 @@ test-tensorflow: $(FOR_TESTS)
 		-m "not one_backend" --ignore=tests/tf_models $(EXACT:%=--ignore=tests/test_%.py) \
 		$(COUNTED) --cov-append $(AT_LEAST)
 
-# What the rivals compute is compared with the papers under PyTorch, and most of it under
-# TensorFlow; under JAX with those (tests/test_backends_agree.py). Both workers, and the
-# processes that tests start, share what they have compiled.
-NOT_ON_JAX := adafactor sm3 shampoo callbacks
+# What the optimizers compute is compared with the papers under PyTorch, and in compiled
+# programs under TensorFlow; JAX's with those (tests/test_backends_agree.py). Both
+# workers, and the processes that tests start, share what they have compiled.
 COMPILED := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 test-jax: $(FOR_TESTS)
 	$(NOT_OPTIMIZED) $(COMPILED) \
 		KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal \
-		-m "not one_backend" \
-		--ignore=tests/tf_models $(NOT_ON_JAX:%=--ignore=tests/test_%.py)
+		-m "not one_backend and not two_backends" --ignore=tests/tf_models
 
 test-torch: $(FOR_TESTS)
 	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 --dist worksteal \

@@ -15,6 +15,8 @@ from tests.optimizers import slots_of
 from tests.reference import adafactor as reference
 from tests.updates import random_gradients, spread_gradients
 
+pytestmark = pytest.mark.two_backends
+
 # The paper's steps: not averaged, and as long as clipping lets them be.
 papers = functools.partial(Adafactor, beta_1=0, update_bound=None)
 RANKS = [(), (1,), (7,), (6, 9), (1, 8), (8, 1), (3, 4, 5), (3, 1, 5), (2, 3, 4, 5)]

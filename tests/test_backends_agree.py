@@ -11,6 +11,7 @@ import pytest
 
 from tests.optimizers import OPTIMIZERS
 from tests.steps_of_backend import BY_DEFAULT, SHAPES
+from tests.workers import shared_folder
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("starts the other backends itself", allow_module_level=True)
@@ -18,19 +19,19 @@ if keras.backend.backend() != "tensorflow":
 
 @pytest.fixture(scope="module")
 def values_of(tmp_path_factory):
-    """The values of a backend, computed once in a process of its own."""
-    folder = tmp_path_factory.mktemp("backends")
+    """The values of a backend, computed once, for all workers, in its own process."""
 
     def values_of(backend):
         if importlib.util.find_spec(backend) is None:
             pytest.skip(f"the package {backend} is not installed")
-        path = folder / f"{backend}.npz"
-        if not path.exists():
-            subprocess.run(
-                [sys.executable, "-m", "tests.steps_of_backend", path],
-                env=os.environ | {"KERAS_BACKEND": backend},
-                check=True,
-            )
+        with shared_folder(tmp_path_factory, "backends") as folder:
+            path = folder / f"{backend}.npz"
+            if not path.exists():
+                subprocess.run(
+                    [sys.executable, "-m", "tests.steps_of_backend", path],
+                    env=os.environ | {"KERAS_BACKEND": backend},
+                    check=True,
+                )
         return np.load(path)
 
     return values_of

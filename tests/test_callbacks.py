@@ -12,6 +12,8 @@ from et_optimizer.callbacks import PreconditionerQuality, SpectrumMonitor
 from et_optimizer.callbacks.preconditioner_quality import trace
 from tests.reference import extreme_tensoring
 
+pytestmark = pytest.mark.two_backends
+
 
 def regression(units=3, **compile_arguments):
     """A linear model whose gradients are known: ∇W = 2 xᵀ (xW − y) / (rows · units)."""

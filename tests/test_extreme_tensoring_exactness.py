@@ -67,6 +67,7 @@ def test_updates_equal_the_transcription(rule, shape, level, exponent, seed):
     np.testing.assert_allclose(update, reference_update(rule, index, steps), rtol=1e-5)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(
     "shape", [(997,), (769, 521), (3, 3, 61, 67), (1, 1031), (5, 27127), (27127, 5)]
@@ -83,6 +84,7 @@ def test_large_odd_shapes_equal_the_transcription(shape, level):
     )
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_gradients_of_zero_give_updates_of_zero_then_and_later(rule, level):
@@ -116,6 +118,7 @@ def test_the_ends_of_the_documented_range_are_exact(rule, decades):
             )
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize(
     ("shape", "sizes"),
     [
@@ -139,6 +142,7 @@ def test_indices_by_hand_equal_the_transcription(shape, sizes):
     )
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_documented_line_is_algorithm_1_to_the_letter(level):
     rng = np.random.default_rng(0)
@@ -217,6 +221,7 @@ def test_momentum_is_the_bias_corrected_average_of_updates(momentum_dtype):
     )
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_other_float_dtypes_keep_float32_slots(dtype, level):

@@ -98,6 +98,7 @@ def test_the_escaped_mass_is_bounded_by_the_tail_of_the_spectrum(
     assert sketch.escaped >= 0
 
 
+@pytest.mark.two_backends
 @streams
 def test_it_equals_the_transcription_of_algorithm_1(
     kind, size, rank, columns, decay, seed
@@ -179,6 +180,7 @@ def test_a_batch_is_its_sketches_one_by_one_and_compiles(rank, columns):
         np.testing.assert_allclose(one.escaped, alone.escaped, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("rank", [2, 5, 9])
 @pytest.mark.parametrize("exponent", [0.125, 0.25, 0.5])
 @pytest.mark.parametrize(
@@ -206,6 +208,7 @@ def test_the_inverse_root_is_that_of_the_matrix(
     )
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("rows", [1, 2, 5, 12, 33, 64])
 def test_single_columns_far_shorter_than_the_sketch_are_not_lost(rows):
     # The eigenvalues are 1, 1e-2, 1e-4 … down to 1e-8 and again.
@@ -224,6 +227,7 @@ def test_single_columns_far_shorter_than_the_sketch_are_not_lost(rows):
     np.testing.assert_allclose(directions.T @ directions, np.eye(rows), atol=1e-5)
 
 
+@pytest.mark.two_backends
 def test_the_span_and_its_complement_are_treated_alike():
     sketch = Sketch(
         ops.convert_to_tensor(np.eye(5, 3, dtype="float32")),
@@ -235,6 +239,7 @@ def test_the_span_and_its_complement_are_treated_alike():
     np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-6)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("rank", [3, 6])
 def test_directions_never_seen_give_0_in_the_pseudo_inverse(rank):
     column = np.array([[1.0], [2.0], [0.0], [0.0], [0.0], [2.0]], "float32")
@@ -264,6 +269,7 @@ def test_gradients_of_any_scale_give_the_sketch_times_the_scale_squared(
     )
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize(("rank", "columns"), [(3, 2), (3, 9), (8, 4)])
 def test_columns_of_zeros_change_nothing_before_or_after(rank, columns):
     nothing = np.zeros((1, 8, columns), "float32")

@@ -20,6 +20,12 @@ CLASSES = {
     for name in et_optimizer.__all__
     if hasattr(getattr(et_optimizer, name), "update_step")
 }
+# Those that go on; where each operation of each is compiled, some of them.
+GO_ON_HERE = (
+    CLASSES
+    if keras.backend.backend() == "torch"
+    else ("ExtremeTensoring", "SM3", "SketchyAdagrad")
+)
 # Arguments that differ from the defaults, so that a config that is lost would show.
 ARGUMENTS = {
     "ExtremeTensoring": {
@@ -99,8 +105,8 @@ for path in folder.glob("*.keras"):
 def test_a_fresh_process_goes_on_with_a_model_of_every_class(tmp_path):
     assert set(ARGUMENTS) == set(CLASSES)
     models = {}
-    for name, make in CLASSES.items():
-        models[name] = trained(make(0.01, **ARGUMENTS[name]))
+    for name in GO_ON_HERE:
+        models[name] = trained(CLASSES[name](0.01, **ARGUMENTS[name]))
         models[name].save(tmp_path / f"{name}.keras")
         train(models[name])
     x, y = data()

@@ -6,8 +6,8 @@ import pytest
 from tests import fuzz
 
 # JAX compiles each operation for each shape.
-SEEDS = {"torch": 220, "tensorflow": 60, "jax": 20}[keras.backend.backend()]
-TOGETHER = 20
+SEEDS = {"torch": 220, "tensorflow": 40, "jax": 10}[keras.backend.backend()]
+TOGETHER = 10
 
 
 @pytest.mark.parametrize("start", range(0, SEEDS, TOGETHER))

@@ -17,9 +17,13 @@ from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
 from et_optimizer.gradients.bits import entries_of
 from et_optimizer.optimizers import rounding
 from tests import distributed_training as training
-from tests.optimizers import IN_A_SUBSPACE, ONE_OF_EACH, OPTIMIZERS, in_float32
+from tests.optimizers import (
+    IN_A_SUBSPACE,
+    OPTIMIZERS,
+    SLOTS_OF_EACH_KIND,
+    in_float32,
+)
 
-one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
@@ -78,11 +82,11 @@ def one_device():
     return jax.default_device(jax.devices()[0])
 
 
-# Maxima, which travel as no sums do, too.
+# Of maxima too, which travel as no sums do.
 @pytest.mark.parametrize(
     "make",
-    [*ONE_OF_EACH.values(), OPTIMIZERS["SM3-I everything on"]],
-    ids=[*ONE_OF_EACH, "SM3-I everything on"],
+    map(OPTIMIZERS.get, SLOTS_OF_EACH_KIND),
+    ids=SLOTS_OF_EACH_KIND,
 )
 def test_eight_devices_train_as_one_does(make):
     make = in_float32(make)

@@ -93,6 +93,7 @@ TUNED = [
 
 
 # All of them where nothing is compiled.
+@pytest.mark.two_backends
 @pytest.mark.parametrize(
     "make, optimizer, rate", TUNED if keras.backend.backend() == "torch" else TUNED[:2]
 )
@@ -161,6 +162,7 @@ def save_state(optimizer, path):
     np.savez(path, **state)
 
 
+@pytest.mark.two_backends
 def test_a_reloaded_model_goes_on_as_if_never_saved(tmp_path):
     model = compiled_and_built(gemma())
     train(model, epochs=2)
@@ -207,6 +209,7 @@ def test_a_reloaded_preset_goes_on_as_if_never_saved(tmp_path):
     assert_same_weights(model, again)
 
 
+@pytest.mark.two_backends
 def test_lora_on_a_reloaded_preset_goes_on_as_if_never_saved(tmp_path):
     model = gemma()
     model.save_to_preset(tmp_path / "base")

@@ -96,6 +96,7 @@ def test_directions_equal_the_transcription(
         np.testing.assert_allclose(as_wide(direction), expected, rtol=1e-5, atol=3e-5)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("level", [1, 2, "inf"])
 @pytest.mark.parametrize("shape", [(12, 35), (35, 12), (5, 3, 8, 4)])
 def test_extreme_tensoring_takes_the_steps_of_the_papers(shape, level):
@@ -128,6 +129,7 @@ def test_extreme_tensoring_takes_the_steps_of_the_papers(shape, level):
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("shape", [(24, 10), (10, 24), (3, 3, 4, 6)])
 @pytest.mark.parametrize("momentum_rank", [3, None])
 def test_subset_norm_with_momentum_of_the_gradient_is_snsm(shape, momentum_rank):
@@ -170,6 +172,7 @@ def test_subset_norm_with_momentum_of_the_gradient_is_snsm(shape, momentum_rank)
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
 def test_a_basis_of_all_directions_is_full_momentum(shape):
     updates = random_gradients(shape, seed=0, steps=9)
@@ -258,6 +261,7 @@ def test_gradients_of_zero_keep_the_subspace_and_what_is_in_it():
     np.testing.assert_allclose(direction, after[0] @ after[1] / (1 - 0.9**3), atol=1e-5)
 
 
+@pytest.mark.two_backends
 @given(
     rows=st.integers(4, 12),
     columns=st.integers(4, 12),
@@ -277,6 +281,7 @@ def test_outside_the_subspace_the_direction_is_the_update(
         )
 
 
+@pytest.mark.two_backends
 @given(seed=seeds)
 def test_a_refresh_carries_over_what_the_new_basis_can_hold(seed):
     updates = random_gradients((8, 12), seed, steps=3)
@@ -393,6 +398,7 @@ def test_going_by_blocks_of_rows_changes_nothing(make, shape, monkeypatch):
     np.testing.assert_allclose(weights(), whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.two_backends
 @every_optimizer
 def test_no_entry_of_an_update_is_beyond_its_bound(make):
     # Adafactor's rate is relative to the weights' size, and 1e-3 · 0.5 for these.

@@ -59,6 +59,7 @@ def test_updates_equal_the_transcription(rule, shape, level, exponent, seed):
     assert_equals_the_transcription(rule, index, steps)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(
     "shape", [(997,), (769, 521), (3, 3, 61, 67), (1, 1031), (5, 27127)]
@@ -82,6 +83,7 @@ def test_the_ends_of_the_documented_range_are_exact(rule, decades):
             assert_equals_the_transcription(rule, index, steps)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize(
     ("shape", "sizes"),
     [
@@ -113,6 +115,7 @@ def test_the_weights_of_the_optimizer_equal_the_transcription(level):
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.two_backends
 @given(shape=shapes, seed=seeds, level=st.sampled_from([1, 2, 3]))
 def test_second_moments_that_are_an_outer_product_are_estimated_exactly(
     shape, seed, level
@@ -133,6 +136,7 @@ def test_second_moments_that_are_an_outer_product_are_estimated_exactly(
     np.testing.assert_allclose(np.abs(update), 1.0, rtol=1e-5)
 
 
+@pytest.mark.two_backends
 @given(rows=st.integers(2, 13), columns=st.integers(2, 13), seed=seeds)
 def test_two_modes_are_adafactors_second_moment(rows, columns, seed):
     steps = random_gradients((rows, columns), seed, steps=3)
@@ -149,6 +153,7 @@ def test_two_modes_are_adafactors_second_moment(rows, columns, seed):
     np.testing.assert_allclose(estimate, expected, rtol=3e-5)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("shape", [(7, 9), (40, 3)])
 def test_adafactor_itself_takes_the_same_updates(shape):
     # At a decay of −1 Adafactor averages all steps alike, as accumulation does.
@@ -160,6 +165,7 @@ def test_adafactor_itself_takes_the_same_updates(shape):
     np.testing.assert_allclose(theirs / np.sqrt(len(steps)), ours, rtol=1e-5)
 
 
+@pytest.mark.two_backends
 @given(
     shape=shapes,
     level=st.sampled_from(LEVELS),
@@ -179,6 +185,7 @@ def test_scaling_all_gradients_leaves_the_update_unchanged(
     )
 
 
+@pytest.mark.two_backends
 @given(shape=shapes, level=st.sampled_from(LEVELS), seed=seeds)
 def test_the_trace_of_the_estimate_is_that_of_the_second_moments(shape, level, seed):
     shape = tuple(shape[:3])
@@ -193,6 +200,7 @@ def test_the_trace_of_the_estimate_is_that_of_the_second_moments(shape, level, s
     np.testing.assert_allclose(trace, moments, rtol=3e-5)
 
 
+@pytest.mark.two_backends
 def test_it_is_not_at_least_adagrads_as_the_geometric_one_is():
     # Gradients on a diagonal: v̂ = 1/n everywhere, where AdaGrad's is 1.
     index = TensorIndex.from_shape((8, 8), 1)
@@ -203,11 +211,13 @@ def test_it_is_not_at_least_adagrads_as_the_geometric_one_is():
     np.testing.assert_allclose(np.diag(update), 1.0, rtol=1e-6)
 
 
+@pytest.mark.two_backends
 def test_sums_belong_to_the_geometric_combination():
     with pytest.raises(ValueError, match="statistic='sum'.*combination='geometric'"):
         et_optimizer.ExtremeTensoring(statistic="sum")
 
 
+@pytest.mark.two_backends
 def test_gradients_at_the_upper_end_in_many_slices_are_exact():
     # Every slice's sum fits float32, and the sum of all of them does not.
     steps = np.full((1, 64, 300), 7e17, "float32")
@@ -216,6 +226,7 @@ def test_gradients_at_the_upper_end_in_many_slices_are_exact():
     assert_equals_the_transcription(RULES["accumulating"], index, steps)
 
 
+@pytest.mark.two_backends
 def test_an_entry_whose_slices_are_nearly_empty_makes_no_infinity():
     # Times the gradient of 0 beside it, it would be no number.
     gradient = np.zeros((2, 2, 2, 2), "float32")
@@ -226,6 +237,7 @@ def test_an_entry_whose_slices_are_nearly_empty_makes_no_infinity():
     assert np.all(np.isfinite(update)) and np.all(update[gradient == 0] == 0)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("level", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(24, 18), (40,), (3, 3, 8, 4)])
 def test_an_epsilon_out_of_adams_habit_changes_nothing_that_can_be_seen(level, shape):
@@ -242,6 +254,7 @@ def test_an_epsilon_out_of_adams_habit_changes_nothing_that_can_be_seen(level, s
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.two_backends
 def test_the_papers_epsilon_is_not_taken_for_adams_without_a_word():
     with pytest.warns(UserWarning, match="less than .*for p = 4 0.1, .*rank_one"):
         et_optimizer.ExtremeTensoring(combination="geometric", epsilon=1e-8)

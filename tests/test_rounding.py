@@ -247,6 +247,7 @@ def run(optimizer, variables, dtype, steps):
     return [in_float32(variable.value) for variable in variables]
 
 
+@pytest.mark.two_backends
 @one_of_each
 def test_weights_in_float32_are_not_touched(make):
     kept = [

@@ -20,6 +20,8 @@ from tests.optimizers import slots_of
 from tests.reference import extreme_tensoring, sketchy
 from tests.updates import last_update, lengths_and_modes, library_updates
 
+pytestmark = pytest.mark.two_backends
+
 RULE = dict(
     beta_2=None,
     epsilon=0.0,

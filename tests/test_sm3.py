@@ -18,6 +18,8 @@ from tests.updates import (
     spread_gradients,
 )
 
+pytestmark = pytest.mark.two_backends
+
 LEVELS = [1, 2, 3, "inf"]
 RULES = {
     "SM3-II": dict(variant="II", beta_2=None, epsilon=0.0),

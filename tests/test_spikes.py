@@ -29,6 +29,7 @@ def trained(optimizer, gradients):
     return variable.numpy(), optimizer
 
 
+@pytest.mark.two_backends
 @every_optimizer
 def test_ordinary_gradients_are_left_alone_bit_for_bit(make):
     weights, bounded = trained(make(0.01, spike_threshold=10.0), NOISE[:8])

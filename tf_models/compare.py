@@ -130,6 +130,7 @@ def define_flags(values=FLAGS):
         "Peak learning rates that every optimizer tries. By default each has its own.",
         flag_values=values,
     )
+    flag_rules.jit(values)
     flags.DEFINE_bool(
         "restart",
         False,
@@ -246,6 +247,7 @@ def chosen_study(values):
         study,
         entries=entries,
         seeds=tuple(dict.fromkeys(int(seed) for seed in values.seeds)),
+        jit_compile=study.jit_compile and values.jit,
         **own,
     )
 

@@ -85,6 +85,16 @@ def optimizer(name, values=flags.FLAGS):
     flags.register_validator(name, check, flag_values=values)
 
 
+def jit(values=flags.FLAGS):
+    """Defines the flag that leaves XLA out."""
+    flags.DEFINE_bool(
+        "jit",
+        True,
+        "Have XLA compile the training step. Without it a short run is over sooner.",
+        flag_values=values,
+    )
+
+
 def no_repeats(name, values=flags.FLAGS):
     """Has a list refuse to be empty, or to name something twice; `None` may stand."""
 

@@ -192,9 +192,7 @@ def _define_run(values):
         "Keras's policy: in which precision to compute, and to store weights.",
         flag_values=values,
     )
-    flags.DEFINE_bool(
-        "jit", True, "Have XLA compile the training step.", flag_values=values
-    )
+    flag_rules.jit(values)
     for name, text in (
         ("checkpoint_dir", "Directory of the checkpoint to go on from and to write."),
         ("tensorboard_dir", "Directory for TensorBoard's logs."),

@@ -114,12 +114,18 @@ def ctrl_c():
 
 
 @pytest.fixture(scope="module")
-def finished(prepared_data_dir, tmp_path_factory):
+def small(texts):
+    """Flags of a study that takes no time but for what is compiled."""
+    return [*SMALL, "--text=folder", f"--text_dir={texts}", "--nojit"]
+
+
+@pytest.fixture(scope="module")
+def finished(small, prepared_data_dir, tmp_path_factory):
     """The program, run on two optimizers, and the directory it wrote into."""
     output_dir = tmp_path_factory.mktemp("compare") / "made" / "by_the_program"
     process = subprocess.run(
         command(
-            *SMALL,
+            *small,
             "--optimizers=et2,adam",
             f"--data_dir={prepared_data_dir}",
             f"--output_dir={output_dir}",
@@ -147,10 +153,10 @@ def test_the_program_succeeds_and_writes_a_row_for_each_optimizer(finished):
     )
 
 
-def test_the_program_shows_a_table_and_names_what_it_wrote(finished):
+def test_the_program_shows_a_table_and_names_what_it_wrote(finished, texts):
     process, output_dir = finished
     assert "bytes" in process.stdout and "Adam's" in process.stdout
-    assert "standard library" in process.stdout
+    assert f"the folder {texts.name}" in process.stdout
     for row in rows(output_dir):
         assert f"{int(row['bytes_held']):,}" in process.stdout
         assert f"{float(row['validation']):.4g}" in process.stdout
@@ -172,11 +178,11 @@ def test_the_program_draws_a_plot(finished):
 
 
 def test_a_second_comparison_measures_the_same_bit_for_bit(
-    finished, prepared_data_dir, tmp_path
+    finished, small, prepared_data_dir, tmp_path
 ):
     # Another process, and the second run is the first: neither may matter, as each run
     # begins with the same weights and sees the same batches whatever ran before it.
-    study = compare.chosen_study(parsed(*SMALL, "--optimizers=adam"))
+    study = compare.chosen_study(parsed(*small, "--optimizers=adam"))
     status, _ = compare_in_process(study, tmp_path, prepared_data_dir)
     assert status == 0
     ((run, measured),) = measures(tmp_path).items()

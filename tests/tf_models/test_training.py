@@ -35,9 +35,11 @@ def digits(prepared_data_dir):
 
 
 @pytest.fixture(scope="module")
-def still(prepared_data_dir):
+def still(texts, prepared_data_dir):
     """Two optimizers at rate 0: their models keep the weights they began with."""
-    task = Language(sequence_length=64, batch_size=2)
+    task = Language(
+        text="folder", text_dir=str(texts), sequence_length=64, batch_size=2
+    )
     loaded = task.load(prepared_data_dir)
     return [
         train(run_of(task, optimizer, 0.0), loaded) for optimizer in ("SGD", "RMSprop")

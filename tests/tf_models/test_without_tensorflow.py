@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from tf_models.data.text_files import split_of
 from tf_models.tasks import Language
 
 # Found nowhere, whatever is installed.
@@ -57,7 +56,8 @@ def without_tensorflow(request):
     def run(code, *arguments):
         return subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
-            env=os.environ | {"KERAS_BACKEND": backend},
+            # PyTorch's threads would wait for each other: there are other tests.
+            env=os.environ | {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             check=False,
@@ -101,15 +101,6 @@ def succeeded(finished):
     return finished.stdout
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("texts")
-    for number in range(60):
-        text = f"Part {number} of the {split_of(f'{number}.txt')} split.\n" * 20
-        (folder / f"{number}.txt").write_text(text)
-    return folder
-
-
 # What reads a text asks for no backend: each text once, and each backend once.
 @pytest.mark.parametrize(
     ("without_tensorflow", "text"),
@@ -117,11 +108,11 @@ def folder(tmp_path_factory):
     indirect=["without_tensorflow"],
 )
 def test_batches_are_those_that_a_tf_data_pipeline_gives(
-    without_tensorflow, folder, tmp_path, text
+    without_tensorflow, texts, tmp_path, text
 ):
     task = {"text": text, "sequence_length": 16, "batch_size": 4, "subwords": 300}
     if text == "folder":
-        task["text_dir"] = str(folder)
+        task["text_dir"] = str(texts)
     succeeded(
         without_tensorflow(BATCHES, task, tmp_path / "without", tmp_path / "read.npz")
     )
@@ -140,13 +131,13 @@ def test_batches_are_those_that_a_tf_data_pipeline_gives(
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_run_trains(without_tensorflow, folder, tmp_path):
+def test_a_run_trains(without_tensorflow, texts, tmp_path):
     output = succeeded(
         without_tensorflow(
             PROGRAM,
             "tf_models.train",
             "--text=folder",
-            f"--text_dir={folder}",
+            f"--text_dir={texts}",
             f"--data_dir={tmp_path}",
             "--sequence_length=16",
             "--batch_size=4",
