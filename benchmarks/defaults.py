@@ -30,8 +30,8 @@ from sklearn import datasets
 
 import et_optimizer
 from benchmarks.names import check_names
-from tf_models import transformer
 from tf_models.data import text, windows
+from tf_models.models import transformer
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("seeds", 3, "Seeds a model is trained with.", lower_bound=1)

@@ -27,9 +27,10 @@ from absl import app, flags
 from rich.console import Console
 
 from benchmarks import torch_peers
-from tf_models import compare, optimizers, presets
-from tf_models.contenders import CONTENDERS, TOKENS_AT_LEVEL_1, Contender
-from tf_models.study import Study
+from tf_models import compare
+from tf_models.studies import optimizers, presets
+from tf_models.studies.contenders import CONTENDERS, TOKENS_AT_LEVEL_1, Contender
+from tf_models.studies.study import Study
 
 # Moments of 0.99 see the last hundred steps of six hundred.
 BETA_2 = "beta_2=0.99"

@@ -1,6 +1,6 @@
 """The variables of real models, as lists of shapes."""
 
-from tf_models.transformer import transformer_language_model
+from tf_models.models.transformer import transformer_language_model
 
 
 def gpt2_like(layers=4, width=768, vocabulary=50257, positions=1024):

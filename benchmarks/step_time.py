@@ -34,7 +34,7 @@ from rich.table import Table
 import et_optimizer
 from benchmarks.names import check_names
 from benchmarks.shapes import MODELS
-from tf_models.transformer import transformer_language_model
+from tf_models.models.transformer import transformer_language_model
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 30, "Timed steps of each optimizer.", lower_bound=3)

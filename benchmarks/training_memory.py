@@ -44,8 +44,8 @@ from rich.table import Table
 import et_optimizer
 from benchmarks.names import check_names
 from et_optimizer.memory.report import bytes_of
-from tf_models.device import PeakMemory
-from tf_models.transformer import transformer_language_model
+from tf_models.models.transformer import transformer_language_model
+from tf_models.studies.device import PeakMemory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_integer(

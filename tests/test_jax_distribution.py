@@ -85,7 +85,7 @@ def one_device():
 # Of maxima too, which travel as no sums do.
 @pytest.mark.parametrize(
     "make",
-    map(OPTIMIZERS.get, SLOTS_OF_EACH_KIND),
+    list(map(OPTIMIZERS.get, SLOTS_OF_EACH_KIND)),
     ids=SLOTS_OF_EACH_KIND,
 )
 def test_eight_devices_train_as_one_does(make):

@@ -15,7 +15,7 @@ from tests.optimizers import ALL_CLASSES, ONE_OF_EACH, OPTIMIZERS, TENSORED, in_
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 every_class = pytest.mark.parametrize(
-    "make", map(OPTIMIZERS.get, ALL_CLASSES), ids=ALL_CLASSES
+    "make", list(map(OPTIMIZERS.get, ALL_CLASSES)), ids=ALL_CLASSES
 )
 one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 every_tensored_optimizer = pytest.mark.parametrize(

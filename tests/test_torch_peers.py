@@ -14,9 +14,9 @@ import torch
 from benchmarks import peers, torch_peers
 from et_optimizer import memory_report
 from et_optimizer.optimizers import rate_scales
-from tf_models import optimizers
-from tf_models.contenders import CONTENDERS
-from tf_models.transformer import transformer_language_model
+from tf_models.models.transformer import transformer_language_model
+from tf_models.studies import optimizers
+from tf_models.studies.contenders import CONTENDERS
 
 VOCABULARY, LENGTH, WIDTH = 64, 8, 64
 OF_TORCH = {

@@ -23,21 +23,22 @@ from absl import app, flags
 from rich.console import Console
 
 from et_optimizer.callbacks import PreconditionerQuality
-from tf_models import flag_rules, presets, program
-from tf_models.contenders import CONTENDERS
+from tf_models.console import flag_rules, program
+from tf_models.console.interrupt import DeferredInterrupt
+from tf_models.console.output import replacing
 from tf_models.data import IMAGES, TEXTS
-from tf_models.figures import (
+from tf_models.studies import presets
+from tf_models.studies.contenders import CONTENDERS
+from tf_models.studies.figures import (
     learning_curves,
     measure_against_memory,
     sensitivity,
     trace_ratios,
 )
-from tf_models.interrupt import DeferredInterrupt
-from tf_models.learning_rates import SCHEDULES
-from tf_models.output import replacing
-from tf_models.results import results_table, write_csv
-from tf_models.study import Finished, Journal, best_rates, summarize
-from tf_models.training import DTYPE_POLICIES, train
+from tf_models.studies.learning_rates import SCHEDULES
+from tf_models.studies.results import results_table, write_csv
+from tf_models.studies.study import Finished, Journal, best_rates, summarize
+from tf_models.studies.training import DTYPE_POLICIES, train
 
 JOURNAL_NAME = "runs.jsonl"
 CSV_NAME = "results.csv"

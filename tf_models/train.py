@@ -25,14 +25,15 @@ import keras
 from absl import app, flags
 from rich.console import Console
 
-from tf_models import flag_rules, optimizers, program, tasks
-from tf_models.checkpoints import Checkpoint, CheckpointError
+from tf_models.console import flag_rules, program
+from tf_models.console.interrupt import DeferredInterrupt
 from tf_models.data import IMAGES, TEXTS
-from tf_models.interrupt import DeferredInterrupt
-from tf_models.learning_rates import SCHEDULES
-from tf_models.study import result_to_json
-from tf_models.training import DTYPE_POLICIES, Run, train
-from tf_models.transformer import SIZES
+from tf_models.models.transformer import SIZES
+from tf_models.studies import optimizers, tasks
+from tf_models.studies.checkpoints import Checkpoint, CheckpointError
+from tf_models.studies.learning_rates import SCHEDULES
+from tf_models.studies.study import result_to_json
+from tf_models.studies.training import DTYPE_POLICIES, Run, train
 
 REFUSED = 1
 # Arguments of optimizers that have a flag of their own: numbers,

@@ -2,9 +2,9 @@
 
 import math
 
-from tf_models.study import Entry, Finished, Study, Summary
-from tf_models.tasks import Convex
-from tf_models.training import RunResult
+from tf_models.studies.study import Entry, Finished, Study, Summary
+from tf_models.studies.tasks import Convex
+from tf_models.studies.training import RunResult
 
 TASK = Convex()
 

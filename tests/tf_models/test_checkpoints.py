@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from tf_models.checkpoints import PROGRESS_NAME, Checkpoint
-from tf_models.tasks import Convex, Images
-from tf_models.training import Run, train
+from tf_models.studies.checkpoints import PROGRESS_NAME, Checkpoint
+from tf_models.studies.tasks import Convex, Images
+from tf_models.studies.training import Run, train
 
 TASK = Images(model="mlp", width=4, batch_size=8)
 RUN = Run(

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
-from tf_models.classifiers import logistic_regression, mlp
 from tf_models.data.gaussian import gaussian_classification
+from tf_models.models.classifiers import logistic_regression, mlp
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

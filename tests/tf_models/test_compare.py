@@ -17,11 +17,11 @@ from rich.console import Console
 import tf_models
 from tests.tf_models.measured import entry
 from tf_models import compare
-from tf_models.contenders import CONTENDERS, DEMO
-from tf_models.presets import PRESETS
-from tf_models.study import Study
-from tf_models.tasks import Convex, Images
-from tf_models.training import train
+from tf_models.studies.contenders import CONTENDERS, DEMO
+from tf_models.studies.presets import PRESETS
+from tf_models.studies.study import Study
+from tf_models.studies.tasks import Convex, Images
+from tf_models.studies.training import train
 
 REPOSITORY = pathlib.Path(tf_models.__file__).parents[1]
 SMALL = ["--steps=3", "--batch_size=2", "--sequence_length=64"]

@@ -3,9 +3,9 @@
 import pytest
 
 from et_optimizer import ExtremeTensoring, memory_report
-from tf_models import optimizers
-from tf_models.contenders import CONTENDERS, DEMO
-from tf_models.transformer import transformer_language_model
+from tf_models.models.transformer import transformer_language_model
+from tf_models.studies import optimizers
+from tf_models.studies.contenders import CONTENDERS, DEMO
 
 
 @pytest.fixture(scope="module")

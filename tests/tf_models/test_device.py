@@ -6,7 +6,7 @@ import sys
 import keras
 import pytest
 
-from tf_models import device
+from tf_models.studies import device
 
 MIB = 2**20
 

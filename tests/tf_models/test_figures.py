@@ -8,7 +8,7 @@ import math
 import pytest
 
 from tests.tf_models.measured import entry, finished, result, summary
-from tf_models.figures import (
+from tf_models.studies.figures import (
     LABEL_DIRECTIONS,
     NEAR_ENOUGH,
     learning_curves,
@@ -16,7 +16,7 @@ from tf_models.figures import (
     sensitivity,
     trace_ratios,
 )
-from tf_models.presets import PRESETS
+from tf_models.studies.presets import PRESETS
 
 ADAM_BYTES = 3_799_040
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tf_models.interrupt import DeferredInterrupt
+from tf_models.console.interrupt import DeferredInterrupt
 
 
 @pytest.fixture(autouse=True)

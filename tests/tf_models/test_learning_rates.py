@@ -2,7 +2,7 @@
 
 import pytest
 
-from tf_models.learning_rates import SCHEDULES, schedule
+from tf_models.studies.learning_rates import SCHEDULES, schedule
 
 
 def rates(name, steps=100, **keywords):

@@ -18,6 +18,7 @@ from rich.console import Console
 import et_optimizer
 import tf_models
 from tf_models import online_convex
+from tf_models.studies import online_algorithms, regret
 
 REPOSITORY = pathlib.Path(tf_models.__file__).parents[1]
 SIZE, RANK, ROUNDS = 7, 3, 15
@@ -49,7 +50,7 @@ def stream(directions=SIZE - 1):
 
 def updates_of(name, gradients, alphas=NO_ALPHAS):
     """What the study's algorithm makes of the gradients."""
-    kind = online_convex.ALGORITHMS[name]
+    kind = online_algorithms.ALGORITHMS[name]
     algorithm = kind(TWO_RATES, np.array(alphas), SIZE, RANK)
     return np.stack([algorithm(g, t) for t, g in enumerate(gradients, 1)])
 
@@ -172,9 +173,9 @@ def count(held):
     return sum(map(count, getattr(held, "__dict__", {}).values()))
 
 
-@pytest.mark.parametrize("name", online_convex.ALGORITHMS)
+@pytest.mark.parametrize("name", online_algorithms.ALGORITHMS)
 def test_the_formula_for_numbers_held_counts_what_is_held(name):
-    kind = online_convex.ALGORITHMS[name]
+    kind = online_algorithms.ALGORITHMS[name]
     algorithm = kind(TWO_RATES[:1], np.array(kind.ALPHAS[:1]), SIZE, RANK)
     not_state = ("rates", "alphas", "_round")
     state = {k: v for k, v in vars(algorithm).items() if k not in not_state}
@@ -202,15 +203,15 @@ def test_a_data_set_is_two_classes_with_a_constant_feature(load):
 
 def test_digits_are_told_apart_by_being_odd():
     # The first ten images of the data set are 0 to 9.
-    assert online_convex.digits().labels[:10].tolist() == [-1, 1] * 5
+    assert regret.digits().labels[:10].tolist() == [-1, 1] * 5
 
 
 def test_the_best_fixed_weights_are_optimal():
-    data_set = online_convex.breast_cancer()
-    best = online_convex.best_fixed_weights(data_set)
+    data_set = regret.breast_cancer()
+    best = regret.best_fixed_weights(data_set)
     margins = data_set.labels * (data_set.features @ best)
     slopes = -data_set.labels / (1 + np.exp(margins))
-    gradient = slopes @ data_set.features + online_convex.RIDGE * best
+    gradient = slopes @ data_set.features + regret.RIDGE * best
     assert np.linalg.norm(gradient) < 1e-4
     least, norm = total_loss(best, data_set), np.linalg.norm(best)
     generator = np.random.default_rng(0)
@@ -222,24 +223,24 @@ def test_the_best_fixed_weights_are_optimal():
 
 def small(name="small", examples=25, features=4):
     """A few examples, of few features."""
-    whole = online_convex.breast_cancer()
-    return online_convex.DataSet(
+    whole = regret.breast_cancer()
+    return regret.DataSet(
         name, "A few", whole.features[:examples, -features:], whole.labels[:examples]
     )
 
 
 def test_a_game_pays_for_the_weights_before_it_moves_them():
     data_set = small()
-    algorithm = online_convex.OGD(TWO_RATES, NO_ALPHAS, 4, RANK)
+    algorithm = online_algorithms.OGD(TWO_RATES, NO_ALPHAS, 4, RANK)
     rounds = []
-    paid = online_convex.play(
+    paid = regret.play(
         algorithm, data_set.features, data_set.labels, lambda: rounds.append(1)
     )
     assert paid.shape == (25, 2) and len(rounds) == 25
     for i, rate in enumerate(TWO_RATES):
         weights = np.zeros(4)
         for t, (x, y) in enumerate(zip(data_set.features, data_set.labels), 1):
-            one = online_convex.DataSet("", "", x[None], np.array([y]))
+            one = regret.DataSet("", "", x[None], np.array([y]))
             assert paid[t - 1, i] == pytest.approx(total_loss(weights, one), rel=1e-6)
             slope = [
                 (total_loss(weights + h, one) - total_loss(weights - h, one)) / 2e-5
@@ -250,21 +251,19 @@ def test_a_game_pays_for_the_weights_before_it_moves_them():
 
 def test_regret_is_what_the_best_rate_paid_less_what_the_best_weights_pay():
     data_set = small()
-    setting = online_convex.Setting(rank=RANK, passes=2, seed=3, seeds=2)
-    best = online_convex.best_fixed_weights(data_set)
-    outcome = online_convex.tune_and_score(
-        data_set, "AdaGrad", setting, best, lambda: None
-    )
+    setting = regret.Setting(rank=RANK, passes=2, seed=3, seeds=2)
+    best = regret.best_fixed_weights(data_set)
+    outcome = regret.tune_and_score(data_set, "AdaGrad", setting, best, lambda: None)
     score, paid = outcome.score, []
-    for order in online_convex.orders(data_set, setting):
+    for order in regret.orders(data_set, setting):
         assert sorted(order[:25]) == sorted(order[25:]) == list(range(25))
-        algorithm = online_convex.AdaGrad(online_convex.RATES, None, 4, RANK)
+        algorithm = online_algorithms.AdaGrad(regret.RATES, None, 4, RANK)
         features, labels = data_set.features[order], data_set.labels[order]
-        paid.append(online_convex.play(algorithm, features, labels, lambda: None))
+        paid.append(regret.play(algorithm, features, labels, lambda: None))
     totals = np.mean(paid, axis=0).sum(axis=0)
     assert score.rounds == 50 and outcome.regret.shape == (50,)
     assert score.average_loss == pytest.approx(totals.min() / 50)
-    assert score.rate == online_convex.RATES[totals.argmin()]
+    assert score.rate == regret.RATES[totals.argmin()]
     assert (score.alpha, score.alpha_edge) == (None, None)
     expected = totals.min() - 2 * total_loss(best, data_set)
     assert score.regret == pytest.approx(expected) == outcome.regret[-1]
@@ -273,26 +272,26 @@ def test_regret_is_what_the_best_rate_paid_less_what_the_best_weights_pay():
 
 
 def total_of_first(weights, data_set, setting, i):
-    first = online_convex.orders(data_set, setting)[i][:1]
+    first = regret.orders(data_set, setting)[i][:1]
     shown = data_set.features[first], data_set.labels[first]
-    return total_loss(weights, online_convex.DataSet("", "", *shown))
+    return total_loss(weights, regret.DataSet("", "", *shown))
 
 
 @pytest.mark.parametrize("name", ["Ada-FD", "FD-SON", "RFD-SON"])
 def test_a_rival_is_scored_at_the_best_pair_of_a_rate_and_an_alpha(name, monkeypatch):
     monkeypatch.setattr(online_convex, "RATES", np.array([0.01, 0.1, 0.5, 1.0]))
-    data_set, kind = small(), online_convex.ALGORITHMS[name]
-    setting = online_convex.Setting(rank=RANK, seeds=2)
+    data_set, kind = small(), online_algorithms.ALGORITHMS[name]
+    setting = regret.Setting(rank=RANK, seeds=2)
     totals = {}
-    for rate in online_convex.RATES:
+    for rate in regret.RATES:
         for alpha in kind.ALPHAS:
             totals[rate, alpha] = 0
-            for order in online_convex.orders(data_set, setting):
+            for order in regret.orders(data_set, setting):
                 alone = kind(np.array([rate]), np.array([alpha]), 4, RANK)
                 shown = data_set.features[order], data_set.labels[order]
-                paid = online_convex.play(alone, *shown, lambda: None)
+                paid = regret.play(alone, *shown, lambda: None)
                 totals[rate, alpha] += paid.sum() / 2
-    score = online_convex.tune_and_score(
+    score = regret.tune_and_score(
         data_set, name, setting, np.zeros(4), lambda: None
     ).score
     assert (score.rate, score.alpha) == min(totals, key=totals.get)
@@ -302,7 +301,7 @@ def test_a_rival_is_scored_at_the_best_pair_of_a_rate_and_an_alpha(name, monkeyp
 def test_only_the_rivals_that_need_an_initial_regularization_tune_one():
     powers = (0.01, 0.1, 1, 10, 100)
     expected = {"Ada-FD": powers, "FD-SON": powers, "RFD-SON": (0, *powers)}
-    for name, kind in online_convex.ALGORITHMS.items():
+    for name, kind in online_algorithms.ALGORITHMS.items():
         assert kind.ALPHAS == expected.get(name, (None,))
 
 
@@ -313,8 +312,8 @@ def test_only_the_rivals_that_need_an_initial_regularization_tune_one():
 def test_a_best_rate_at_the_edge_of_the_grid_is_marked(rates, expected, monkeypatch):
     monkeypatch.setattr(online_convex, "RATES", np.array(rates))
     data_set = small()
-    outcome = online_convex.tune_and_score(
-        data_set, "OGD", online_convex.Setting(), np.zeros(4), lambda: None
+    outcome = regret.tune_and_score(
+        data_set, "OGD", regret.Setting(), np.zeros(4), lambda: None
     )
     assert outcome.score.rate_edge == expected
     marked = f"({expected} of the grid)" in table_text(data_set, outcome)
@@ -327,9 +326,9 @@ def test_a_best_rate_at_the_edge_of_the_grid_is_marked(rates, expected, monkeypa
 )
 def test_a_best_alpha_at_the_edge_of_its_grid_is_marked(alphas, expected, monkeypatch):
     monkeypatch.setattr(online_convex, "RATES", np.array([1e-6, 0.5, 1e3]))
-    monkeypatch.setattr(online_convex.AdaFD, "ALPHAS", alphas)
-    data_set, setting = small(), online_convex.Setting(rank=RANK)
-    outcome = online_convex.tune_and_score(
+    monkeypatch.setattr(online_algorithms.AdaFD, "ALPHAS", alphas)
+    data_set, setting = small(), regret.Setting(rank=RANK)
+    outcome = regret.tune_and_score(
         data_set, "Ada-FD", setting, np.zeros(4), lambda: None
     )
     score = outcome.score
@@ -342,12 +341,12 @@ def test_a_best_alpha_at_the_edge_of_its_grid_is_marked(alphas, expected, monkey
 
 def table_text(data_set, outcome):
     console = Console(file=io.StringIO(), width=120)
-    console.print(online_convex.scores_table(data_set, [outcome]))
+    console.print(regret.scores_table(data_set, [outcome]))
     return console.file.getvalue()
 
 
 def test_the_grid_is_the_papers():
-    rates = online_convex.RATES
+    rates = regret.RATES
     assert (len(rates), rates[0], rates[-1]) == (49, 1e-6, 1.0)
     np.testing.assert_allclose(rates[1:] / rates[:-1], 10**0.125)
 
@@ -395,12 +394,12 @@ def test_the_program_leaves_a_table_a_file_and_a_plot(tmp_path):
     assert process.returncode == 0, process.stderr
     found = rows(output_dir)
     named = [(row["data_set"], row["algorithm"]) for row in found]
-    names = list(online_convex.ALGORITHMS)
+    names = list(online_algorithms.ALGORITHMS)
     assert named == [(d, name) for d in ("breast_cancer", "digits") for name in names]
     for row in found:
         assert (row["rounds"], row["rank"], row["seeds"]) == ("20", "3", "1")
-        assert float(row["rate"]) in online_convex.RATES
-        alphas = online_convex.ALGORITHMS[row["algorithm"]].ALPHAS
+        assert float(row["rate"]) in regret.RATES
+        alphas = online_algorithms.ALGORITHMS[row["algorithm"]].ALPHAS
         assert (float(row["alpha"]) if row["alpha"] else None) in alphas
         # Weights of 0 pay log 2 a round, and the least rate hardly moves them.
         assert 0 < float(row["average_loss"]) < 1.01 * math.log(2)
@@ -414,14 +413,14 @@ def test_the_program_leaves_a_table_a_file_and_a_plot(tmp_path):
 
 
 def test_a_line_an_algorithm_is_drawn_and_labelled():
-    setting = online_convex.Setting(rank=2)
+    setting = regret.Setting(rank=2)
     data_sets = [small("one"), small("two")]
     outcomes = [
-        online_convex.tune_and_score(data_set, name, setting, np.zeros(4), lambda: None)
+        regret.tune_and_score(data_set, name, setting, np.zeros(4), lambda: None)
         for data_set in data_sets
         for name in ("OGD", "AdaGrad", "Ada-FD")
     ]
-    figure = online_convex.regret_figure(data_sets, outcomes)
+    figure = regret.regret_figure(data_sets, outcomes)
     assert len(figure.axes) == 2
     for axes, own in zip(figure.axes, (outcomes[:3], outcomes[3:])):
         lines = {line.get_label().split(",")[0]: line for line in axes.get_lines()}
@@ -436,18 +435,18 @@ def test_a_line_an_algorithm_is_drawn_and_labelled():
         last = [line.get_ydata()[-1] for line in axes.get_lines()]
         assert last == sorted(last, reverse=True)
         assert len({line.get_color() for line in axes.get_lines()}) == 3
-    assert len(set(online_convex.COLORS)) == len(online_convex.ALGORITHMS)
+    assert len(set(online_convex.COLORS)) == len(online_algorithms.ALGORITHMS)
 
 
 def test_an_interrupted_study_keeps_what_is_finished(tmp_path, monkeypatch):
-    class Interrupted(online_convex.Algorithm):
+    class Interrupted(online_algorithms.Algorithm):
         def __call__(self, gradients, t):
             raise KeyboardInterrupt
 
-    algorithms = {"OGD": online_convex.OGD, "AdaGrad": Interrupted}
+    algorithms = {"OGD": online_algorithms.OGD, "AdaGrad": Interrupted}
     monkeypatch.setattr(online_convex, "ALGORITHMS", algorithms)
     console = Console(file=io.StringIO(), width=120)
-    setting = online_convex.Setting(rank=2)
+    setting = regret.Setting(rank=2)
     data_sets = [small("one"), small("two")]
     status = online_convex.study(data_sets, setting, tmp_path, console)
     assert status == 130
@@ -466,7 +465,7 @@ def parsed(*arguments):
 def test_the_defaults_are_the_settings():
     values = parsed()
     chosen = (values.rank, values.passes, values.seed, values.seeds)
-    assert online_convex.Setting(*chosen) == online_convex.Setting()
+    assert regret.Setting(*chosen) == regret.Setting()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import keras
 import pytest
 
 import et_optimizer
-from tf_models import optimizers
-from tf_models.contenders import CONTENDERS
+from tf_models.studies import optimizers
+from tf_models.studies.contenders import CONTENDERS
 
 JSON = '{"class_name": "Adam", "config": {"beta_1": 0.5, "learning_rate": 7.0}}'
 

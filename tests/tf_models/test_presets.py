@@ -6,14 +6,14 @@ import itertools
 import pytest
 
 from et_optimizer import ExtremeTensoring, memory_report
-from tf_models import optimizers
-from tf_models.classifiers import logistic_regression
-from tf_models.contenders import CONTENDERS
-from tf_models.learning_rates import SCHEDULES
-from tf_models.presets import PRESETS, SIZES
-from tf_models.tasks import Convex, Images, Language
-from tf_models.transformer import SIZES as MODELS
-from tf_models.transformer import transformer_language_model
+from tf_models.models.classifiers import logistic_regression
+from tf_models.models.transformer import SIZES as MODELS
+from tf_models.models.transformer import transformer_language_model
+from tf_models.studies import optimizers
+from tf_models.studies.contenders import CONTENDERS
+from tf_models.studies.learning_rates import SCHEDULES
+from tf_models.studies.presets import PRESETS, SIZES
+from tf_models.studies.tasks import Convex, Images, Language
 
 SUBWORDS = 32_768
 ALL = list(itertools.product(PRESETS, SIZES))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_models.resnet import resnet_18
+from tf_models.models.resnet import resnet_18
 
 
 def numbers(variables):

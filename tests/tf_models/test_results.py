@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.tf_models.measured import entry, finished, result, summary
-from tf_models.results import results_table, write_csv
+from tf_models.studies.results import results_table, write_csv
 
 ADAM = result(math.pi, numbers_held=1000, bytes_held=4000, times_less_than_adam=1.0)
 HALF = result(4.0, numbers_held=100, bytes_held=207, adam_bytes=4000)

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from tests.tf_models.measured import entry, finished, result, study
-from tf_models.study import Journal, best_rates, result_to_json, summarize
+from tf_models.studies.study import Journal, best_rates, result_to_json, summarize
 
 ADAM = entry("adam", rates=(0.1, 0.2, 0.4))
 SM3 = entry("sm3", optimizer="SM3", rates=(1.0, 2.0, 4.0))

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from tf_models import tasks
 from tf_models.data import byte_vocabulary
-from tf_models.tasks import (
+from tf_models.studies import tasks
+from tf_models.studies.tasks import (
     EVALUATED_TOKENS,
     TASKS,
     Convex,

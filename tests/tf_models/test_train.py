@@ -14,10 +14,11 @@ from absl import app, flags
 from rich.console import Console
 
 import tf_models
-from tf_models import optimizers, train
-from tf_models.study import result_from_json
-from tf_models.tasks import Convex, Images, Language
-from tf_models.training import train as make_run
+from tf_models import train
+from tf_models.studies import optimizers
+from tf_models.studies.study import result_from_json
+from tf_models.studies.tasks import Convex, Images, Language
+from tf_models.studies.training import train as make_run
 
 REPOSITORY = pathlib.Path(tf_models.__file__).parents[1]
 SMALL = ["--steps=6", "--evaluations=3", "--batch_size=8", "--nojit"]

@@ -6,8 +6,8 @@ import math
 import keras
 import pytest
 
-from tf_models.tasks import Convex, Images, Language
-from tf_models.training import Run, StepClock, segments, train
+from tf_models.studies.tasks import Convex, Images, Language
+from tf_models.studies.training import Run, StepClock, segments, train
 
 CONVEX = Convex(examples=400, features=4)
 DIGITS = Images(model="mlp", width=4, batch_size=8)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_models.transformer import transformer_language_model
+from tf_models.models.transformer import transformer_language_model
 
 LENGTH = 12
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from tf_models.tasks import Language
+from tf_models.studies.tasks import Language
 
 # Found nowhere, whatever is installed.
 HIDDEN = """
@@ -38,7 +38,7 @@ BATCHES = (
     HIDDEN
     + """
 import numpy as np
-from tf_models.tasks import Language
+from tf_models.studies.tasks import Language
 task = Language(**eval(sys.argv[1])).load(sys.argv[2])
 read = [*task.training_batches(5, seed=3), *task.validation, *task.test]
 np.savez(sys.argv[3], *(part for batch in read for part in batch))

@@ -16,7 +16,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from tf_models.output import replacing
+from tf_models.console.output import replacing
 
 # How the token that ends a text is shown. It has number 0, as the byte that does.
 END_OF_TEXT = "<|endoftext|>"

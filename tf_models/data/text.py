@@ -16,12 +16,12 @@ from collections.abc import Callable
 import numpy as np
 from rich.progress import Progress
 
+from tf_models.console.output import replacing
 from tf_models.data import TEXTS, byte_vocabulary
 from tf_models.data.folder_files import log_skipped
 from tf_models.data.stdlib_source import StdlibSource
 from tf_models.data.subwords import check_size, load_subwords, train_subwords
 from tf_models.data.text_files import SPLITS, TextFolder
-from tf_models.output import replacing
 
 # TFDS's own, where lm1b is prepared too.
 DATA_DIR = "~/tensorflow_datasets"

@@ -6,9 +6,9 @@ import pathlib
 
 from absl import flags
 
-from tf_models import optimizers
+from tf_models.console.output import check_directory
 from tf_models.data.folder_files import ON_BAD_FILE
-from tf_models.output import check_directory
+from tf_models.studies import optimizers
 
 # Attention is quadratic in it, and the validation slice must hold several windows.
 LONGEST_SEQUENCE = 4096

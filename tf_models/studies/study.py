@@ -13,7 +13,7 @@ import os
 import statistics
 from collections.abc import Callable
 
-from tf_models.training import Run, RunResult
+from tf_models.studies.training import Run, RunResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Entry:
     Attributes:
         name: Unlike every other entry's of the study.
         label: What tables and plots call it.
-        optimizer: The text of an optimizer, see `tf_models.optimizers`.
+        optimizer: The text of an optimizer, see `tf_models.studies.optimizers`.
         rates: The peak learning rates to try.
-        task: A task of `tf_models.tasks`.
+        task: A task of `tf_models.studies.tasks`.
         dtype_policy, schedule: As in `Run`; `None` for the study's.
     """
 

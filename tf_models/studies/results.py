@@ -5,8 +5,8 @@ import dataclasses
 
 from rich.table import Table
 
-from tf_models.output import replacing
-from tf_models.training import RunResult
+from tf_models.console.output import replacing
+from tf_models.studies.training import RunResult
 
 # What is smaller is not told apart in the table; the CSV file has the bytes.
 LEAST_PERCENT = 0.001

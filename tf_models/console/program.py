@@ -35,7 +35,7 @@ def load(task, data_dir, on_bad_file, console):
     """Loads a task, or ends the program with what is wrong with its data.
 
     Args:
-        task: A task of `tf_models.tasks`.
+        task: A task of `tf_models.studies.tasks`.
         data_dir, on_bad_file, console: As its `load` takes them.
 
     Returns:

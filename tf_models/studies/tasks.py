@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 import keras
 import numpy as np
 
-from tf_models.classifiers import logistic_regression, mlp
 from tf_models.data.gaussian import gaussian_classification, least_loss
 from tf_models.data.text import load_text
 from tf_models.data.windows import ShuffledWindows, window_count
-from tf_models.resnet import resnet_18
-from tf_models.transformer import SIZES, transformer_language_model
+from tf_models.models.classifiers import logistic_regression, mlp
+from tf_models.models.resnet import resnet_18
+from tf_models.models.transformer import SIZES, transformer_language_model
 
 # The windows that are evaluated are the same for every run, every seed and every batch
 # size: about this many tokens, drawn from all over the split.

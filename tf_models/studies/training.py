@@ -9,8 +9,8 @@ import time
 import keras
 
 from et_optimizer import memory_report
-from tf_models import device, optimizers, tasks
-from tf_models.learning_rates import schedule
+from tf_models.studies import device, optimizers, tasks
+from tf_models.studies.learning_rates import schedule
 
 # Of the last, weights and gradients are stored in two bytes too.
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16")
@@ -21,8 +21,8 @@ class Run:
     """Everything that decides what a run computes.
 
     Attributes:
-        task: A task of `tf_models.tasks`.
-        optimizer: The text of an optimizer, see `tf_models.optimizers`.
+        task: A task of `tf_models.studies.tasks`.
+        optimizer: The text of an optimizer, see `tf_models.studies.optimizers`.
         learning_rate: The peak of its schedule.
         schedule: One of `learning_rates.SCHEDULES`.
         warmup_steps: Steps until the peak; `None` for a tenth of all.

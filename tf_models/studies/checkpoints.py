@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 
-from tf_models.output import replacing
+from tf_models.console.output import replacing
 
 PROGRESS_NAME = "progress.json"
 WEIGHTS_NAME = "checkpoint_step_{}.weights.h5"

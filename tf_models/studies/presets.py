@@ -7,9 +7,9 @@ al. (2020, arXiv:1902.04620), for a GPU and downloaded data.
 
 import dataclasses
 
-from tf_models.contenders import CONTENDERS, DEMO
-from tf_models.study import Entry, Study
-from tf_models.tasks import Convex, Images, Language
+from tf_models.studies.contenders import CONTENDERS, DEMO
+from tf_models.studies.study import Entry, Study
+from tf_models.studies.tasks import Convex, Images, Language
 
 SIZES = ("laptop", "paper")
 # Every contender of a study tries its own rate, half of it and twice it.

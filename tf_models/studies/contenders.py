@@ -18,7 +18,7 @@ these rates or their own.
 
 import dataclasses
 
-from tf_models import optimizers
+from tf_models.studies import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Contender:
         name: What `--optimizers` calls it.
         label: What tables and plots call it.
         learning_rate: The peak of its schedule, or the middle of a search for it.
-        optimizer: The text of `tf_models.optimizers` that makes it.
+        optimizer: The text of `tf_models.studies.optimizers` that makes it.
     """
 
     name: str

@@ -1,0 +1,1 @@
+"""What the programs share: their flags, what they write, and how Ctrl-C ends them."""

@@ -1,0 +1,1 @@
+"""The models that the studies train, of Keras layers only."""

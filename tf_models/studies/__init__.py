@@ -1,0 +1,1 @@
+"""What is trained, how, and what a study makes of it: tasks, runs, tables, pictures."""
