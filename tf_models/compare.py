@@ -234,6 +234,7 @@ def chosen_study(values):
     given = {name: values[name].value for name in TASK_FLAGS}
     given = {name: value for name, value in given.items() if value is not None}
     entries = tuple(_with_task_flags(entry, given, values.preset) for entry in entries)
+    flag_rules.check_data_flags([entry.task for entry in entries], values)
     if values.dtype_policy is not None and any(e.dtype_policy for e in entries):
         raise ValueError(
             f"--dtype_policy={values.dtype_policy} does not go with --preset="

@@ -252,8 +252,10 @@ def chosen_run(values):
             "--warmup_steps does not go with --schedule=constant, which has none; "
             f"received {values.warmup_steps}. Leave it out, or use --schedule=warmup."
         )
+    task = _task(values)
+    flag_rules.check_data_flags([task], values)
     return Run(
-        task=_task(values),
+        task=task,
         optimizer=text,
         learning_rate=rate,
         schedule=values.schedule,

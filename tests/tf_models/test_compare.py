@@ -557,6 +557,8 @@ def test_a_directory_that_cannot_be_made_is_refused(name, tmp_path):
         (["--text_dir=notes"], "received text_dir='notes' with text='stdlib'"),
         (["--preset=images", "--images=folder"], "--image_dir must be given with"),
         (["--preset=images", "--text_dir=notes"], "--text_dir does not go with"),
+        (["--preset=convex", "--data_dir=new"], "--data_dir is for a task that"),
+        (["--on_bad_file=skip"], "--on_bad_file is for a task that reads a folder"),
         (["--preset=bfloat16", "--dtype_policy=float32"], "have policies of their own"),
     ],
 )

@@ -69,6 +69,9 @@ def test_the_file_holds_every_number_in_full(tmp_path):
     assert (second["status"], second["validation"]) == ("diverged", "nan")
     best = [row["is_best_rate"] for row in (first, second, third)]
     assert best == ["True", "False", "True"]
+    # Of one rate alone nothing says that another would not be better.
+    at_edge = [row["is_at_edge"] for row in (first, second, third)]
+    assert at_edge == ["True", "True", "False"]
     assert "curve" not in first
 
 

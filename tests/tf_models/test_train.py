@@ -64,7 +64,9 @@ def trained(capsys, prepared_data_dir):
     """
 
     def call(*arguments):
-        values = parsed(*arguments, f"--data_dir={prepared_data_dir}")
+        reads = "--task=convex" not in arguments
+        of_data = [f"--data_dir={prepared_data_dir}"] if reads else []
+        values = parsed(*arguments, *of_data)
         console = Console(file=io.StringIO(), width=120)
         status = train.make(train.chosen_run(values), values, console)
         printed = capsys.readouterr().out.splitlines()
@@ -415,6 +417,8 @@ def test_results_cannot_be_a_directory(tmp_path):
         (["--task=images", "--subwords=300"], "--subwords does not go with"),
         (["--task=convex", "--batch_size=3"], "--batch_size does not go with"),
         (["--task=convex", "--model=tiny"], "--model does not go with"),
+        (["--task=convex", "--data_dir=new"], "--data_dir is for .*received 'new'"),
+        (["--on_bad_file=refuse"], "--on_bad_file is for .*received 'refuse'"),
         (["--width=3"], "--width does not go with --task=language"),
     ],
 )

@@ -13,6 +13,8 @@ from tf_models.studies import optimizers
 # Attention is quadratic in it, and the validation slice must hold several windows.
 LONGEST_SEQUENCE = 4096
 LARGEST_SEED = 2**32 - 1
+# What a task reads, and the folder that it may be.
+_SOURCES = {"text": "text_dir", "images": "image_dir"}
 
 
 def whole(name, low, high=None, values=flags.FLAGS):
@@ -145,7 +147,7 @@ def data_flags(values=flags.FLAGS):
 
 def check_folders(task):
     """Raises `ValueError` unless a task names a folder exactly where it reads one."""
-    for source, folder in (("text", "text_dir"), ("images", "image_dir")):
+    for source, folder in _SOURCES.items():
         if not hasattr(task, source):
             continue
         name, path = getattr(task, source), getattr(task, folder)
@@ -153,6 +155,25 @@ def check_folders(task):
             raise ValueError(
                 f"--{folder} must be given with --{source}=folder, and with nothing "
                 f"else; received {folder}={path!r} with {source}={name!r}."
+            )
+
+
+def check_data_flags(tasks, values=flags.FLAGS):
+    """Raises `ValueError` where `--data_dir` or `--on_bad_file` is given for nothing.
+
+    Args:
+        tasks: What is trained.
+        values: The `absl.flags.FlagValues`.
+    """
+    sources = {getattr(task, name, None) for task in tasks for name in _SOURCES}
+    for name, is_read, what in (
+        ("data_dir", sources != {None}, "prepares or downloads data"),
+        ("on_bad_file", "folder" in sources, "reads a folder of files"),
+    ):
+        if values[name].present and not is_read:
+            raise ValueError(
+                f"--{name} is for a task that {what}, which this is not; received "
+                f"{values[name].value!r}. Leave it out."
             )
 
 

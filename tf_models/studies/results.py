@@ -19,6 +19,7 @@ COLUMNS = (
     "optimizer",
     "learning_rate",
     "is_best_rate",
+    "is_at_edge",
     "seed",
     *(f.name for f in dataclasses.fields(RunResult) if f.name not in _LEFT_OUT),
 )
@@ -110,5 +111,6 @@ def _row(one, best_rates):
         "optimizer": one.run.optimizer,
         "learning_rate": one.run.learning_rate,
         "is_best_rate": one.run.learning_rate == best_rates.get(one.entry.name),
+        "is_at_edge": one.entry.is_at_edge(one.run.learning_rate),
         "seed": one.run.seed,
     } | {key: value for key, value in measured.items() if key not in _LEFT_OUT}

@@ -37,6 +37,10 @@ class Entry:
     dtype_policy: str | None = None
     schedule: str | None = None
 
+    def is_at_edge(self, rate):
+        """Whether a rate is the largest or the smallest of several."""
+        return len(self.rates) > 1 and rate in (min(self.rates), max(self.rates))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
@@ -222,8 +226,7 @@ def summarize(study, finished):
             for one in finished
             if one.entry.name == entry.name and one.run.learning_rate == rate
         )
-        edge = len(entry.rates) > 1 and rate in (min(entry.rates), max(entry.rates))
-        summaries.append(Summary(entry, rate, edge, results))
+        summaries.append(Summary(entry, rate, entry.is_at_edge(rate), results))
     return summaries
 
 
