@@ -13,6 +13,7 @@ from tf_models.studies.figures import (
     NEAR_ENOUGH,
     learning_curves,
     measure_against_memory,
+    memory_bars,
     sensitivity,
     trace_ratios,
 )
@@ -213,3 +214,22 @@ def test_every_entry_of_the_largest_study_has_a_style_of_its_own():
     axes = learning_curves(many, "title").axes[0]
     styles = {(line.get_color(), line.get_marker()) for line in axes.lines}
     assert len(styles) == len(many)
+
+
+def test_bars_of_memory_are_of_parts_that_add_up_to_what_is_written_beside_them():
+    parts = {"weights": [1024, 2048], "state": [512, 0], "rest": [512, 1024]}
+    figure = memory_bars(["Adam", "ET"], parts, ("KiB", 1024), "Two", lines=[3072])
+    (axes,) = figure.axes
+    found = {
+        container.get_label(): [(bar.get_x(), bar.get_width()) for bar in container]
+        for container in axes.containers
+    }
+    assert found == {
+        "weights": [(0, 1), (0, 2)],
+        "state": [(1, 0.5), (2, 0)],
+        "rest": [(1.5, 0.5), (2, 1)],
+    }
+    assert [label.get_text().strip() for label in axes.texts] == ["2.0", "3.0"]
+    (line,) = axes.lines
+    assert set(line.get_xdata()) == {3}
+    assert len({bar.get_facecolor() for bar in axes.patches}) == 3

@@ -244,6 +244,40 @@ def _measure(result):
     return f"validation {result.measure}, {result.unit} (lower is better)"
 
 
+def memory_bars(labels, parts, unit, title, lines=()):
+    """Draws what is held, and for what: a bar each, of parts that add up.
+
+    Args:
+        labels: Of the bars, from the top.
+        parts: Dict from what is held to how many bytes of it, a list with a number for
+            each bar. The last part is grey, for what is left.
+        unit: Of the axis, `(name, bytes)`, such as `("MiB", 2**20)`.
+        title: What the bars have in common, in a line.
+        lines: Amounts, in bytes, with a dashed line.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    name, size = unit
+    figure, axes = _new_figure(title, size=(8, 1.2 + 0.45 * len(labels)))
+    left = [0.0] * len(labels)
+    colors = [COLORS[3], COLORS[2], *COLORS[4:]][: len(parts) - 1] + ["0.75"]
+    for (part, amounts), color in zip(parts.items(), colors, strict=True):
+        amounts = [amount / size for amount in amounts]
+        axes.barh(labels, amounts, left=left, color=color, label=part)
+        left = [start + more for start, more in zip(left, amounts, strict=True)]
+    for row, end in enumerate(left):
+        axes.annotate(f" {end:.1f}", (end, row), va="center")
+    for amount in lines:
+        axes.axvline(amount / size, color="0.3", linestyle="--")
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel(name)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, ncols=len(parts), loc="outside lower left")
+    return figure
+
+
 def _new_figure(title, size=(8, 5)):
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
