@@ -1,8 +1,9 @@
-"""Trains on four devices: `python -m tests.jax_worker RANK COUNT PORT FOLDER KIND`.
+"""Trains on four devices: `python -m tests.jax_worker RANK COUNT PORT FOLDER`.
 
-COUNT processes have four devices of the host's CPU among them. KIND is "data", every
-device a part of the batch, or "model", two parts of the batch and two of each matrix.
-Each process writes all weights and slots to FOLDER/COUNT-RANK.npz.
+COUNT processes have four devices of the host's CPU among them. They train twice: by
+"data", every device with a part of the batch, and by "model", with two parts of the
+batch and two of each matrix. Each writes all weights and slots to
+FOLDER/KIND-COUNT-RANK.npz.
 """
 
 import os
@@ -11,33 +12,38 @@ import sys
 import numpy as np
 
 
-def main(rank, count, port, folder, kind):
+def main(rank, count, port, folder):
     os.environ["KERAS_BACKEND"] = "jax"
     import jax
     import keras
 
     jax.config.update("jax_num_cpu_devices", 4 // count)
 
-    from et_optimizer import ExtremeTensoring
-    from tests import distributed_training as training
-    from tests.optimizers import IN_A_SUBSPACE
-
     if count > 1:
         keras.distribution.initialize(f"127.0.0.1:{port}", count, rank)
     devices = keras.distribution.list_devices()
     assert len(devices) == 4
-    if kind == "data":
-        distribution = keras.distribution.DataParallel(
-            devices=devices, auto_shard_dataset=False
-        )
-    else:
-        mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"), devices)
-        layouts = keras.distribution.LayoutMap(mesh)
-        layouts[".*(embeddings|kernel)"] = (None, "model")
-        distribution = keras.distribution.ModelParallel(
-            layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False
-        )
-    keras.distribution.set_distribution(distribution)
+    data = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"), devices)
+    layouts = keras.distribution.LayoutMap(mesh)
+    layouts[".*(embeddings|kernel)"] = (None, "model")
+    model = keras.distribution.ModelParallel(
+        layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False
+    )
+    for kind, distribution in (("data", data), ("model", model)):
+        keras.distribution.set_distribution(distribution)
+        found = trained(rank, count)
+        np.savez(f"{folder}/{kind}-{count}-{rank}.npz", *found)
+
+
+def trained(rank, count):
+    """All that a model and its optimizer hold after training, as `training` has it."""
+    import keras
+
+    from et_optimizer import ExtremeTensoring
+    from tests import distributed_training as training
+    from tests.optimizers import IN_A_SUBSPACE
+
     model = training.model_of(keras)
     optimizer = ExtremeTensoring(
         0.01, beta_1=0.9, momentum_dtype="float32", **IN_A_SUBSPACE
@@ -53,7 +59,7 @@ def main(rank, count, port, folder, kind):
         verbose=0,
     )
     variables = [*model.weights, *model.optimizer.variables]
-    np.savez(f"{folder}/{count}-{rank}.npz", *[whole(v.value) for v in variables])
+    return [whole(variable.value) for variable in variables]
 
 
 def of_process(array, rank, count, batch):

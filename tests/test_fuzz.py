@@ -6,8 +6,8 @@ import pytest
 from tests import fuzz
 
 # JAX compiles each operation for each shape.
-SEEDS = {"torch": 220, "tensorflow": 40, "jax": 10}[keras.backend.backend()]
-TOGETHER = 10
+SEEDS = {"torch": 220, "tensorflow": 40, "jax": 5}[keras.backend.backend()]
+TOGETHER = 5
 
 
 @pytest.mark.parametrize("start", range(0, SEEDS, TOGETHER))

@@ -206,35 +206,52 @@ GEOMETRIC = functools.partial(
 RANK_ONE = functools.partial(ExtremeTensoring, beta_1=0, combination="rank_one")
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        *(functools.partial(GEOMETRIC, level=k) for k in (1, 2, 3)),
-        *(functools.partial(RANK_ONE, level=k) for k in (1, 2, 3)),
-        functools.partial(GEOMETRIC, level=2, epsilon=1e-8),
-        functools.partial(RANK_ONE, level=2, epsilon=1e-8),
-        functools.partial(ExtremeTensoring, beta_1=0.9, momentum_rank=None),
-        *(functools.partial(SM3, level=k, momentum=0) for k in (1, 2)),
-        functools.partial(
-            Adafactor, beta_1=0, multiply_by_parameter_scale=False, clip_threshold=None
-        ),
-    ],
-    ids=lambda make: f"{make.func.__name__} {make.keywords}",
+def name_of(part):
+    """What a test is called by: of an optimizer the class and the arguments."""
+    return f"{part.func.__name__} {part.keywords}" if callable(part) else None
+
+
+# Shapes, how they are cut, and as matrices of which rows and columns they are seen.
+A_MATRIX = ((512, 64), ("model", None), 512, 64)
+HEADS = ((64, 4, 16), (None, "model", None), 64, 4 * 16)  # queries
+CUT = [
+    A_MATRIX,
+    ((512, 64), (None, "model"), 512, 64),
+    ((1000, 64), ("model", None), 1000, 64),  # 25 × 40, neither divides by 4
+    ((4004, 64), ("model", None), 4004, 64),  # padded at level 3
+    HEADS,
+    ((4, 16, 64), ("model", None, None), 4 * 16, 64),  # what attention returns
+]
+# Of modes that are finer than an axis, what depends on how long that is.
+FINE = [
+    functools.partial(combined, level=k)
+    for combined in (GEOMETRIC, RANK_ONE)
+    for k in (2, 3)
+]
+COARSE = [
+    functools.partial(GEOMETRIC, level=1),
+    functools.partial(RANK_ONE, level=1),
+    functools.partial(GEOMETRIC, level=2, epsilon=1e-8),
+    functools.partial(RANK_ONE, level=2, epsilon=1e-8),
+    functools.partial(ExtremeTensoring, beta_1=0.9, momentum_rank=None),
+    *(functools.partial(SM3, level=k, momentum=0) for k in (1, 2)),
+]
+# Its marginals are, of more axes than two, those of a stack of matrices.
+ADAFACTOR = functools.partial(
+    Adafactor, beta_1=0, multiply_by_parameter_scale=False, clip_threshold=None
 )
+
+
 @pytest.mark.parametrize(
-    ("shape", "spec", "rows", "columns"),
+    ("make", "shape", "spec", "rows", "columns"),
     [
-        ((512, 64), ("model", None), 512, 64),
-        ((512, 64), (None, "model"), 512, 64),
-        ((1000, 64), ("model", None), 1000, 64),  # 25 × 40, neither divides by 4
-        ((4004, 64), ("model", None), 4004, 64),  # padded at level 3
-        ((64, 4, 16), (None, "model", None), 64, 4 * 16),  # queries, by heads
-        ((4, 16, 64), ("model", None, None), 4 * 16, 64),  # what attention returns
+        *((make, *cut) for make in FINE for cut in CUT),
+        *((make, *cut) for make in COARSE for cut in (A_MATRIX, HEADS)),
+        *((ADAFACTOR, *cut) for cut in CUT[:4]),
     ],
+    ids=name_of,
 )
 def test_only_marginals_go_between_devices(make, shape, spec, rows, columns):
-    if make.func is Adafactor and len(shape) > 2:
-        pytest.skip("its marginals are those of a stack of matrices")
     # Of the cut axis each device has a part of the marginal; along the other it has
     # a part of every sum.
     is_cut_by_rows = spec.index("model") < (1 if rows == shape[0] else 2)
@@ -248,24 +265,28 @@ def test_only_marginals_go_between_devices(make, shape, spec, rows, columns):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "shape", "spec", "rows", "columns"),
     [
-        {},
-        {"momentum_rank": 4, "momentum_dtype": "float32"},
-        {"momentum_rank": 4, "momentum_dtype": "int8", "level": 2},
-        {"momentum_rank": 4, "epsilon": 1e-8, "clip_threshold": 1.0},
+        *(
+            ({}, *cut)
+            for cut in (
+                *CUT[:2],
+                ((64, 512), ("model", None), 64, 512),
+                ((64, 512), (None, "model"), 64, 512),
+                HEADS,
+            )
+        ),
+        *(
+            (arguments, *cut)
+            for arguments in (
+                {"momentum_rank": 4, "momentum_dtype": "float32"},
+                {"momentum_rank": 4, "momentum_dtype": "int8", "level": 2},
+                {"momentum_rank": 4, "epsilon": 1e-8, "clip_threshold": 1.0},
+            )
+            for cut in CUT[:2]
+        ),
     ],
     ids=str,
-)
-@pytest.mark.parametrize(
-    ("shape", "spec", "rows", "columns"),
-    [
-        ((512, 64), ("model", None), 512, 64),
-        ((512, 64), (None, "model"), 512, 64),
-        ((64, 512), ("model", None), 64, 512),
-        ((64, 512), (None, "model"), 64, 512),
-        ((64, 4, 16), (None, "model", None), 64, 4 * 16),
-    ],
 )
 def test_of_subspace_momentum_only_projections_go_between_devices(
     arguments, shape, spec, rows, columns
@@ -354,9 +375,12 @@ def test_norms_are_single_numbers():
     assert found == {("all-gather", 64 * 4): 1, ("all-reduce", 64 * 16): 1}
 
 
-@pytest.mark.parametrize("kind", ["data", "model"])
-def test_two_processes_train_as_one_does(kind, tmp_path):
+def test_two_processes_train_as_one_does(tmp_path):
     for count in (1, 2):
-        training.finish(training.start("tests.jax_worker", count, tmp_path, kind))
-    training.assert_close(tmp_path / "1-0.npz", tmp_path / "2-0.npz", tolerance=1e-6)
-    training.assert_close(tmp_path / "2-0.npz", tmp_path / "2-1.npz", tolerance=0)
+        training.finish(training.start("tests.jax_worker", count, tmp_path))
+    for kind in ("data", "model"):
+        one, first, second = (
+            tmp_path / f"{kind}-{process}.npz" for process in ("1-0", "2-0", "2-1")
+        )
+        training.assert_close(one, first, tolerance=1e-6)
+        training.assert_close(first, second, tolerance=0)

@@ -25,18 +25,21 @@ def compiled(function):
     return function
 
 
-def library_updates(rule, index, steps, is_compiled=False):
+def library_updates(rule, index, steps, is_compiled=None):
     """The update of every step and the slots after it, in float32.
 
     Args:
         rule: A preconditioner.
         index: A `TensorIndex`.
         steps: Sequence of arrays.
-        is_compiled: Whether by XLA, where the backend has it.
+        is_compiled: Whether by XLA, where the backend has it. By default on JAX, which
+            otherwise compiles every operation by itself.
 
     Yields:
         `(update, slots)` as NumPy arrays.
     """
+    if is_compiled is None:
+        is_compiled = keras.backend.backend() == "jax"
     slots = [ops.zeros(s, "float32") for s in rule.slot_shapes(index).values()]
 
     def step_of(gradient, slots, step):
@@ -56,7 +59,7 @@ def library_updates(rule, index, steps, is_compiled=False):
         )
 
 
-def last_update(rule, index, steps, is_compiled=False):
+def last_update(rule, index, steps, is_compiled=None):
     """The update after all steps."""
     *_, (update, _) = library_updates(rule, index, steps, is_compiled)
     return update
