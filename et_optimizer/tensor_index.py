@@ -146,7 +146,7 @@ class TensorIndex:
         lengths = [n for n in shape if n > 1]
         if level == "inf":
             return cls(shape, tuple(Axis(n, ()) for n in lengths))
-        axes = [_exact_or_padded(n, _factors(n, level)) for n in lengths]
+        axes = [_exact_or_padded(n, _factors(n, int(level))) for n in lengths]
         return cls(shape, tuple(itertools.chain.from_iterable(axes)))
 
     @classmethod

@@ -15,6 +15,8 @@ else:  # Of what Keras brings.
     from typing_extensions import Self as Self
     from typing_extensions import Unpack as Unpack
 
+import numpy as np
+
 T = TypeVar("T")
 
 # Of whichever backend, and of Keras 3 or tf_keras.
@@ -29,10 +31,12 @@ NamedShapes: TypeAlias = Sequence[tuple[str, Shape]]
 
 # One value for all variables, or a dict to values from expressions on their paths.
 ByPath: TypeAlias = T | Mapping[str, T]
-Level: TypeAlias = int | Literal["inf"]
-KeptAxis: TypeAlias = int | Literal["auto"]
-MomentumRank: TypeAlias = int | Literal["auto"] | None
-RateScale: TypeAlias = float | Literal["auto"] | None
+Whole: TypeAlias = int | np.integer[Any]
+Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
+Level: TypeAlias = Whole | Literal["inf"]
+KeptAxis: TypeAlias = Whole | Literal["auto"]
+MomentumRank: TypeAlias = Whole | Literal["auto"] | None
+RateScale: TypeAlias = Number | Literal["auto"] | None
 
 # The sizes of a tensor index by hand, and what `tensor_index` may be.
 Sizes: TypeAlias = list[int] | tuple[int, ...]

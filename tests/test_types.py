@@ -37,6 +37,10 @@ rates: list[LearningRate] = [
     keras.optimizers.schedules.CosineDecay(0.1, decay_steps=10),
     lambda: 0.1,
 ]
+rates.append(np.float64(0.1))  # One in float32 Keras itself refuses.
+et_optimizer.ExtremeTensoring(
+    level=np.int64(2), momentum_rank=np.int32(4), rate_scale=np.float32(2.0)
+)
 for rate in rates:
     et_optimizer.SM3(rate, level=levels, momentum_rank={"kernel": 4, "bias": None})
 et_optimizer.ExtremeTensoring(

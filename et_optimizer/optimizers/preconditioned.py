@@ -453,7 +453,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
             **own,
             rows=rows,
             columns=columns,
-            rank=rank,
+            rank=int(rank),
             refresh_every=self.refresh_every,
             dtype=self.momentum_dtype,
         )
