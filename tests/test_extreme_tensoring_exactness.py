@@ -48,6 +48,7 @@ def reference_update(rule, index, steps):
 shapes = st.lists(st.sampled_from([1, 2, 3, 4, 5, 7, 8, 11, 12, 13]), max_size=5)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @given(
     shape=shapes,
@@ -169,6 +170,7 @@ def test_the_documented_line_is_algorithm_1_to_the_letter(level):
     )
 
 
+@pytest.mark.two_backends
 def test_clipping_bounds_the_root_mean_square_as_adafactor_does():
     rng = np.random.default_rng(0)
     shape, threshold = (33, 70), 0.4

@@ -253,6 +253,7 @@ def test_directions_never_seen_give_0_in_the_pseudo_inverse(rank):
     np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-6)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("scale", [1e-15, 1e-8, 1e8, 1e15])
 @pytest.mark.parametrize(("rank", "columns"), [(3, 2), (3, 9), (8, 4)])
 def test_gradients_of_any_scale_give_the_sketch_times_the_scale_squared(
@@ -293,6 +294,7 @@ def test_no_matrix_of_size_by_size_is_formed_for_few_columns():
     assert program.memory_analysis().temp_size_in_bytes < 4 * size * 100
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("seed", range(3))
 def test_covariances_of_a_vocabulary_of_which_most_rows_are_0(seed):
     """LAPACK finds no eigenvalues of such matrices in float32, as PyTorch calls it."""

@@ -110,6 +110,7 @@ def test_full_fine_tuning_lowers_the_loss(make, optimizer, rate):
     assert held.slots < 0.1 * held.adam_slots
 
 
+@pytest.mark.two_backends
 @every_family
 def test_tied_embeddings_are_one_variable_with_one_set_of_slots(make):
     model = make()
@@ -198,6 +199,7 @@ def test_weights_in_bfloat16_train_and_go_on_bit_for_bit(make, tmp_path):
         np.testing.assert_array_equal(*map(ops.convert_to_numpy, (one, other)))
 
 
+@pytest.mark.two_backends
 def test_a_reloaded_preset_goes_on_as_if_never_saved(tmp_path):
     model = compiled_and_built(gpt2())
     train(model, epochs=2)
@@ -230,6 +232,7 @@ def test_lora_on_a_reloaded_preset_goes_on_as_if_never_saved(tmp_path):
     assert_same_weights(model, again)
 
 
+@pytest.mark.two_backends
 def test_load_model_alone_says_that_it_leaves_the_optimizer_behind(tmp_path):
     model = compiled_and_built(gemma())
     model.save(tmp_path / "model.keras")

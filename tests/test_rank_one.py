@@ -43,6 +43,7 @@ def assert_equals_the_transcription(rule, index, steps, **kwargs):
     np.testing.assert_allclose(update, expected, rtol=1e-5)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @given(
     shape=shapes,
@@ -100,6 +101,7 @@ def test_indices_by_hand_equal_the_transcription(shape, sizes):
     assert_equals_the_transcription(RULES["moving average"], index, steps)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_weights_of_the_optimizer_equal_the_transcription(level):
     rng = np.random.default_rng(0)

@@ -94,6 +94,7 @@ def usual(gradients, beta_2):
     return np.average(squares, weights=weights)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("beta_2", [None, 0.9, 0.999])
 @pytest.mark.parametrize(
     "make", [ExtremeTensoring, SubsetNorm], ids=["ExtremeTensoring", "SubsetNorm"]
@@ -144,6 +145,7 @@ def test_steps_that_were_skipped_are_no_gradients(make):
     assert not is_bounded(make, steps)
 
 
+@pytest.mark.two_backends
 @one_of_each
 def test_where_nothing_came_before_nothing_is_bounded(make):
     none = np.zeros(SHAPE, "float32")
@@ -152,6 +154,7 @@ def test_where_nothing_came_before_nothing_is_bounded(make):
     np.testing.assert_array_equal(weights, others)
 
 
+@pytest.mark.two_backends
 def test_a_spike_that_is_not_finite_is_still_skipped():
     _, optimizer = trained(
         ExtremeTensoring(0.01, spike_threshold=3.0),
@@ -182,6 +185,7 @@ def test_rows_of_a_gradient_are_bounded_as_the_dense_one_is(make):
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5)
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("value", [0, -1.0, "10", np.inf])
 def test_a_bad_threshold_is_refused(value):
     with pytest.raises(ValueError, match="spike_threshold must be"):
