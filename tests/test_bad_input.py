@@ -201,6 +201,7 @@ WITH_FULL_MOMENTUM = {"level": 1, "beta_1": 0.9, "momentum_rank": None}
 IN_A_SUBSPACE = {"level": 1, "beta_1": 0.9, "momentum_rank": 1}
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("saved", "loading"),
     [
@@ -231,6 +232,7 @@ def test_the_state_of_another_index_is_refused_and_nothing_changes(saved, loadin
         np.testing.assert_array_equal(value, variable.numpy())
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("make", EVERY_CLASS[1:])
 def test_state_of_another_form_is_refused_and_nothing_changes(make):
     store = {}
