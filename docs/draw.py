@@ -1,63 +1,68 @@
 """Draws the pictures of docs/pictures: `python docs/draw.py`.
 
-SVG as text, without a library. They have a background of their own, so that they can be
-read on a light page and on a dark one.
+They have a background of their own, so that they can be read on a light page and on a
+dark one. A unit is a pixel, and y grows downwards, as on a page.
 """
 
 import math
 import pathlib
 
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.text import Text
+
 FOLDER = pathlib.Path(__file__).parent / "pictures"
+PIXELS_AN_INCH = 72
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 BLUE, ORANGE, GREEN, INK, LINE = "#0072B2", "#E69F00", "#009E73", "#222222", "#B0B0B0"
 PAPER, PALE_BLUE, PALE_ORANGE, PALE = "#FFFFFF", "#CFE3F0", "#F9E3B8", "#F0F0F0"
 
 
 def picture(width, height, title, parts):
-    """A picture as text.
+    """A picture.
 
     Args:
         width, height: Its size.
         title: What a reader who does not see it is told.
-        parts: List of elements, as text.
+        parts: List of what is drawn, the last on top.
+
+    Returns:
+        `(figure, title)`.
     """
-    body = "\n".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img" '
-        f'font-family="sans-serif" font-size="14" fill="{INK}">\n'
-        f"<title>{title}</title>\n"
-        f'<rect width="{width}" height="{height}" rx="6" fill="{PAPER}"/>\n'
-        f"{body}\n</svg>\n"
-    )
+    size = width / PIXELS_AN_INCH, height / PIXELS_AN_INCH
+    figure = Figure(figsize=size, facecolor=PAPER)
+    FigureCanvasSVG(figure)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    for place, part in enumerate(parts):
+        part.set_zorder(place)
+        axes.add_artist(part)
+    return figure, title
 
 
 def box(x, y, width, height, fill=PALE, line=LINE):
     """A rectangle."""
-    return (
-        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" '
-        f'fill="{fill}" stroke="{line}"/>'
-    )
+    return Rectangle((x, y), width, height, facecolor=fill, edgecolor=line)
 
 
-def words(x, y, text, anchor="middle", size=14, weight="normal"):
-    """A line of text."""
-    return (
-        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}" '
-        f'font-weight="{weight}">{text}</text>'
-    )
+def words(x, y, text, anchor="center", size=14, weight="normal"):
+    """A line of text on a baseline."""
+    return Text(x, y, str(text), color=INK, ha=anchor, size=size, weight=weight)
 
 
 def arrow(x, y, to_x, to_y):
     """A line with a head."""
-    angle = math.atan2(to_y - y, to_x - x)
-    wings = []
-    for side in (angle - 0.4, angle + 0.4):
-        x_end, y_end = to_x - 9 * math.cos(side), to_y - 9 * math.sin(side)
-        wings.append(f"{x_end:.1f},{y_end:.1f}")
-    return (
-        f'<line x1="{x:g}" y1="{y:g}" x2="{to_x:g}" y2="{to_y:g}" stroke="{INK}"/>\n'
-        f'<polygon points="{to_x:g},{to_y:g} {" ".join(wings)}" fill="{INK}"/>'
+    return FancyArrowPatch(
+        (x, y),
+        (to_x, to_y),
+        arrowstyle="-|>",
+        mutation_scale=16,
+        color=INK,
+        shrinkA=0,
+        shrinkB=0,
     )
 
 
@@ -95,8 +100,8 @@ def tensor_index():
         ("a: 40 values", "b: 50 values"),
     ]
     for place, (one, other) in enumerate(lines):
-        parts.append(words(x, y + 26 * place, one, "start"))
-        parts.append(words(x + 160, y + 26 * place, other, "start"))
+        parts.append(words(x, y + 26 * place, one, "left"))
+        parts.append(words(x + 160, y + 26 * place, other, "left"))
     for count in range(20):
         parts.append(
             box(x + 14 * count, 120, 14, 22, BLUE if count == 8 else PALE_BLUE)
@@ -106,11 +111,11 @@ def tensor_index():
             box(x + 14 * count, 170, 14, 22, ORANGE if count == 13 else PALE_ORANGE)
         )
     parts += [
-        words(x + 290, 136, "… 40", "start"),
-        words(x + 290, 186, "… 50", "start"),
-        words(x, 228, "A row is scaled by the product of two numbers,", "start"),
-        words(x, 250, "one of its digit a and one of its digit b:", "start"),
-        words(x, 276, "40 + 50 numbers for 2000 rows.", "start"),
+        words(x + 290, 136, "… 40", "left"),
+        words(x + 290, 186, "… 50", "left"),
+        words(x, 228, "A row is scaled by the product of two numbers,", "left"),
+        words(x, 250, "one of its digit a and one of its digit b:", "left"),
+        words(x, 276, "40 + 50 numbers for 2000 rows.", "left"),
     ]
     return picture(740, 310, "A tensor index at level 1 and at level 2", parts)
 
@@ -166,9 +171,7 @@ def combinations():
                 for j, value in enumerate(row):
                     colour = shade(value, 1e-4, 1.0)
                     parts.append(
-                        f'<rect x="{x + side * j}" y="{48 + side * i}" width="{side}" '
-                        f'height="{side}" fill="{colour}" '
-                        'shape-rendering="crispEdges"/>'
+                        box(x + side * j, 48 + side * i, side, side, colour, colour)
                     )
             parts.append(box(x, 48, side * size, side * size, "none"))
             parts.append(words(x + 66, 202, label))
@@ -205,7 +208,7 @@ def sm3():
     squares = [[4, 1, 9, 1], [1, 1, 2, 1], [16, 2, 4, 2]]
     of_rows = [max(row) for row in squares]
     of_columns = [max(row[j] for row in squares) for j in range(4)]
-    side, left, top = 46, 40, 60
+    side, left, top = 46, 60, 60
     parts = [
         words(left + 2 * side, 34, "g², and the largest of every slice", weight="bold")
     ]
@@ -253,13 +256,12 @@ def frequent_directions():
         x = left + 44 * place
         kept = max(value - least, 0.0) if place < rank else 0.0
         lost = value - kept
-        parts.append(box(x, base - unit * value, 32, unit * kept, BLUE) if kept else "")
+        parts.append(box(x, base - unit * value, 32, unit * kept, BLUE))
         parts.append(box(x, base - unit * lost, 32, unit * lost, PALE_ORANGE))
     line = base - unit * least
     parts += [
-        f'<line x1="50" y1="{line:g}" x2="330" y2="{line:g}" stroke="{INK}" '
-        'stroke-dasharray="5 4"/>',
-        words(336, line + 5, "ρ = λ₄", "start"),
+        Line2D([50, 330], [line, line], color=INK, linewidth=1, linestyle="dashed"),
+        words(336, line + 5, "ρ = λ₄", "left"),
         words(192, 246, "λ₁ … λ₆ in descending order"),
         arrow(410, 130, 470, 130),
         words(610, 30, "what is kept", weight="bold"),
@@ -276,12 +278,7 @@ def frequent_directions():
         words(588, 246, "λ − ρ, four eigenvectors"),
         words(706, 246, "+ ρ", weight="bold"),
     ]
-    return picture(
-        760,
-        268,
-        "An update of a sketch by Frequent Directions",
-        [p for p in parts if p],
-    )
+    return picture(760, 268, "An update of a sketch by Frequent Directions", parts)
 
 
 DRAWN = (tensor_index, combinations, subspace, sm3, frequent_directions)
@@ -290,9 +287,16 @@ DRAWN = (tensor_index, combinations, subspace, sm3, frequent_directions)
 def main():
     """Writes all pictures."""
     FOLDER.mkdir(exist_ok=True)
+    # Text stays text, and the same picture the same file.
+    matplotlib.rcParams |= {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "et_optimizer",
+        "font.family": "sans-serif",
+    }
     for draw in DRAWN:
+        figure, title = draw()
         path = FOLDER / f"{draw.__name__}.svg"
-        path.write_text(draw(), encoding="utf-8")
+        figure.savefig(path, metadata={"Title": title, "Date": None})
         print(path)
 
 
