@@ -284,9 +284,9 @@ def frequent_directions():
 DRAWN = (tensor_index, combinations, subspace, sm3, frequent_directions)
 
 
-def main():
-    """Writes all pictures."""
-    FOLDER.mkdir(exist_ok=True)
+def main(folder=FOLDER):
+    """Writes all pictures into a folder."""
+    folder.mkdir(exist_ok=True)
     # Text stays text, and the same picture the same file.
     matplotlib.rcParams |= {
         "svg.fonttype": "none",
@@ -295,7 +295,7 @@ def main():
     }
     for draw in DRAWN:
         figure, title = draw()
-        path = FOLDER / f"{draw.__name__}.svg"
+        path = folder / f"{draw.__name__}.svg"
         figure.savefig(path, metadata={"Title": title, "Date": None})
         print(path)
 

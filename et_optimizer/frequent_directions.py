@@ -207,9 +207,9 @@ def _round_of_turns(rows: int, columns: int) -> Callable[[Tensor, Tensor], Tenso
     """
     half = rows // 2
     top, bottom = list(range(half)), list(range(half, rows))
-    moved = [top[0], bottom[0], *top[1:-1], *bottom[1:], top[-1]]
+    places = [top[0], bottom[0], *top[1:-1], *bottom[1:], top[-1]]
     # Of a list Keras takes each number by itself, at every turn.
-    moved = np.array(moved if half > 1 else [0, 1])
+    moved = np.array(places if half > 1 else [0, 1])
 
     def turn(_: Tensor, work: Tensor) -> Tensor:
         top, bottom = work[..., :half, :], work[..., half:, :]

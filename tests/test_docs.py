@@ -73,13 +73,24 @@ def test_every_public_name_for_tf_keras_has_one():
 
 
 @pytest.mark.one_backend
-def test_every_picture_that_a_program_draws_is_as_it_draws_it():
+def test_every_picture_is_what_the_program_draws(tmp_path):
     spec = importlib.util.spec_from_file_location("draw", DOCS / "draw.py")
     drawing = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(drawing)
-    drawn = {f"{draw.__name__}.svg": draw() for draw in drawing.DRAWN}
-    kept = {path.name: path.read_text() for path in (DOCS / "pictures").iterdir()}
-    assert kept == drawn
+    drawing.main(tmp_path)
+
+    def shown(folder):
+        # Another release of matplotlib may draw the same in other words of SVG.
+        return {
+            path.name: (
+                re.findall(r">([^<>]+)</text>", path.read_text()),
+                len(re.findall("<path", path.read_text())),
+            )
+            for path in folder.iterdir()
+        }
+
+    assert shown(DOCS / "pictures") == shown(tmp_path)
+    assert all(words and paths for words, paths in shown(tmp_path).values())
 
 
 @pytest.fixture(scope="module")
