@@ -451,13 +451,15 @@ def test_rows_of_a_gradient_give_the_dense_result_bounded_too(make):
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-6)
 
 
-def test_rows_that_never_had_a_gradient_are_not_moved_by_snsm():
-    # A trace of other rows' momentum, over the root of a sum of nothing.
-    variable = keras.Variable(np.ones((20, 12), "float32"))
+@pytest.mark.parametrize("shape", [(20, 12), (12, 40)])
+def test_rows_that_never_had_a_gradient_are_not_moved_by_snsm(shape):
+    # A trace of other rows' momentum, over the root of a sum of nothing: of a wide
+    # matrix a basis has some of it.
+    variable = keras.Variable(np.ones(shape, "float32"))
     optimizer = et_optimizer.SubsetNorm(
         0.1, axis={"": 0}, momentum_of="gradient", momentum_rank=3, refresh_every=1
     )
-    steps = random_gradients((20, 12), seed=0, steps=4)
+    steps = random_gradients(shape, seed=0, steps=4)
     steps[:, 5:] = 0
     for gradient in steps:
         optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
