@@ -14,8 +14,9 @@ FOR_TESTS := $(VENV)/.for-tests
 demo: $(FOR_DEMO)
 	$(BIN)/python -m tf_models.compare
 
-# Everything under TensorFlow, and what is not a program of the studies under Keras's
-# other backends too; two tests at a time. PyTorch's run begins the count of the lines that
+# The studies' programs under TensorFlow, and the optimizers under each of Keras's
+# backends, where what is tested does not depend on it under one or two of them; two
+# tests at a time. PyTorch's run begins the count of the lines that
 # run, and TensorFlow's adds those of what only it has (tests/conftest.py).
 test: AT_LEAST := --cov-fail-under=95
 test: lint test-jax test-torch test-tensorflow
@@ -33,8 +34,8 @@ test-tensorflow: $(FOR_TESTS)
 		-m "not one_backend" --ignore=tests/tf_models $(EXACT:%=--ignore=tests/test_%.py) \
 		$(COUNTED) --cov-append $(AT_LEAST)
 
-# What the optimizers compute is compared with the papers under PyTorch, and in compiled
-# programs under TensorFlow; JAX's with those (tests/test_backends_agree.py). Both
+# What the optimizers compute is compared with the papers under PyTorch and TensorFlow;
+# what JAX's compiled programs do, with TensorFlow's (tests/test_backends_agree.py). Both
 # workers, and the processes that tests start, share what they have compiled.
 COMPILED := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \

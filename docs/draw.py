@@ -1,7 +1,7 @@
 """Draws the pictures of docs/pictures: `python docs/draw.py`.
 
 They have a background of their own, so that they can be read on a light page and on a
-dark one. A unit is a pixel, and y grows downwards, as on a page.
+dark one. A unit is a point, and y grows downwards, as on a page.
 """
 
 import math
@@ -15,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.text import Text
 
 FOLDER = pathlib.Path(__file__).parent / "pictures"
-PIXELS_AN_INCH = 72
+POINTS_AN_INCH = 72
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 BLUE, ORANGE, GREEN, INK, LINE = "#0072B2", "#E69F00", "#009E73", "#222222", "#B0B0B0"
 PAPER, PALE_BLUE, PALE_ORANGE, PALE = "#FFFFFF", "#CFE3F0", "#F9E3B8", "#F0F0F0"
@@ -32,7 +32,7 @@ def picture(width, height, title, parts):
     Returns:
         `(figure, title)`.
     """
-    size = width / PIXELS_AN_INCH, height / PIXELS_AN_INCH
+    size = width / POINTS_AN_INCH, height / POINTS_AN_INCH
     figure = Figure(figsize=size, facecolor=PAPER)
     FigureCanvasSVG(figure)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))

@@ -139,6 +139,8 @@ ALL_CLASSES = (
     "Shampoo",
     "SketchyAdagrad averaging",
 )
+# All of them under PyTorch, which compiles nothing, and elsewhere one of each class.
+MANY = OPTIMIZERS if backend() == "torch" else {n: OPTIMIZERS[n] for n in ALL_CLASSES}
 # For what Keras does around the step of an optimizer, whichever it is: one of each
 # class, with momentum of each kind. On TensorFlow and JAX, whose tests compile for most
 # of their time, slots of floating point and of integers: to Keras they are all alike.

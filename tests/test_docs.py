@@ -84,13 +84,13 @@ def test_every_picture_is_what_the_program_draws(tmp_path):
         return {
             path.name: (
                 re.findall(r">([^<>]+)</text>", path.read_text()),
-                len(re.findall("<path", path.read_text())),
+                re.findall(r'style="(fill:[^"]*)"', path.read_text()),
             )
             for path in folder.iterdir()
         }
 
     assert shown(DOCS / "pictures") == shown(tmp_path)
-    assert all(words and paths for words, paths in shown(tmp_path).values())
+    assert all(words and colours for words, colours in shown(tmp_path).values())
 
 
 @pytest.fixture(scope="module")

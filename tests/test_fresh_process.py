@@ -102,7 +102,7 @@ for path in folder.glob("*.keras"):
 """
 
 
-def test_a_fresh_process_goes_on_with_a_model_of_every_class(tmp_path):
+def test_a_fresh_process_goes_on_with_saved_models(tmp_path):
     assert set(ARGUMENTS) == set(CLASSES)
     models = {}
     for name in GO_ON_HERE:

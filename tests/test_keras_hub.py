@@ -96,7 +96,6 @@ TUNED = [
 
 
 # All of them where nothing is compiled.
-@pytest.mark.two_backends
 @pytest.mark.parametrize(
     "make, optimizer, rate", TUNED if keras.backend.backend() == "torch" else TUNED[:2]
 )
@@ -166,7 +165,6 @@ def save_state(optimizer, path):
     np.savez(path, **state)
 
 
-@pytest.mark.two_backends
 def test_a_reloaded_model_goes_on_as_if_never_saved(tmp_path):
     model = compiled_and_built(gemma())
     train(model, epochs=2)

@@ -6,15 +6,10 @@ import pytest
 from keras import ops
 
 from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
-from tests.optimizers import ALL_CLASSES, ONE_OF_EACH, OPTIMIZERS, slots_of
+from tests.optimizers import MANY, ONE_OF_EACH, slots_of
 from tests.updates import random_gradients
 
-every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-# On JAX, which compiles every operation of each, one of each class.
-EVERY = ALL_CLASSES if keras.backend.backend() == "jax" else list(OPTIMIZERS)
-every_class = pytest.mark.parametrize(
-    "make", list(map(OPTIMIZERS.get, EVERY)), ids=EVERY
-)
+many_optimizers = pytest.mark.parametrize("make", MANY.values(), ids=MANY)
 one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 
 SHAPE = (16, 12)
@@ -40,7 +35,7 @@ def values(variables):
     return [np.array(ops.convert_to_numpy(v)) for v in variables]
 
 
-@every_class
+@many_optimizers
 def test_a_bad_gradient_changes_nothing_and_is_counted(make):
     variable, optimizer = matrix(), make(learning_rate=0.01, weight_decay=0.1)
     apply(optimizer, [GRADIENTS[0]], [variable])

@@ -185,7 +185,6 @@ def test_rows_of_a_gradient_are_bounded_as_the_dense_one_is(make):
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5)
 
 
-@pytest.mark.two_backends
 @pytest.mark.parametrize("value", [0, -1.0, "10", np.inf])
 def test_a_bad_threshold_is_refused(value):
     with pytest.raises(ValueError, match="spike_threshold must be"):

@@ -116,7 +116,7 @@ def ctrl_c():
 @pytest.fixture(scope="module")
 def small(texts):
     """Flags of a study that takes no time but for what is compiled."""
-    return [*SMALL, "--text=folder", f"--text_dir={texts}", "--nojit"]
+    return [*SMALL, "--text=folder", f"--text_dir={texts}"]
 
 
 @pytest.fixture(scope="module")
@@ -400,6 +400,12 @@ def test_the_help_describes_every_flag_and_every_preset():
 def test_without_flags_the_study_is_the_demo():
     assert compare.chosen_study(parsed()) == PRESETS["demo"]("laptop")
     assert [e.name for e in PRESETS["demo"]("laptop").entries] == list(DEMO)
+
+
+def test_without_jit_no_run_is_compiled():
+    for flag, expected in (("--jit", True), ("--nojit", False)):
+        study = compare.chosen_study(parsed(flag))
+        assert study.run(study.entries[0], 0.1, seed=0).jit_compile is expected
 
 
 def test_flags_take_the_place_of_the_presets_own_values():

@@ -279,7 +279,7 @@ def total_of_first(weights, data_set, setting, i):
 
 @pytest.mark.parametrize("name", ["Ada-FD", "FD-SON", "RFD-SON"])
 def test_a_rival_is_scored_at_the_best_pair_of_a_rate_and_an_alpha(name, monkeypatch):
-    monkeypatch.setattr(online_convex, "RATES", np.array([0.01, 0.1, 0.5, 1.0]))
+    monkeypatch.setattr(regret, "RATES", np.array([0.01, 0.1, 0.5, 1.0]))
     data_set, kind = small(), online_algorithms.ALGORITHMS[name]
     setting = regret.Setting(rank=RANK, seeds=2)
     totals = {}
@@ -310,7 +310,7 @@ def test_only_the_rivals_that_need_an_initial_regularization_tune_one():
     [((1e-9, 1e-8), "highest"), ((1e4, 1e5), "lowest"), ((1e-9, 0.1, 1e5), "no")],
 )
 def test_a_best_rate_at_the_edge_of_the_grid_is_marked(rates, expected, monkeypatch):
-    monkeypatch.setattr(online_convex, "RATES", np.array(rates))
+    monkeypatch.setattr(regret, "RATES", np.array(rates))
     data_set = small()
     outcome = regret.tune_and_score(
         data_set, "OGD", regret.Setting(), np.zeros(4), lambda: None
@@ -325,7 +325,7 @@ def test_a_best_rate_at_the_edge_of_the_grid_is_marked(rates, expected, monkeypa
     [((0.001, 2.0), "highest"), ((2.0, 1e5), "lowest"), ((0.001, 2.0, 1e5), "no")],
 )
 def test_a_best_alpha_at_the_edge_of_its_grid_is_marked(alphas, expected, monkeypatch):
-    monkeypatch.setattr(online_convex, "RATES", np.array([1e-6, 0.5, 1e3]))
+    monkeypatch.setattr(regret, "RATES", np.array([1e-6, 0.5, 1e3]))
     monkeypatch.setattr(online_algorithms.AdaFD, "ALPHAS", alphas)
     data_set, setting = small(), regret.Setting(rank=RANK)
     outcome = regret.tune_and_score(
@@ -435,7 +435,7 @@ def test_a_line_an_algorithm_is_drawn_and_labelled():
         last = [line.get_ydata()[-1] for line in axes.get_lines()]
         assert last == sorted(last, reverse=True)
         assert len({line.get_color() for line in axes.get_lines()}) == 3
-    assert len(set(online_convex.COLORS)) == len(online_algorithms.ALGORITHMS)
+    assert len(set(regret.COLORS)) == len(online_algorithms.ALGORITHMS)
 
 
 def test_an_interrupted_study_keeps_what_is_finished(tmp_path, monkeypatch):
@@ -444,7 +444,8 @@ def test_an_interrupted_study_keeps_what_is_finished(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     algorithms = {"OGD": online_algorithms.OGD, "AdaGrad": Interrupted}
-    monkeypatch.setattr(online_convex, "ALGORITHMS", algorithms)
+    for module in (online_convex, regret):
+        monkeypatch.setattr(module, "ALGORITHMS", algorithms)
     console = Console(file=io.StringIO(), width=120)
     setting = regret.Setting(rank=2)
     data_sets = [small("one"), small("two")]

@@ -92,7 +92,8 @@ def jit(values=flags.FLAGS):
     flags.DEFINE_bool(
         "jit",
         True,
-        "Have XLA compile the training step. Without it a short run is over sooner.",
+        "Have XLA compile the training step. Without it a short run on TensorFlow is "
+        "over sooner; PyTorch's is never compiled.",
         flag_values=values,
     )
 
