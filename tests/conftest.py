@@ -36,8 +36,13 @@ if keras.backend.backend() == "tensorflow":
 COUNTED = {"test_tensorflow", "test_tensorflow_distribution", "test_tf_keras"}
 
 
+# Whose tests take minutes: a worker that began with one at the end would be alone then.
+FIRST = {"test_colab", "test_jax_distribution", "test_tensorflow_distribution"}
+
+
 def pytest_collection_modifyitems(items):
-    """Counts no lines in the tests that PyTorch has as well."""
+    """Long tests first; and counts no lines in the tests that PyTorch has as well."""
+    items.sort(key=lambda item: item.path.stem not in FIRST)
     for item in items:
         if keras.backend.backend() == "tensorflow" and item.path.stem not in COUNTED:
             item.add_marker("no_cover")

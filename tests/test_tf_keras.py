@@ -358,7 +358,7 @@ def test_a_loss_scale_is_undone_and_overflown_steps_are_skipped(name):
     )
 
 
-@pytest.mark.parametrize("name", [*SOME, SKETCHES])
+@pytest.mark.parametrize("name", [SOME[0], SKETCHES])
 def test_two_mirrored_devices_train_as_one_does(name):
     mirrored = training.mirrored()
     one = model_of(make(name, learning_rate=0.005))

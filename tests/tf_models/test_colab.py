@@ -15,13 +15,14 @@ import pytest
 from tests import notebooks
 
 ROOT = pathlib.Path(__file__).parents[2]
+# The longest first.
 NAMES = (
-    "quickstart",
+    "bigger_model_same_memory",
     "memory_vs_perplexity",
     "images_resnet",
-    "bigger_model_same_memory",
     "inside_the_preconditioner",
     "finetune_gemma",
+    "quickstart",
 )
 every_notebook = pytest.mark.parametrize("name", NAMES)
 

@@ -165,11 +165,12 @@ def test_steps_are_timed(without_tensorflow):
 
 
 @pytest.mark.parametrize(
-    ("flags", "what"),
+    ("without_tensorflow", "flags", "what"),
     [
-        (("--task=images", "--images=digits"), "Images are read .* tf.data"),
-        (("--text=lm1b",), 'TFDS, which reads the text "lm1b"'),
+        ("jax", ("--task=images", "--images=digits"), "Images are read .* tf.data"),
+        ("torch", ("--text=lm1b",), 'TFDS, which reads the text "lm1b"'),
     ],
+    indirect=["without_tensorflow"],
 )
 def test_what_needs_tensorflow_says_so(without_tensorflow, tmp_path, flags, what):
     finished = without_tensorflow(
