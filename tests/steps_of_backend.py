@@ -12,6 +12,7 @@ from keras import ops
 
 from et_optimizer import Shampoo, SketchyShampoo
 from tests.optimizers import OPTIMIZERS, in_float32
+from tests.updates import take_step
 
 # With a ridge so small that rounding shows in the covariances of few gradients.
 BY_DEFAULT = {"Shampoo()": Shampoo, "SketchyShampoo()": SketchyShampoo}
@@ -28,34 +29,12 @@ def two_steps(make):
     variables = [keras.Variable(v, name=f"variable_{i}") for i, v in enumerate(draw())]
     optimizer = in_float32(make)(learning_rate=0.1)
     optimizer.build(variables)
-    take_step = compiled_step(optimizer) if on_jax() else optimizer.apply
     found = {}
     for step in (1, 2):
-        take_step([ops.convert_to_tensor(g) for g in draw()], variables)
+        take_step(optimizer, [ops.convert_to_tensor(g) for g in draw()], variables)
         for v in [*variables, *optimizer.variables]:
             found[f"{step}: {v.name}"] = ops.convert_to_numpy(v)
     return found
-
-
-def on_jax():
-    return keras.backend.backend() == "jax"
-
-
-def compiled_step(optimizer):
-    """`optimizer.apply` as JAX's programs have it, stateless and compiled."""
-    import jax
-
-    stateless = jax.jit(optimizer.stateless_apply)
-
-    def apply(gradients, variables):
-        held = [variable.value for variable in optimizer.variables]
-        values, held = stateless(held, gradients, [v.value for v in variables])
-        for variable, value in zip(
-            [*variables, *optimizer.variables], [*values, *held], strict=True
-        ):
-            variable.assign(value)
-
-    return apply
 
 
 def main(path):

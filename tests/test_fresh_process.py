@@ -20,7 +20,7 @@ CLASSES = {
     for name in et_optimizer.__all__
     if hasattr(getattr(et_optimizer, name), "update_step")
 }
-# Those that go on; where each operation of each is compiled, some of them.
+# Those that go on: all where nothing is compiled, and elsewhere some of them.
 GO_ON_HERE = (
     CLASSES
     if keras.backend.backend() == "torch"

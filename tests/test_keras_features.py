@@ -1,6 +1,5 @@
 """Whatever a Keras user may do with an optimizer, for every optimizer here."""
 
-import functools
 import re
 
 import keras
@@ -19,6 +18,7 @@ from tests.optimizers import (
     TENSORED,
     in_float32,
 )
+from tests.updates import take_step
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 many_optimizers = pytest.mark.parametrize("make", MANY.values(), ids=MANY)
@@ -83,27 +83,7 @@ def apply_all(optimizer, variable, gradients):
 
 def apply(optimizer, variables, gradients):
     gradients = [ops.convert_to_tensor(gradient, "float32") for gradient in gradients]
-    if keras.backend.backend() == "jax":
-        apply_compiled(optimizer, variables, gradients)
-    else:
-        optimizer.apply(gradients, variables)
-
-
-def apply_compiled(optimizer, variables, gradients):
-    """A step as on JAX: there optimizers are used in compiled, stateless programs."""
-    optimizer.build(variables)
-    held = [v.value for v in optimizer.variables]
-    weights = [v.value for v in variables]
-    weights, held = stateless_step(optimizer)(held, gradients, weights)
-    for variable, value in zip([*variables, *optimizer.variables], [*weights, *held]):
-        variable.assign(value)
-
-
-@functools.lru_cache(maxsize=4)
-def stateless_step(optimizer):
-    import jax
-
-    return jax.jit(optimizer.stateless_apply)
+    take_step(optimizer, gradients, variables)
 
 
 START = np.random.default_rng(1).standard_normal((6, 8)).astype("float32")

@@ -17,7 +17,7 @@ from et_optimizer.momenta import stored
 from tests.optimizers import OPTIMIZERS, slots_of
 from tests.reference import rank_one as rank_one_reference
 from tests.reference.subspace_momentum import SubspaceMomentum as Reference
-from tests.updates import compiled, lengths_and_modes, random_gradients
+from tests.updates import compiled, lengths_and_modes, random_gradients, take_step
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 seeds = st.integers(0, 2**32 - 1)
@@ -375,16 +375,11 @@ def test_going_by_blocks_of_rows_changes_nothing(make, shape, monkeypatch):
         optimizer.build([variable])
         step = compiled(lambda g: optimizer.apply([g], [variable]))
         for gradient in steps:
+            gradient = ops.convert_to_tensor(gradient)
             if keras.backend.backend() == "jax":
-                held = [v.value for v in optimizer.variables]
-                (value,), held = compiled(optimizer.stateless_apply)(
-                    held, [ops.convert_to_tensor(gradient)], [variable.value]
-                )
-                variable.assign(value)
-                for slot, of_slot in zip(optimizer.variables, held):
-                    slot.assign(of_slot)
+                take_step(optimizer, [gradient], [variable])
             else:
-                step(ops.convert_to_tensor(gradient))
+                step(gradient)
         return variable.numpy()
 
     # Or a product of rank 2 is added term by term on JAX.

@@ -1,5 +1,7 @@
 """Running a preconditioner of the library on a list of gradients."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -23,6 +25,26 @@ def compiled(function):
 
         return jax.jit(function)
     return function
+
+
+def take_step(optimizer, gradients, variables):
+    """`optimizer.apply`; on JAX as its users' programs: stateless and compiled."""
+    if keras.backend.backend() != "jax":
+        optimizer.apply(gradients, variables)
+        return
+    optimizer.build(variables)
+    held = [v.value for v in optimizer.variables]
+    weights = [v.value for v in variables]
+    weights, held = _stateless_step(optimizer)(held, gradients, weights)
+    for variable, value in zip(
+        [*variables, *optimizer.variables], [*weights, *held], strict=True
+    ):
+        variable.assign(value)
+
+
+@functools.lru_cache(maxsize=4)
+def _stateless_step(optimizer):
+    return compiled(optimizer.stateless_apply)
 
 
 def library_updates(rule, index, steps, is_compiled=None):
