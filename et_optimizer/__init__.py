@@ -24,8 +24,8 @@ from et_optimizer.optimizers import (
     SketchyShampoo,
     SubsetNorm,
 )
-from et_optimizer.tensor_index import TensorIndex
 from et_optimizer.version import __version__
+from et_optimizer.views.tensor_index import TensorIndex
 
 __all__ = [
     "SM3",

@@ -18,10 +18,11 @@ from typing import Any
 import keras
 
 from et_optimizer import naming, optimizers
-from et_optimizer.optimizers import given, rounding
-from et_optimizer.optimizers.finite import FiniteSteps
-from et_optimizer.optimizers.preconditioned import HeldForVariable, Plan
-from et_optimizer.optimizers.saved_form import SavedForm
+from et_optimizer.optimizers import options as given
+from et_optimizer.optimizers import rounding
+from et_optimizer.optimizers.base import HeldForVariable, Plan
+from et_optimizer.optimizers.nonfinite import FiniteSteps
+from et_optimizer.optimizers.saved_state import SavedForm
 from et_optimizer.optimizers.step import Clock
 from et_optimizer.types import Nonfinite, Schedule, Shape, Tensor, Variable
 

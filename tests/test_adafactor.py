@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from et_optimizer import Adafactor, TensorIndex, gradients, memory_report, schedules
+from et_optimizer import Adafactor, TensorIndex, memory_report, schedules
+from et_optimizer.views import gradients
 from tests.optimizers import slots_of
 from tests.reference import adafactor as reference
 from tests.updates import random_gradients, spread_gradients

@@ -7,8 +7,9 @@ import keras
 import pytest
 
 import et_optimizer
-from et_optimizer import frequent_directions, schedules, tensor_index
+from et_optimizer import frequent_directions, schedules
 from et_optimizer.memory import plan, report
+from et_optimizer.views import tensor_index
 from tests.published import run
 
 README = pathlib.Path(__file__).parents[1] / "README.md"

@@ -14,7 +14,7 @@ if keras.backend.backend() != "jax":
 import jax
 
 from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
-from et_optimizer.gradients.bits import entries_of
+from et_optimizer.compilers.bits import entries_of
 from et_optimizer.optimizers import rounding
 from tests import distributed_training as training
 from tests.optimizers import (

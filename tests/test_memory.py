@@ -269,7 +269,7 @@ def test_an_averaged_model_is_counted():
 COMPILED_WITHOUT_TEMPORARIES = """
 import jax, keras, et_optimizer
 from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
-from et_optimizer.gradients import row_blocks
+from et_optimizer.compilers import row_blocks
 assert keras.backend.backend() == "jax"
 shapes = [(5003, 768), (768, 3072), (3, 3, 64, 128), (4096,)]
 levels = [{"level": level} for level in ("inf", 1, 2, 3)]

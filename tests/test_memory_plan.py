@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import et_optimizer
-from et_optimizer import ExtremeTensoring, memory_plan, memory_report, tracing
+from et_optimizer import ExtremeTensoring, memory_plan, memory_report
+from et_optimizer.compilers import tracing
 from et_optimizer.memory import budget as budgets
 from et_optimizer.memory.shapes import variables_of
 from tests.optimizers import OPTIMIZERS

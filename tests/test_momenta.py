@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from keras import ops
 
 import et_optimizer
-from et_optimizer import TensorIndex, gradients, momenta
-from et_optimizer.gradients import row_blocks, updates
-from et_optimizer.momenta import stored
+from et_optimizer import TensorIndex, momenta
+from et_optimizer.compilers import row_blocks, updates
+from et_optimizer.momenta import quantization as stored
+from et_optimizer.views import gradients
 from tests.optimizers import OPTIMIZERS, slots_of
 from tests.reference import rank_one as rank_one_reference
 from tests.reference.subspace_momentum import SubspaceMomentum as Reference

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from et_optimizer import Adafactor, ExtremeTensoring, SubsetNorm
-from et_optimizer.optimizers.rate_scales import OF_TOKENS, of_variables
+from et_optimizer.optimizers.learning_rates import OF_TOKENS, of_variables
 from tests.optimizers import IN_A_SUBSPACE, ONE_OF_EACH
 
 VOCABULARY, WIDTH, LENGTH = 48, 8, 6

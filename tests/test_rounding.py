@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import et_optimizer
-from et_optimizer.gradients.bits import entries_of
+from et_optimizer.compilers.bits import entries_of
 from et_optimizer.optimizers import rounding
 from tests.optimizers import ONE_OF_EACH, OPTIMIZERS
 from tests.reference import stochastic_rounding as reference
@@ -125,7 +125,7 @@ def test_what_the_dtype_holds_stays_as_it_is(dtype):
 
 
 def _numbers_of_bits(bits, dtype):
-    from et_optimizer.gradients.bits import numbers_of
+    from et_optimizer.compilers.bits import numbers_of
 
     return numbers_of(ops.convert_to_tensor(bits), dtype)
 
@@ -278,7 +278,7 @@ def test_runs_repeat_bit_for_bit(name, dtype):
 
 
 def test_large_matrices_go_by_blocks_and_are_rounded_as_whole_ones(monkeypatch):
-    from et_optimizer.gradients import row_blocks
+    from et_optimizer.compilers import row_blocks
 
     shape = (70, 24)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from et_optimizer import TensorIndex
-from et_optimizer.tensor_index import (
+from et_optimizer.views.tensor_index import (
     Axis,
     by_path,
     check_levels,

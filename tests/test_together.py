@@ -7,7 +7,7 @@ from keras import ops
 
 import et_optimizer
 from et_optimizer import preconditioners
-from et_optimizer.optimizers import together
+from et_optimizer.optimizers import batched as together
 from tests.optimizers import ALL_CLASSES, OPTIMIZERS
 from tests.updates import compiled
 

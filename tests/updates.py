@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from et_optimizer import gradients
+from et_optimizer.views import gradients
 
 
 def lengths_and_modes(index):

@@ -15,8 +15,8 @@ from et_optimizer.callbacks.gradient_probe import (
     Frequency,
     GradientProbe,
 )
-from et_optimizer.tensor_index import TensorIndex, check_level
 from et_optimizer.types import Level, Tensor, Variable
+from et_optimizer.views.tensor_index import TensorIndex, check_level
 
 
 class PreconditionerQuality(GradientProbe):

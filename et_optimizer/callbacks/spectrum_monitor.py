@@ -6,20 +6,21 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from et_optimizer import checks, gradients, naming
+from et_optimizer import checks, naming
 from et_optimizer.callbacks.gradient_probe import (
     EPOCH,
     Data,
     Frequency,
     GradientProbe,
 )
-from et_optimizer.tensor_index import (
+from et_optimizer.types import Level, Tensor, TensorIndices, Variable
+from et_optimizer.views import gradients
+from et_optimizer.views.tensor_index import (
     TensorIndex,
     check_level,
     check_overrides,
     index_variables,
 )
-from et_optimizer.types import Level, Tensor, TensorIndices, Variable
 
 
 class SpectrumMonitor(GradientProbe):

@@ -11,8 +11,8 @@ from et_optimizer import checks, momenta
 from et_optimizer.memory.report import bytes_of
 from et_optimizer.memory.shapes import VariableShape
 from et_optimizer.optimizers import ExtremeTensoring
-from et_optimizer.tensor_index import matrix_shape
 from et_optimizer.types import MomentumRank
+from et_optimizer.views.tensor_index import matrix_shape
 
 # As Keras and KerasHub name tables of tokens, and this project's models their logits.
 TOKENS = "embeddings|logits"

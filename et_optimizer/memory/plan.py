@@ -25,7 +25,7 @@ from et_optimizer.memory.shapes import (
     without_memory,
 )
 from et_optimizer.optimizers import ExtremeTensoring
-from et_optimizer.optimizers.preconditioned import Plan, PreconditionedOptimizer
+from et_optimizer.optimizers.base import Plan, PreconditionedOptimizer
 from et_optimizer.types import Variable
 
 # What a share of Adam's is of, and how many numbers Adam holds for each weight.

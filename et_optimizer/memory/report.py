@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from et_optimizer import naming
-from et_optimizer.optimizers.saved_form import SavedForm
+from et_optimizer.optimizers.saved_state import SavedForm
 from et_optimizer.types import Variable
 
 # Scalars of the training loop, which every optimizer has whatever it holds.

@@ -8,7 +8,7 @@ momentum.
 
 from et_optimizer.momenta.full import FullMomentum
 from et_optimizer.momenta.momentum import Momentum
-from et_optimizer.momenta.stored import DTYPES
+from et_optimizer.momenta.quantization import DTYPES
 from et_optimizer.momenta.subspace import AUTO, SubspaceMomentum, auto_rank
 
 __all__ = [

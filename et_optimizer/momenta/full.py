@@ -4,9 +4,9 @@ import dataclasses
 
 from keras import ops
 
-from et_optimizer.gradients import WrittenUpdate
-from et_optimizer.momenta import stored
+from et_optimizer.momenta import quantization as stored
 from et_optimizer.momenta.momentum import Momentum
+from et_optimizer.views.gradients import WrittenUpdate
 
 
 @dataclasses.dataclass(frozen=True)

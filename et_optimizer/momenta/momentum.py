@@ -51,7 +51,7 @@ class Momentum:
         """One step.
 
         Args:
-            update: An update; see `et_optimizer.gradients.updates`.
+            update: An update; see `et_optimizer.views.updates`.
             held: List of tensors, in the order of `plan`.
             step: Scalar float32 tensor, t from 1.
             is_refresh: Whether what is held is refreshed; as `is_refresh` says, where

@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 from keras import ops
 
-from et_optimizer import tracing
-from et_optimizer.gradients.updates import UpdatePlusProduct
-from et_optimizer.momenta import stored
+from et_optimizer.compilers import tracing
+from et_optimizer.momenta import quantization as stored
 from et_optimizer.momenta.momentum import Momentum
+from et_optimizer.views.updates import UpdatePlusProduct
 
 AUTO: Final = "auto"
 # "auto" keeps a direction for so many of a matrix's shorter side, and so many at least.

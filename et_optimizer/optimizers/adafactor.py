@@ -5,11 +5,10 @@ from typing import Any, Final
 import keras
 
 from et_optimizer import checks, preconditioners
-from et_optimizer.optimizers.preconditioned import (
+from et_optimizer.optimizers.base import (
     PreconditionedOptimizer,
     argument_of_preconditioner,
 )
-from et_optimizer.tensor_index import TensorIndex
 from et_optimizer.types import (
     ByPath,
     LearningRate,
@@ -22,6 +21,7 @@ from et_optimizer.types import (
     StochasticRounding,
     Unpack,
 )
+from et_optimizer.views.tensor_index import TensorIndex
 
 
 @keras.saving.register_keras_serializable(package="et_optimizer")

@@ -6,7 +6,7 @@ from typing import Final, Literal
 import keras
 
 from et_optimizer import preconditioners
-from et_optimizer.optimizers.preconditioned import (
+from et_optimizer.optimizers.base import (
     PreconditionedOptimizer,
     argument_of_preconditioner,
 )

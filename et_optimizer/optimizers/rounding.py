@@ -14,7 +14,7 @@ every device.
 import keras
 from keras import ops
 
-from et_optimizer.gradients import bits
+from et_optimizer.compilers import bits
 from et_optimizer.types import Tensor
 
 # Factors and shifts of a bijection of 32 bits with little bias, found by C. Wellons's

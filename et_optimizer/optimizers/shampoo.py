@@ -5,13 +5,12 @@ from typing import Any, Final
 import keras
 
 from et_optimizer import checks, preconditioners
-from et_optimizer.optimizers.preconditioned import (
+from et_optimizer.optimizers.base import (
     PreconditionedOptimizer,
     argument_of_preconditioner,
 )
 from et_optimizer.optimizers.tensored import TensoredOptimizer
 from et_optimizer.preconditioners import Preconditioner
-from et_optimizer.tensor_index import TensorIndex, index_variables
 from et_optimizer.types import (
     ByPath,
     Graft,
@@ -26,6 +25,7 @@ from et_optimizer.types import (
     TensorIndices,
     Unpack,
 )
+from et_optimizer.views.tensor_index import TensorIndex, index_variables
 
 
 class ModeCovarianceOptimizer(TensoredOptimizer):

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from et_optimizer import gradients
-from et_optimizer.gradients import bits
+from et_optimizer.compilers import bits
 from et_optimizer.momenta import Momentum, SubspaceMomentum
 from et_optimizer.optimizers import rounding
-from et_optimizer.optimizers.finite import are_finite, are_finite_squares
+from et_optimizer.optimizers.nonfinite import are_finite, are_finite_squares
 from et_optimizer.optimizers.rounding import widened
 from et_optimizer.preconditioners import Preconditioner
-from et_optimizer.tensor_index import TensorIndex
 from et_optimizer.types import Tensor
+from et_optimizer.views import gradients
+from et_optimizer.views.tensor_index import TensorIndex
 
 
 class State(NamedTuple):

@@ -5,13 +5,12 @@ from typing import Any, Final, Literal
 import keras
 
 from et_optimizer import preconditioners
-from et_optimizer.optimizers.preconditioned import (
+from et_optimizer.optimizers.base import (
     PreconditionedOptimizer,
     argument_of_preconditioner,
     by_path_as_given,
     by_path_to_keep,
 )
-from et_optimizer.tensor_index import TensorIndex, check_axis, index_one_mode
 from et_optimizer.types import (
     ByPath,
     KeptAxis,
@@ -24,6 +23,7 @@ from et_optimizer.types import (
     StochasticRounding,
     Unpack,
 )
+from et_optimizer.views.tensor_index import TensorIndex, check_axis, index_one_mode
 
 
 @keras.saving.register_keras_serializable(package="et_optimizer")

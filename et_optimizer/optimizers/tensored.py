@@ -5,18 +5,12 @@ from typing import Any
 
 import keras
 
-from et_optimizer.optimizers.preconditioned import (
+from et_optimizer.optimizers.base import (
     PreconditionedOptimizer,
     by_path_as_given,
     by_path_to_keep,
 )
 from et_optimizer.preconditioners import Preconditioner
-from et_optimizer.tensor_index import (
-    TensorIndex,
-    check_levels,
-    check_overrides,
-    index_variables,
-)
 from et_optimizer.types import (
     ByPath,
     LearningRate,
@@ -24,6 +18,12 @@ from et_optimizer.types import (
     NamedShapes,
     Self,
     TensorIndices,
+)
+from et_optimizer.views.tensor_index import (
+    TensorIndex,
+    check_levels,
+    check_overrides,
+    index_variables,
 )
 
 

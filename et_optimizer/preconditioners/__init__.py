@@ -5,9 +5,9 @@ shape) and maps `(gradient, slots, step)` to `(update, new slots)`. It holds no
 variable and knows no framework beyond `keras.ops`.
 """
 
+from et_optimizer.optimizers.rule import Preconditioner
 from et_optimizer.preconditioners.adafactor import Adafactor
 from et_optimizer.preconditioners.extreme_tensoring import ExtremeTensoring
-from et_optimizer.preconditioners.preconditioner import Preconditioner
 from et_optimizer.preconditioners.shampoo import (
     Shampoo,
     SketchyAdagrad,

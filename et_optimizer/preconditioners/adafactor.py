@@ -4,9 +4,10 @@ import dataclasses
 
 from keras import ops
 
-from et_optimizer import checks, gradients
-from et_optimizer.preconditioners import rank_one
-from et_optimizer.preconditioners.preconditioner import Preconditioner
+from et_optimizer import checks
+from et_optimizer.optimizers import rank_one
+from et_optimizer.optimizers.rule import Preconditioner
+from et_optimizer.views import gradients
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from et_optimizer import checks
-from et_optimizer.preconditioners import rank_one
-from et_optimizer.preconditioners.preconditioner import (
+from et_optimizer.optimizers import rank_one
+from et_optimizer.optimizers.rule import (
     Preconditioner,
     sum_over,
     total_weight,

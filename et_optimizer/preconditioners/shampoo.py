@@ -10,16 +10,17 @@ import math
 
 from keras import ops
 
-from et_optimizer import checks, frequent_directions, tracing
+from et_optimizer import checks, frequent_directions
+from et_optimizer.compilers import tracing
 from et_optimizer.frequent_directions import Sketch
-from et_optimizer.gradients import DenseGradient, WrittenUpdate
-from et_optimizer.preconditioners.extreme_tensoring import ExtremeTensoring
-from et_optimizer.preconditioners.preconditioner import (
+from et_optimizer.optimizers.rule import (
     Preconditioner,
     total_weight,
     weight_of_all,
 )
-from et_optimizer.tensor_index import TensorIndex
+from et_optimizer.preconditioners.extreme_tensoring import ExtremeTensoring
+from et_optimizer.views.gradients import DenseGradient, WrittenUpdate
+from et_optimizer.views.tensor_index import TensorIndex
 
 GRAFTS = ("extreme_tensoring", "rmsprop", "sgd")
 

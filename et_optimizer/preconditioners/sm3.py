@@ -5,7 +5,7 @@ import dataclasses
 from keras import ops
 
 from et_optimizer import checks
-from et_optimizer.preconditioners.preconditioner import Preconditioner, weight_of_all
+from et_optimizer.optimizers.rule import Preconditioner, weight_of_all
 
 
 @dataclasses.dataclass(frozen=True)

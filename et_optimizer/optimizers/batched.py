@@ -14,13 +14,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from et_optimizer import gradients
-from et_optimizer.gradients.bits import entries_of
-from et_optimizer.gradients.layout import may_be_in_parts
+from et_optimizer.compilers.bits import entries_of
+from et_optimizer.compilers.layouts import may_be_in_parts
 from et_optimizer.momenta import SubspaceMomentum
 from et_optimizer.optimizers.rounding import widened
 from et_optimizer.optimizers.step import Clock, State, Step
 from et_optimizer.types import Tensor, Variable
+from et_optimizer.views import gradients
 
 # Up to so many entries. Most of a compiler's work on larger variables is on the passes
 # over them, and copies would be passes too. On JAX XLA:CPU compiles equal kernels once,

@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
-from et_optimizer import gradients, naming
+from et_optimizer import naming
 from et_optimizer.types import Tensor, Variable
+from et_optimizer.views import gradients
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 # What the same thing is called elsewhere. Of the first that an optimizer has.

@@ -5,9 +5,11 @@ from typing import Any
 
 from keras import ops
 
-from et_optimizer import checks, gradients, naming, tracing
-from et_optimizer.preconditioners.preconditioner import sum_over
+from et_optimizer import checks, naming
+from et_optimizer.compilers import tracing
+from et_optimizer.optimizers.rule import sum_over
 from et_optimizer.types import AnyOptimizer, Nonfinite, Tensor, Variable
+from et_optimizer.views import gradients
 
 NONFINITE = ("skip", "raise")
 

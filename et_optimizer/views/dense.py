@@ -4,17 +4,9 @@ import copy
 
 from keras import ops
 
-from et_optimizer.gradients import row_blocks
-from et_optimizer.gradients.axes import (
-    MINIMUM,
-    PRODUCT,
-    along_axes,
-    length_of,
-    modes_of,
-    over_axes,
-)
-from et_optimizer.gradients.layout import may_be_in_parts, on_every_device
-from et_optimizer.gradients.reductions import (
+from et_optimizer.compilers import row_blocks
+from et_optimizer.compilers.layouts import may_be_in_parts, on_every_device
+from et_optimizer.compilers.reductions import (
     MAX_ENTRIES_IN_ONE_ROW,
     MAXIMUM,
     SUM,
@@ -24,7 +16,15 @@ from et_optimizer.gradients.reductions import (
     reduce_along,
     written_out,
 )
-from et_optimizer.gradients.updates import (
+from et_optimizer.views.axes import (
+    MINIMUM,
+    PRODUCT,
+    along_axes,
+    length_of,
+    modes_of,
+    over_axes,
+)
+from et_optimizer.views.updates import (
     ElementwiseUpdate,
     PlainGradient,
     ScaledGradient,

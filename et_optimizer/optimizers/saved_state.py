@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from et_optimizer.tensor_index import TensorIndex
 from et_optimizer.types import AnyOptimizer, Variable
 from et_optimizer.version import __version__
+from et_optimizer.views.tensor_index import TensorIndex
 
 # The key of the form, among those of the variables' places.
 FORM = "form"

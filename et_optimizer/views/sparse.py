@@ -5,9 +5,9 @@ import math
 
 from keras import ops
 
-from et_optimizer.gradients.axes import combine
-from et_optimizer.gradients.bits import entries_of
-from et_optimizer.gradients.dense import DenseGradient
+from et_optimizer.compilers.bits import entries_of
+from et_optimizer.views.axes import combine
+from et_optimizer.views.dense import DenseGradient
 
 # Repeated indices are found with one integer a row of the table, which beats
 # sorting the indices until the table has this many times more rows than them.
@@ -130,7 +130,7 @@ def values_of_rows(value, rows, moved):
     Args:
         value: The table.
         rows: What is subtracted, `Rows`.
-        moved: As of `et_optimizer.gradients.take_from`.
+        moved: As of `et_optimizer.views.gradients.take_from`.
     """
     width = math.prod(value.shape[1:])
     place = _common_place(rows.indices, value.shape[0])

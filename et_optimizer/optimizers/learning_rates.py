@@ -3,8 +3,8 @@
 import math
 
 from et_optimizer import checks
-from et_optimizer.tensor_index import by_path, checked_values
 from et_optimizer.types import ByPath, NamedShapes, RateScale, Shape
+from et_optimizer.views.tensor_index import by_path, checked_values
 
 AUTO = "auto"
 # What "auto" multiplies the rate of embeddings, and of what leads back to tokens, by.

@@ -23,19 +23,19 @@ import functools
 import keras
 from keras import ops
 
-from et_optimizer import tracing
-from et_optimizer.gradients.bits import entries_of, is_half
-from et_optimizer.gradients.dense import DenseGradient
-from et_optimizer.gradients.reductions import in_turn, root_mean_square, sum_of_squares
-from et_optimizer.gradients.rows import Rows, rows_of
-from et_optimizer.gradients.scaled import Scaled
-from et_optimizer.gradients.sparse import (
+from et_optimizer.compilers import tracing
+from et_optimizer.compilers.bits import entries_of, is_half
+from et_optimizer.compilers.reductions import in_turn, root_mean_square, sum_of_squares
+from et_optimizer.views.dense import DenseGradient
+from et_optimizer.views.scaled import Scaled
+from et_optimizer.views.sparse import (
     SparseGradient,
     SparseStackGradient,
     added_up,
     values_of_rows,
 )
-from et_optimizer.gradients.updates import WrittenUpdate
+from et_optimizer.views.sparse_rows import Rows, rows_of
+from et_optimizer.views.updates import WrittenUpdate
 
 __all__ = [
     "DenseGradient",

@@ -11,16 +11,16 @@ import copy
 import keras
 from keras import ops
 
-from et_optimizer.gradients import row_blocks
-from et_optimizer.gradients.bits import (
+from et_optimizer.compilers import row_blocks
+from et_optimizer.compilers.bits import (
     entries_of,
     integers_of,
     is_half,
     numbers_of,
     wrapped,
 )
-from et_optimizer.gradients.layout import may_be_in_parts, on_every_device
-from et_optimizer.gradients.reductions import apart, root_mean_square, sum_of
+from et_optimizer.compilers.layouts import may_be_in_parts, on_every_device
+from et_optimizer.compilers.reductions import apart, root_mean_square, sum_of
 
 # Up to this rank a product of thin matrices is added term by term, in the pass over the
 # variable, and not written out. With more terms the pass takes longer than a product.

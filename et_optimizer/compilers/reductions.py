@@ -11,9 +11,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from et_optimizer.gradients.bits import integers_of, is_half, numbers_of
-from et_optimizer.gradients.layout import may_be_in_parts
-from et_optimizer.gradients.scaled import Scaled
+from et_optimizer.compilers.bits import integers_of, is_half, numbers_of
+from et_optimizer.compilers.layouts import may_be_in_parts
+from et_optimizer.views.scaled import Scaled
 
 # XLA's CPU reductions run several times faster on a few slabs added elementwise
 # first (measured in benchmarks/); on small tensors that only adds compile time.

@@ -7,10 +7,9 @@ matrices it writes out. Of a large variable, and where it is not added term by t
 
 from keras import ops
 
-from et_optimizer import tracing
-from et_optimizer.gradients import bits
-from et_optimizer.gradients.layout import may_be_in_parts
-from et_optimizer.gradients.reductions import apart
+from et_optimizer.compilers import bits, tracing
+from et_optimizer.compilers.layouts import may_be_in_parts
+from et_optimizer.compilers.reductions import apart
 
 # 1 MB in float32, which stays in a processor's cache.
 MAX_ENTRIES = 2**18

@@ -10,19 +10,16 @@ from typing import Any, Final, Literal
 import keras
 from keras import ops
 
-from et_optimizer import checks, gradients, momenta, naming, tracing
-from et_optimizer.gradients import bits
-from et_optimizer.optimizers import given, rate_scales, rounding, together
-from et_optimizer.optimizers.finite import FiniteSteps, check_nonfinite
-from et_optimizer.optimizers.saved_form import SavedForm
+from et_optimizer import checks, momenta, naming
+from et_optimizer.compilers import bits, tracing
+from et_optimizer.optimizers import batched as together
+from et_optimizer.optimizers import learning_rates as rate_scales
+from et_optimizer.optimizers import options as given
+from et_optimizer.optimizers import rounding
+from et_optimizer.optimizers.nonfinite import FiniteSteps, check_nonfinite
+from et_optimizer.optimizers.saved_state import SavedForm
 from et_optimizer.optimizers.step import Clock, State, Step
 from et_optimizer.preconditioners import Preconditioner
-from et_optimizer.tensor_index import (
-    TensorIndex,
-    by_path,
-    checked_values,
-    matrix_shape,
-)
 from et_optimizer.types import (
     ByPath,
     KerasArguments,
@@ -38,6 +35,13 @@ from et_optimizer.types import (
     Tensor,
     Unpack,
     Variable,
+)
+from et_optimizer.views import gradients
+from et_optimizer.views.tensor_index import (
+    TensorIndex,
+    by_path,
+    checked_values,
+    matrix_shape,
 )
 
 MOMENTUM_OF = ("update", "gradient")
