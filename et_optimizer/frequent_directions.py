@@ -34,11 +34,11 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import keras
 import numpy as np
 from keras import ops
 
 from et_optimizer import checks
+from et_optimizer.compilers.linear_algebra import eigh
 from et_optimizer.types import Shape, Tensor
 
 # Singular values below this share of the largest are float32's rounding.
@@ -149,7 +149,7 @@ def _leading(factor: Tensor, rank: int, is_exact: bool) -> tuple[Tensor, Tensor]
     that short beside what has been summed up, and is not to be lost.
     """
     if not is_exact or factor.shape[-2] > MOST_ROWS_TURNED:
-        values, vectors = _eigh(_gram(factor))
+        values, vectors = eigh(_gram(factor))
         values, vectors = ops.flip(values, axis=-1), ops.flip(vectors, axis=-1)
         return ops.maximum(values[..., :rank], 0.0), vectors[..., :rank]
     values, vectors = _turned(factor)
@@ -159,21 +159,6 @@ def _leading(factor: Tensor, rank: int, is_exact: bool) -> tuple[Tensor, Tensor]
     values = ops.where(values > NOISE**2 * values[..., :1], values, 0.0)
     # Each of hundreds of turns has lengthened the vectors by its rounding.
     return values, _orthonormal(ops.swapaxes(vectors, -2, -1))
-
-
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The eigenvalues of a symmetric matrix, ascending, and its eigenvectors."""
-    if keras.backend.backend() != "torch":
-        return ops.eigh(matrix)
-    import torch
-
-    try:
-        return ops.eigh(matrix)
-    # In float32 LAPACK's divide and conquer gives up on some matrices of which most
-    # rows are 0, as a vocabulary's are at first.
-    except torch.linalg.LinAlgError:
-        values, vectors = ops.eigh(ops.cast(matrix, "float64"))
-        return ops.cast(values, matrix.dtype), ops.cast(vectors, matrix.dtype)
 
 
 def _turned(factor: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, TypeAlias
 import keras
 
 from et_optimizer import checks
+from et_optimizer.compilers.autodiff import loss_gradients
 from et_optimizer.types import Tensor, Variable
 
 EPOCH: Final = "epoch"
@@ -99,7 +100,7 @@ class GradientProbe(keras.callbacks.Callback):
             A dict from the names of the logs to floats.
         """
         variables = [variable for variable, _ in self._chosen]
-        found = _gradients(self.model, next(self._batches), variables)
+        found = loss_gradients(self.model, next(self._batches), variables)
         for (variable, index), gradient in zip(self._chosen, found):
             if gradient is not None:
                 self.take_in(variable, index, gradient)
@@ -131,59 +132,3 @@ def endless(data: Data, callback: str) -> Iterator[Batch]:
                 f"{callback}'s data has no batch. Give a tuple (x, y), or an "
                 "iterable of such tuples that can be gone through again."
             )
-
-
-def _gradients(
-    model: Any, batch: Batch, variables: Sequence[Variable]
-) -> Sequence[Tensor | None]:
-    """The gradients of a model's loss on a batch, in inference mode.
-
-    In a `StatelessScope`, where nothing that the model assigns on the way (metrics,
-    seeds) outlasts the call.
-    """
-    found = {
-        "tensorflow": _tensorflow_gradients,
-        "jax": _jax_gradients,
-        "torch": _torch_gradients,
-    }[keras.backend.backend()]
-    return found(model, batch, variables)
-
-
-def _loss(model: Any, batch: Any, state: Iterable[Any] = ()) -> Tensor:
-    x, y, sample_weight = batch
-    with keras.StatelessScope(state_mapping=list(state)):
-        predictions = model(x, training=False)
-        return model.compute_loss(
-            x=x, y=y, y_pred=predictions, sample_weight=sample_weight, training=False
-        )
-
-
-def _tensorflow_gradients(
-    model: Any, batch: Batch, variables: Sequence[Variable]
-) -> Sequence[Tensor | None]:
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        loss = _loss(model, batch)
-    found = tape.gradient(loss, [variable.value for variable in variables])
-    return [None if g is None else tf.convert_to_tensor(g) for g in found]
-
-
-def _jax_gradients(
-    model: Any, batch: Batch, variables: Sequence[Variable]
-) -> Sequence[Tensor | None]:
-    import jax
-
-    # While `fit` runs, the values are in its own state.
-    model.jax_state_sync()
-    values = [variable.value for variable in variables]
-    return jax.grad(lambda new: _loss(model, batch, zip(variables, new)))(values)
-
-
-def _torch_gradients(
-    model: Any, batch: Batch, variables: Sequence[Variable]
-) -> Sequence[Tensor | None]:
-    import torch
-
-    values = [variable.value for variable in variables]
-    return torch.autograd.grad(_loss(model, batch), values, allow_unused=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from et_optimizer.compilers.symbolic import without_memory
 from et_optimizer.memory import budget as budgets
 from et_optimizer.memory.report import (
     HeldRow,
@@ -22,11 +23,8 @@ from et_optimizer.memory.shapes import (
     VariableShape,
     stand_in,
     variables_of,
-    without_memory,
 )
 from et_optimizer.optimizers import ExtremeTensoring
-from et_optimizer.optimizers.base import Plan, PreconditionedOptimizer
-from et_optimizer.types import Variable
 
 # What a share of Adam's is of, and how many numbers Adam holds for each weight.
 OF_ADAM = 2
@@ -245,8 +243,6 @@ def _planned(optimizer: Any, trained: Sequence[VariableShape]) -> MemoryReport:
 
     def count() -> MemoryReport:
         copy = _made_again(inner, config)
-        for one in (copy, *getattr(copy, "optimizers", ())):
-            _start_at_zeros(one)
         copy.build([stand_in(one) for one in trained])
         return memory_report(copy)
 
@@ -264,22 +260,3 @@ def _made_again(optimizer: Any, config: dict[str, Any]) -> Any:
             f"({type(error).__name__}: {error}). Pass one without functions of your "
             "own, or build it and pass it to memory_report."
         ) from error
-
-
-class _FromZeros(Plan):
-    """A `Plan` of what starts at zeros, so that no basis is drawn."""
-
-    def starts(self) -> list[Any]:
-        return [None for _ in self.held]
-
-
-def _start_at_zeros(optimizer: Any) -> None:
-    if not isinstance(optimizer, PreconditionedOptimizer):
-        return
-    plan = optimizer.plan
-
-    def from_zeros(variables: Sequence[Variable]) -> list[Plan]:
-        return [_FromZeros(**vars(p)) for p in plan(variables)]
-
-    # Past Keras, which would track it.
-    object.__setattr__(optimizer, "plan", from_zeros)

@@ -1,15 +1,14 @@
 """What a model's variables will be, found without memory for them."""
 
-import concurrent.futures
 import dataclasses
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
 
 from et_optimizer import checks, naming
-from et_optimizer.types import HasShape, T, Variable
+from et_optimizer.compilers.symbolic import without_memory
+from et_optimizer.types import HasShape, Variable
 
 # A shape, a shape and a dtype, or what has both.
 ShapeOfVariable: TypeAlias = Sequence[int] | tuple[Sequence[int], Any] | HasShape
@@ -78,33 +77,6 @@ def variables_of(model_or_shapes: Any) -> list[VariableShape]:
     )
 
 
-def without_memory(function: Callable[[], T]) -> T:
-    """What a function returns that makes variables, which take no memory there.
-
-    Variables made there have a shape and a dtype, and values of which a framework
-    only knows these: of PyTorch's device "meta", or tracers of JAX, or nodes of a graph
-    that TensorFlow never runs. The function runs in a thread of its own, for which
-    Keras counts names from the start, so that those of the caller stay as they are; it
-    has the caller's dtype policy, but neither its distribution nor its other scopes.
-
-    Args:
-        function: Without arguments. It must not read the values of variables.
-    """
-    policy = keras.config.dtype_policy()
-
-    def within() -> T:
-        keras.config.set_dtype_policy(policy)
-        return _symbolically(function)
-
-    # Initializers and dropout draw their seeds of Python, also for a plan.
-    drawn = random.getstate()
-    try:
-        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-            return thread.submit(within).result()
-    finally:
-        random.setstate(drawn)
-
-
 def stand_in(shape: VariableShape) -> Variable:
     """A variable as a `VariableShape` says; to be made in `without_memory`."""
     variable = keras.Variable(
@@ -119,28 +91,6 @@ def stand_in(shape: VariableShape) -> Variable:
     # Keras has it from the scopes of layers, which there are none of here.
     variable._path = shape.path
     return variable
-
-
-def _symbolically(function: Callable[[], T]) -> T:
-    backend = keras.backend.backend()
-    if backend == "torch":
-        with keras.device("meta"):
-            return function()
-    if backend == "jax":
-        import jax
-
-        found: list[T] = []
-        jax.eval_shape(lambda: found.append(function()))
-        return found[0]
-    import tensorflow as tf
-
-    # In a graph, unlike elsewhere, TensorFlow's names may not have all characters.
-    # Keras's variables have their own.
-    def without_name(next_creator: Callable[..., Any], **arguments: Any) -> Any:
-        return next_creator(**arguments | {"name": None})
-
-    with tf.Graph().as_default(), tf.variable_creator_scope(without_name):
-        return function()
 
 
 def _made_by(function: Callable[[], Any]) -> Any:
