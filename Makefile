@@ -52,7 +52,7 @@ test-torch: $(FOR_TESTS)
 # Two minutes, for the loop of a developer: PyTorch, which compiles nothing, and no test
 # that takes its time, starts processes, or is of a part that few changes touch.
 NOT_QUICK := shampoo spikes resume fresh_process fuzz frequent_directions keras_hub \
-	keras_tuner torch_peers docs types build
+	keras_tuner torch_optimizers docs types build
 test-quick: $(FOR_TESTS)
 	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(BIN)/python -m pytest -q -n 2 \
 		--dist worksteal --ignore=tests/tf_models $(NOT_QUICK:%=--ignore=tests/test_%.py)

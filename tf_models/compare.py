@@ -205,6 +205,9 @@ def main(argv):
     except ValueError as error:
         raise app.UsageError(str(error)) from None
     console = Console()
+    if FLAGS.optimizers is None:
+        for line in study.left_out:
+            console.print(f"Not run: {line}.")
     output_dir = pathlib.Path(FLAGS.output_dir or f"results/{FLAGS.preset}")
     output_dir = output_dir.expanduser()
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -263,6 +266,9 @@ def _chosen_entries(study, names):
         if name in own:
             entries.append(own[name])
         elif name in CONTENDERS:
+            why_not = CONTENDERS[name].why_unavailable()
+            if why_not:
+                raise ValueError(f"--optimizers: {name} cannot run here: {why_not}.")
             entries.append(study.entry_of(CONTENDERS[name]))
         else:
             raise ValueError(

@@ -554,7 +554,7 @@ def test_a_directory_that_cannot_be_made_is_refused(name, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--optimizers=adam,lion"], "received 'lion'. Choose from sgd,"),
+        (["--optimizers=adam,adan"], "received 'adan'. Choose from sgd,"),
         (["--preset=images", "--subwords=300"], "--subwords does not go with"),
         (["--preset=images", "--text=stdlib"], "whose task is Images. Leave it out"),
         (["--preset=language", "--images=digits"], "--images does not go with"),

@@ -6,7 +6,7 @@ from absl import app
 from absl.testing import flagsaver
 from PIL import Image
 
-from benchmarks import glyphs
+from tf_models.data import glyphs
 from tf_models.data.images import load_images
 
 

@@ -140,16 +140,6 @@ def test_the_rates_of_the_language_study_are_around_adams_where_theirs_are_like_
         assert entry.rates == rates, entry.name
 
 
-@pytest.mark.parametrize("preset", ["language", "depth", "quality"])
-def test_only_the_geometric_levels_are_clipped_in_the_language_studies(preset):
-    study = PRESETS[preset]("laptop")
-    for contender in CONTENDERS.values():
-        _, own = optimizers.parse(study.entry_of(contender).optimizer)
-        threshold = 1.0 if contender.name.endswith("_geometric") else None
-        _, before = optimizers.parse(contender.optimizer)
-        assert own.get("clip_threshold") == before.get("clip_threshold", threshold)
-
-
 @pytest.mark.parametrize("subwords", [300, 5000])
 def test_levels_of_tokens_fit_whatever_the_vocabulary_is(subwords):
     entry = named(PRESETS["language"]("laptop"))["et2_tokens"]
@@ -207,11 +197,13 @@ def test_the_quality_study_is_the_language_study_at_one_rate_each():
 
 def test_the_convex_levels_hold_ever_fewer_numbers():
     entries = named(PRESETS["convex"]("laptop"))
-    task = entries["et1"].task
+    task = entries["et1_sums"].task
     model = logistic_regression(task.features, task.classes)
-    names = ("sgd", "et_inf", "et3", "et2", "et1", "adagrad")
-    assert set(entries) == {*names, "et1_rank_one"}
-    assert held(entries["et1_rank_one"], model) == held(entries["et1"], model)
+    levels = ("et_inf_sums", "et3_sums", "et2_sums", "et1_sums")
+    names = ("sgd_unclipped", *levels, "adagrad")
+    rank_one = entries["et1_rank_one_sums"]
+    assert set(entries) == {*names, rank_one.name}
+    assert held(rank_one, model) == held(entries["et1_sums"], model)
     numbers = [held(entries[name], model) for name in names]
     assert numbers == sorted(numbers) and len(set(numbers)) == len(numbers)
     assert numbers[0] == 0
@@ -226,7 +218,7 @@ def test_the_convex_levels_are_algorithm_1_which_accumulates_without_momentum():
         _, arguments = optimizers.parse(entry.optimizer)
         assert (arguments["beta_1"], arguments["beta_2"]) == (0.0, None)
         assert arguments["update_bound"] is None
-        rule = "rank_one" if name == "et1_rank_one" else "geometric"
+        rule = "rank_one" if name == "et1_rank_one_sums" else "geometric"
         assert arguments["combination"] == rule
 
 

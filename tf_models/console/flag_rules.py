@@ -80,7 +80,7 @@ def optimizer(name, values=flags.FLAGS):
     def check(text):
         try:
             optimizers.make(text, 0.1)
-        except (ValueError, TypeError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise flags.ValidationError(f"--{name}: {error}") from None
         return True
 

@@ -4,6 +4,8 @@ A text is one of
 
 - a class of `et_optimizer` or, where that has none of the name, `keras.optimizers`:
   `ExtremeTensoring`, `Adam`, `keras.Adafactor`;
+- a class of `tf_models.studies.torch_optimizers`, for the PyTorch backend:
+  `torch.Muon`;
 - a class with arguments, literals of Python: `ExtremeTensoring(level=2, beta_1=0.0)`,
   `ExtremeTensoring(level={'embeddings|logits': 1, '.*': 2}, momentum_rank=None)`;
 - a Keras configuration in JSON: `{"class_name": "Adam", "config": {"beta_1": 0.5}}`.
@@ -19,23 +21,13 @@ import json
 import keras
 
 import et_optimizer
+from tf_models.studies import torch_optimizers
 
 KERAS = "keras."
-# Other modules of optimizer classes, by what stands before their names in a text.
-_OTHERS = {}
+TORCH = "torch."
 # Classes around other optimizers, and the one that all are made of.
-NO_RULES = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer"}
+NO_RULES = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "TorchOptimizer"}
 EXAMPLE = "Write for example 'ExtremeTensoring(level=2)', 'Adam' or 'keras.Adafactor'."
-
-
-def add_module(prefix, module):
-    """Has the classes of a module known, too.
-
-    Args:
-        prefix: What stands before their names: `"torch."` for `torch.APOLLO`.
-        module: The module, or another object with the classes as attributes.
-    """
-    _OTHERS[prefix] = module
 
 
 def parse(text):
@@ -82,12 +74,13 @@ def with_arguments(text, arguments):
         return text
     optimizer_class, own = parse(text)
     listed = ", ".join(f"{key}={value!r}" for key, value in (own | arguments).items())
-    ours = getattr(et_optimizer, optimizer_class.__name__, None) is optimizer_class
-    prefix = "" if ours or not _is_ours(optimizer_class.__name__) else KERAS
-    for other, module in _OTHERS.items():
-        if getattr(module, optimizer_class.__name__, None) is optimizer_class:
-            prefix = other
-    return f"{prefix}{optimizer_class.__name__}({listed})"
+    name = optimizer_class.__name__
+    prefix = ""
+    if issubclass(optimizer_class, torch_optimizers.TorchOptimizer):
+        prefix = TORCH
+    elif _is_ours(name) and getattr(et_optimizer, name) is not optimizer_class:
+        prefix = KERAS
+    return f"{prefix}{name}({listed})"
 
 
 def default_learning_rate(text):
@@ -150,13 +143,11 @@ def _from_json(text):
 
 
 def _class_of(name):
-    prefix, dot, own_name = name.rpartition(".")
-    found = None
-    if prefix + dot in _OTHERS:
-        found = getattr(_OTHERS[prefix + dot], own_name, None)
-    elif not name.startswith(KERAS):
-        found = getattr(et_optimizer, name, None)
-    if found is None:
+    if name.startswith(TORCH):
+        found = getattr(torch_optimizers, name.removeprefix(TORCH), None)
+    elif not name.startswith(KERAS) and hasattr(et_optimizer, name):
+        found = getattr(et_optimizer, name)
+    else:
         found = getattr(keras.optimizers, name.removeprefix(KERAS), None)
     is_rule = inspect.isclass(found) and issubclass(found, keras.optimizers.Optimizer)
     if not is_rule or found.__name__ in NO_RULES:

@@ -7,7 +7,7 @@ al. (2020, arXiv:1902.04620), for a GPU and downloaded data.
 
 import dataclasses
 
-from tf_models.studies.contenders import CONTENDERS, DEMO
+from tf_models.studies.contenders import CONTENDERS, DEMO, Contender
 from tf_models.studies.study import Entry, Study
 from tf_models.studies.tasks import Convex, Images, Language
 
@@ -35,7 +35,7 @@ LANGUAGE_RATES = {
     "adafactor": 6e-2,
     "snsm": LANGUAGE_RATE,
     "et": TENSORING_RATE,
-    "et_int8": TENSORING_RATE,
+    "et_16_int8": TENSORING_RATE,
     "et_16": TENSORING_RATE,
     "et1_momentum": TENSORING_RATE,
     "adagrad": 3e-2,
@@ -45,6 +45,36 @@ LANGUAGE_RATES = {
     "adam_95": LANGUAGE_RATE,
     "adam_clip": LANGUAGE_RATE,
 }
+# Of optimizers that the study `language` does not run by default.
+OTHER_LANGUAGE_RATES = {"keras_adafactor": 6e-2}
+# The optimizers of the study `peers`: ours, Keras's and PyTorch's.
+PEERS = (
+    "et2_tokens",
+    "et1",
+    "et_int8",
+    "et",
+    "et_16",
+    "et_one_rate",
+    "sm3",
+    "adafactor",
+    "snsm",
+    "sketchy_32",
+    "sketchy_64",
+    "sketchy_128",
+    "shampoo_low_rank",
+    "adam_99",
+    "adamw",
+    "lion",
+    "keras_muon",
+    "keras_adafactor",
+    "schedule_free",
+    *(one.name for one in CONTENDERS.values() if one.package),
+)
+# Optimizers that users ask for and that no package has.
+NOT_PACKAGED = (
+    "SCALE, SinkGD: no package has them",
+    "SMMF: its authors' code is in no package",
+)
 # A larger model takes smaller steps.
 LARGE_LANGUAGE_RATE = 2e-3
 LARGE_LANGUAGE = ("et", "adam_99")
@@ -151,6 +181,23 @@ def bfloat16(size):
     )
 
 
+def peers(size):
+    """Perplexity against optimizer memory: this library, Keras's and PyTorch's own."""
+    del size  # The laptop's.
+    entry_of = language_entry("laptop")
+    missing = {name: CONTENDERS[name].why_unavailable() for name in PEERS}
+    return Study(
+        title="This library and its peers on a Transformer language model",
+        entries=_entries(entry_of, [name for name in PEERS if not missing[name]]),
+        entry_of=entry_of,
+        left_out=(
+            *(f"{CONTENDERS[n].label}: {why}" for n, why in missing.items() if why),
+            *NOT_PACKAGED,
+        ),
+        **LAPTOP_STEPS,
+    )
+
+
 def depth(size):
     """Study (b): the memory saved, spent on a model twice as deep."""
     entry_of = language_entry(size)
@@ -176,37 +223,39 @@ def depth(size):
 def convex(size):
     """Study (c): how far each level brings an ill-conditioned convex objective."""
     del size  # The paper's is a laptop's.
-    # Algorithm 1 and nothing beside it, but that slices have means for sums.
-    accumulating = (
-        "ExtremeTensoring({}, beta_1=0.0, beta_2=None, combination={!r}, "
-        "update_bound=None, rate_scale=None)"
-    ).format
-    rank_one = dataclasses.replace(
-        CONTENDERS["et1"], name="et1_rank_one", label="ET1, rank-one"
-    )
-    own = {
-        "sgd": "SGD",
-        "et_inf": accumulating("level='inf'", "geometric"),
-        "et3": accumulating("tensor_index={'kernel': (8, 8, 8, 10)}", "geometric"),
-        "et2": accumulating("tensor_index={'kernel': (16, 32, 10)}", "geometric"),
-        "et1": accumulating("level=1", "geometric"),
-        "et1_rank_one": accumulating("level=1", "rank_one"),
-        "adagrad": CONTENDERS["adagrad"].optimizer,
-    }
+
+    def algorithm_1(name, label, arguments, combination="geometric"):
+        """Algorithm 1 and nothing else, except that slices have means for sums."""
+        return Contender(
+            name,
+            label,
+            CONVEX_RATES[0],
+            f"ExtremeTensoring({arguments}, beta_1=0.0, beta_2=None, "
+            f"combination={combination!r}, update_bound=None, rate_scale=None)",
+        )
 
     def entry_of(contender):
         return Entry(
             contender.name,
             contender.label,
-            own.get(contender.name, contender.optimizer),
+            contender.optimizer,
             CONVEX_RATES,
             Convex(),
+            schedule=contender.schedule,
         )
 
-    contenders = CONTENDERS | {rank_one.name: rank_one}
+    contenders = (
+        Contender("sgd_unclipped", "SGD", CONVEX_RATES[0], "SGD"),
+        algorithm_1("et_inf_sums", "ET∞", "level='inf'"),
+        algorithm_1("et3_sums", "ET3", "tensor_index={'kernel': (8, 8, 8, 10)}"),
+        algorithm_1("et2_sums", "ET2", "tensor_index={'kernel': (16, 32, 10)}"),
+        algorithm_1("et1_sums", "ET1", "level=1"),
+        algorithm_1("et1_rank_one_sums", "ET1, rank-one", "level=1", "rank_one"),
+        CONTENDERS["adagrad"],
+    )
     return Study(
         title="Expressivity: logistic regression, condition number 10⁴",
-        entries=tuple(entry_of(contenders[name]) for name in own),
+        entries=tuple(map(entry_of, contenders)),
         entry_of=entry_of,
         steps=500,
         evaluations=10,
@@ -258,6 +307,7 @@ PRESETS = {
         demo,
         language,
         language_large,
+        peers,
         bfloat16,
         depth,
         convex,
@@ -287,12 +337,9 @@ def language_entry(size):
     task = LAPTOP_TEXT if size == "laptop" else PAPER_TEXT
 
     def entry_of(contender):
-        rate = LANGUAGE_RATES.get(contender.name, contender.learning_rate)
-        contender = dataclasses.replace(contender, learning_rate=rate)
-        if contender.name.endswith("_geometric"):
-            # Rare subwords give single large updates, which version 0.1 did not bound.
-            contender = contender.with_arguments(clip_threshold=1.0)
-        return _entry(contender, task)
+        rates = LANGUAGE_RATES | OTHER_LANGUAGE_RATES
+        rate = rates.get(contender.name, contender.learning_rate)
+        return _entry(dataclasses.replace(contender, learning_rate=rate), task)
 
     return entry_of
 
@@ -301,4 +348,11 @@ def _entry(contender, task, around=AROUND):
     """A contender on a task, with the rates around its own."""
     # Rounded, so that 3e-3 · 0.5 is written 0.0015 wherever it is.
     rates = tuple(float(f"{contender.learning_rate * factor:.6g}") for factor in around)
-    return Entry(contender.name, contender.label, contender.optimizer, rates, task)
+    return Entry(
+        contender.name,
+        contender.label,
+        contender.optimizer,
+        rates,
+        task,
+        schedule=contender.schedule,
+    )

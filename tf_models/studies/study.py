@@ -60,6 +60,7 @@ class Study:
         quality_levels: Levels of a tensor index whose trace ratios are measured along
             every run, see `et_optimizer.callbacks.PreconditionerQuality`; none, as a
             rule.
+        left_out: The optimizers that cannot run here, a line each with the reason.
     """
 
     title: str
@@ -75,6 +76,7 @@ class Study:
     entry_of: Callable | None = dataclasses.field(default=None, compare=False)
     memory: str = "optimizer"
     quality_levels: tuple = ()
+    left_out: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     def run(self, entry, rate, seed):
         """The `Run` of an entry with a learning rate and a seed."""

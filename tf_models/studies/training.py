@@ -205,7 +205,7 @@ def train(
             logs = model.evaluate(task.test, verbose=0, return_dict=True)
             test = task.score(logs)
     memory = memory_report(model.optimizer)
-    # Beside Keras's variables, as the optimizers of benchmarks/torch_peers.py do.
+    # Beside Keras's variables, as those of torch_optimizers.py do.
     held_elsewhere = getattr(model.optimizer, "held_elsewhere", lambda: (0, 0))
     numbers, held = held_elsewhere()
     numbers, held = memory.slots + numbers, memory.bytes + held

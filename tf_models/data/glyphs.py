@@ -6,7 +6,7 @@ those that look like another one, in sixteen faces, turned, sheared, scaled, shi
 blurred, and under noise: 104 classes, of which many look alike.
 
     pip install '.[tensorflow,studies]'
-    python -m benchmarks.glyphs --image_dir=glyphs
+    python -m tf_models.data.glyphs --image_dir=glyphs
     python -m tf_models.compare --preset=images --images=folder --image_dir=glyphs \
         --steps=600
 

@@ -11,23 +11,14 @@ if keras.backend.backend() != "torch":
 
 import torch
 
-from benchmarks import peers, torch_peers
 from et_optimizer import memory_report
 from et_optimizer.optimizers import rate_scales
 from tf_models.models.transformer import transformer_language_model
-from tf_models.studies import optimizers
+from tf_models.studies import optimizers, presets, torch_optimizers
 from tf_models.studies.contenders import CONTENDERS
 
 VOCABULARY, LENGTH, WIDTH = 64, 8, 64
-OF_TORCH = {
-    contender.name: (contender, package) for contender, package in peers.OF_TORCH
-}
-
-
-@pytest.fixture(autouse=True)
-def known_by_name(monkeypatch):
-    monkeypatch.setattr(optimizers, "_OTHERS", {})
-    optimizers.add_module("torch.", torch_peers)
+OF_TORCH = [name for name, one in CONTENDERS.items() if one.package]
 
 
 def model(vocabulary=VOCABULARY):
@@ -55,7 +46,7 @@ def weights(made):
 def test_parameters_lie_as_pytorchs_layers_have_them_and_come_back():
     found = {}
     for variable in model().trainable_variables:
-        layout = torch_peers.Layout(variable)
+        layout = torch_optimizers.Layout(variable)
         there = layout.to_torch(variable.value.detach())
         assert tuple(there.shape) == layout.shape and there.is_contiguous()
         assert torch.equal(layout.to_keras(there), variable.value)
@@ -83,7 +74,9 @@ def test_a_layers_outputs_are_those_of_pytorchs_layer_with_its_parameters():
         kernel = dense.kernel
         name = "attention_output" if dense is attention._output_dense else "query"
         inputs = x if name == "query" else x.reshape(2, 3, 4, WIDTH // 4)
-        layout = torch_peers.Layout(_At(kernel, f"block_0/attention/{name}/kernel"))
+        layout = torch_optimizers.Layout(
+            _At(kernel, f"block_0/attention/{name}/kernel")
+        )
         there = torch.nn.functional.linear(x, layout.to_torch(kernel.value))
         np.testing.assert_allclose(
             keras.ops.convert_to_numpy(dense(inputs)).reshape(2, 3, WIDTH),
@@ -101,7 +94,7 @@ class _At:
 
 def test_adam_of_pytorch_takes_the_steps_of_keras():
     ours, losses = trained(keras.optimizers.Adam(0.01, beta_2=0.99), 20)
-    theirs, others = trained(torch_peers.AdamW(0.01, beta_2=0.99), 20)
+    theirs, others = trained(torch_optimizers.AdamW(0.01, beta_2=0.99), 20)
     # PyTorch adds ε to the root of the corrected average, Keras to that of the other.
     np.testing.assert_allclose(losses, others, rtol=2e-3)
     start, one, other = (
@@ -114,8 +107,8 @@ def test_adam_of_pytorch_takes_the_steps_of_keras():
 
 def test_adam_with_this_librarys_rates_has_them_for_tokens_alone():
     vocabulary = 3 * WIDTH  # Unlike any other width.
-    plain, _ = trained(torch_peers.AdamW(2.0**-10), 1, vocabulary)
-    scaled, _ = trained(torch_peers.AdamWOfTokens(2.0**-10), 1, vocabulary)
+    plain, _ = trained(torch_optimizers.AdamW(2.0**-10), 1, vocabulary)
+    scaled, _ = trained(torch_optimizers.AdamWOfTokens(2.0**-10), 1, vocabulary)
     named = [(v.path, tuple(v.shape)) for v in model(vocabulary).trainable_variables]
     expected = rate_scales.of_variables("auto", named)
     assert sorted(set(expected)) == [1.0, rate_scales.OF_TOKENS]
@@ -127,15 +120,15 @@ def test_adam_with_this_librarys_rates_has_them_for_tokens_alone():
 
 def test_a_schedule_is_keras_own():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.01, 0.0])
-    first, _ = trained(torch_peers.AdamW(schedule), 2)
-    last, _ = trained(torch_peers.AdamW(schedule), 4)
+    first, _ = trained(torch_optimizers.AdamW(schedule), 2)
+    last, _ = trained(torch_optimizers.AdamW(schedule), 4)
     for one, other in zip(weights(first), weights(last), strict=True):
         np.testing.assert_array_equal(one, other)
     assert last.optimizer.iterations == 4
 
 
 def test_the_bytes_of_adam_are_two_numbers_a_weight():
-    made, _ = trained(torch_peers.AdamW(0.01))
+    made, _ = trained(torch_optimizers.AdamW(0.01))
     report = memory_report(made.optimizer)
     assert report.slots == 0
     assert made.optimizer.held_elsewhere() == (report.adam_slots, report.adam_bytes)
@@ -161,9 +154,9 @@ SHARES = {
 
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_each_trains_and_holds_what_its_paper_says(name):
-    contender, package = OF_TORCH[name]
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"the package {package} is not installed")
+    contender = CONTENDERS[name]
+    if contender.why_unavailable():
+        pytest.skip(contender.why_unavailable())
     optimizer = optimizers.make(contender.optimizer, contender.learning_rate)
     made, losses = trained(optimizer, 4)
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
@@ -178,10 +171,10 @@ def test_each_trains_and_holds_what_its_paper_says(name):
 def test_the_study_has_every_contender_that_is_installed_and_names_the_others(
     monkeypatch,
 ):
-    study = peers.peers("laptop")
+    study = presets.peers("laptop")
     names = [entry.name for entry in study.entries]
     assert len(names) == len(set(names))
-    assert {"et", "adam", "muon", "adam_8bit", "sketchy_128", "shampoo"} <= set(names)
+    assert {"et", "adam_99", "muon", "sketchy_128", "shampoo_low_rank"} <= set(names)
     for entry in study.entries:
         optimizers.parse(entry.optimizer)
         assert len(entry.rates) == 3
@@ -193,24 +186,25 @@ def test_the_study_has_every_contender_that_is_installed_and_names_the_others(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: name != "came_pytorch" and found(name)
     )
-    contenders, missing = peers.installed()
-    assert "came" not in {contender.name for contender in contenders}
-    assert "came_pytorch" in missing["CAME"] and "SMMF" in missing
+    without = presets.peers("laptop")
+    assert "came" not in {entry.name for entry in without.entries}
+    left_out = "; ".join(without.left_out)
+    assert "CAME: there is no package came_pytorch" in left_out and "SMMF" in left_out
 
 
 def test_another_backend_is_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="'jax'. Set KERAS_BACKEND=torch"):
-        torch_peers.AdamW(0.01)
+        torch_optimizers.AdamW(0.01)
 
 
 def test_a_class_that_there_is_not_is_refused():
     with pytest.raises(ValueError, match="no optimizer 'torch.Adan'"):
         optimizers.parse("torch.Adan")
-    assert optimizers.parse("torch.Came")[0] is torch_peers.Came
+    assert optimizers.parse("torch.Came")[0] is torch_optimizers.Came
 
 
 def test_more_arguments_leave_the_class_what_it_is():
     text = optimizers.with_arguments("torch.AdamW(beta_2=0.9)", {"clipnorm": 1.0})
     assert text == "torch.AdamW(beta_2=0.9, clipnorm=1.0)"
-    assert optimizers.parse(text)[0] is torch_peers.AdamW
+    assert optimizers.parse(text)[0] is torch_optimizers.AdamW
