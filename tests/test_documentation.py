@@ -1,4 +1,4 @@
-"""What the README and the docstrings show, runs and gives what they say."""
+"""The examples of the README and of the docstrings run and give what they show."""
 
 import doctest
 import pathlib
@@ -18,7 +18,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 @pytest.mark.parametrize(
     "module", [frequent_directions, plan, report, schedules, tensor_index]
 )
-def test_examples_in_docstrings_give_what_they_show(module):
+def test_examples_in_docstrings_give_the_results_shown(module):
     names = {**vars(et_optimizer), **vars(module), "et_optimizer": et_optimizer}
     names["keras"] = keras
     found = doctest.testmod(module, extraglobs=names)
@@ -32,7 +32,7 @@ def test_the_readme_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where it saves a model
     names = run(README)
     assert isinstance(names["model"].optimizer, et_optimizer.ExtremeTensoring)
-    # The table of what it holds, and what is planned within a budget.
     printed = capsys.readouterr().out
-    assert "What ExtremeTensoring holds" in printed
+    assert "State of ExtremeTensoring" in printed
+    assert "Planned memory of ExtremeTensoring" in printed
     assert "Chosen: ExtremeTensoring(" in printed

@@ -1,4 +1,4 @@
-"""What optimizers hold, counted variable by variable."""
+"""`memory_report`, and the state that it counts."""
 
 import os
 import subprocess
@@ -34,29 +34,29 @@ def built(optimizer):
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, "inf"])
-def test_every_variable_held_is_a_mode_of_the_index(level):
+def test_without_momentum_the_state_is_one_slot_per_mode_of_the_index(level):
     net = model()
     optimizer = ExtremeTensoring(level=level, beta_1=0)
     optimizer.build(net.trainable_variables)
-    held = [(v.name, tuple(v.shape), v.dtype) for v in slots_of(optimizer)]
+    state = [(v.name, tuple(v.shape), v.dtype) for v in slots_of(optimizer)]
     expected = []
     for variable in net.trainable_variables:
         index = et_optimizer.TensorIndex.from_shape(variable.shape, level)
         for mode, shape in enumerate(index.slot_shapes):
             name = f"{variable.path.replace('/', '_')}_mode_{mode}"
             expected.append((name, shape, "float32"))
-    assert held == expected
+    assert state == expected
     assert [v.name for v in optimizer.variables[:2]] == ["iteration", "learning_rate"]
 
 
-def test_levels_hold_what_the_formula_says():
+def test_the_state_of_each_level_is_the_sum_of_the_papers_modes():
     net = keras.Sequential([keras.Input((2000,)), keras.layers.Dense(512)])
-    held = {}
+    slots = {}
     for level in (1, 2, 3, "inf"):
         optimizer = ExtremeTensoring(level=level, beta_1=0)
         optimizer.build(net.trainable_variables)
-        held[level] = memory_report(optimizer).slots
-    assert held == {
+        slots[level] = memory_report(optimizer).slots
+    assert slots == {
         1: (2000 + 512) + 512,
         2: (40 + 50 + 16 + 32) + (16 + 32),
         3: (5 + 8 + 5 + 10 + 4 + 4 + 4 + 8) + (4 + 4 + 4 + 8),
@@ -65,7 +65,7 @@ def test_levels_hold_what_the_formula_says():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_only_full_momentum_keeps_a_tensor_of_the_variables_size(dtype):
+def test_full_momentum_is_the_only_state_of_the_variables_size(dtype):
     variable = keras.Variable(np.zeros((24, 20), "float32"), name="kernel")
     optimizer = ExtremeTensoring(
         level=2, beta_1=0.9, momentum_dtype=dtype, momentum_rank=None
@@ -77,7 +77,7 @@ def test_only_full_momentum_keeps_a_tensor_of_the_variables_size(dtype):
     assert all(np.prod(v.shape) < 24 for v in others)
 
 
-# Shape, and the shorter and the longer side of it as a matrix.
+# A shape, and the shorter and longer side of its matrix.
 MATRICES = [
     ((24, 20), 20, 24),
     ((20, 24), 20, 24),
@@ -87,88 +87,91 @@ MATRICES = [
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
-def held_for(shape, **arguments):
-    """Bytes by name of what is held for a variable, and the report's row of it."""
+def state_of(shape, **arguments):
+    """The bytes of a variable's state by name, and the variable's row of the report."""
     variable = keras.Variable(np.zeros(shape, "float32"), name="kernel")
     optimizer = ExtremeTensoring(level=1, beta_1=0.9, **arguments)
     optimizer.build([variable])
-    held = {
+    state = {
         v.name.removeprefix("kernel_"): int(np.prod(v.shape)) * BYTES[v.dtype]
         for v in slots_of(optimizer)
     }
     (row,) = memory_report(optimizer).rows
-    assert row.bytes == sum(held.values())
-    assert list(row.names) == [f"kernel_{name}" for name in held]
-    return held, row
+    assert row.bytes == sum(state.values())
+    assert list(row.names) == [f"kernel_{name}" for name in state]
+    return state, row
 
 
 @pytest.mark.parametrize("dtype", BYTES)
 @pytest.mark.parametrize("rank", [1, 7])
 @pytest.mark.parametrize(("shape", "shorter", "longer"), MATRICES)
-def test_subspace_momentum_holds_a_basis_and_as_many_rows(
+def test_subspace_momentum_is_a_basis_and_one_row_per_rank(
     shape, shorter, longer, rank, dtype
 ):
-    held, row = held_for(shape, momentum_rank=rank, momentum_dtype=dtype)
+    state, row = state_of(shape, momentum_rank=rank, momentum_dtype=dtype)
     expected = {
-        # As many directions of the shorter side; of the few bytes it is worth two.
+        # The basis is on the shorter side, in 16 bits even if the momentum is in 8.
         "momentum_basis": shorter * rank * (4 if dtype == "float32" else 2),
         "momentum": rank * longer * BYTES[dtype],
     }
     if dtype == "int8":
-        expected["momentum_scale"] = 4 * rank  # a float32 a direction
+        expected["momentum_scale"] = 4 * rank  # one float32 per rank
     modes = {f"mode_{i}": 4 * n for i, n in enumerate(shape)}
-    assert held == modes | expected
+    assert state == modes | expected
     assert row.momentum_bytes == sum(expected.values())
 
 
 @pytest.mark.parametrize("dtype", BYTES)
 @pytest.mark.parametrize(("shape", "rows"), [((24, 20), 24), ((3, 3, 8, 16), 72)])
-def test_full_momentum_holds_a_number_an_entry(shape, rows, dtype):
-    held, _ = held_for(shape, momentum_rank=None, momentum_dtype=dtype)
-    assert held["momentum"] == BYTES[dtype] * np.prod(shape)
-    assert held.get("momentum_scale", 0) == (4 * rows if dtype == "int8" else 0)
-    assert "momentum_basis" not in held
+def test_full_momentum_has_one_element_per_weight(shape, rows, dtype):
+    state, _ = state_of(shape, momentum_rank=None, momentum_dtype=dtype)
+    assert state["momentum"] == BYTES[dtype] * np.prod(shape)
+    assert state.get("momentum_scale", 0) == (4 * rows if dtype == "int8" else 0)
+    assert "momentum_basis" not in state
 
 
 @pytest.mark.parametrize("shape", [(), (13,), (1, 13), (4, 3)])
-def test_vectors_and_matrices_that_are_too_small_have_full_momentum(shape):
-    held, _ = held_for(shape, momentum_rank=2, momentum_dtype="int8")
-    # Of the few numbers of a vector each is worth two bytes.
+def test_vectors_and_small_matrices_have_full_momentum(shape):
+    state, _ = state_of(shape, momentum_rank=2, momentum_dtype="int8")
+    # The momentum of a vector is in 16 bits instead of 8.
     is_matrix = shape == (4, 3)
-    assert held["momentum"] == (1 if is_matrix else 2) * np.prod(shape, dtype=int)
-    assert held.get("momentum_scale") == (4 * 4 if is_matrix else None)
-    assert "momentum_basis" not in held
+    assert state["momentum"] == (1 if is_matrix else 2) * np.prod(shape, dtype=int)
+    assert state.get("momentum_scale") == (4 * 4 if is_matrix else None)
+    assert "momentum_basis" not in state
 
 
-def test_by_default_the_momentum_of_a_matrix_is_a_few_directions_in_bfloat16():
+def test_by_default_the_momentum_of_a_matrix_is_of_low_rank_in_bfloat16():
     for shape, shorter, longer in [((2000, 512), 512, 2000), ((512, 2000), 512, 2000)]:
-        held, _ = held_for(shape)
-        rank, rest = divmod(held["momentum"], 2 * longer)
+        state, _ = state_of(shape)
+        rank, rest = divmod(state["momentum"], 2 * longer)
         assert rest == 0 and 0 < rank < shorter / 4
-        assert held == {
+        assert state == {
             "mode_0": 4 * shape[0],
             "mode_1": 4 * shape[1],
             "momentum_basis": 2 * rank * shorter,
             "momentum": 2 * rank * longer,
         }
-    assert held_for((512,))[0] == {"mode_0": 4 * 512, "momentum": 2 * 512}
+    assert state_of((512,))[0] == {"mode_0": 4 * 512, "momentum": 2 * 512}
 
 
-def test_a_rank_of_0_holds_no_momentum_and_a_dict_decides_by_path():
+def test_momentum_rank_may_differ_by_path_and_rank_0_is_no_momentum():
     net = model()
     ranks = {"embedding": 0, "dense/kernel": 3, "dense_1/kernel": None, "conv": "auto"}
     optimizer = ExtremeTensoring(beta_1=0.9, momentum_rank=ranks)
     optimizer.build(net.trainable_variables)
-    held = {row.path.removeprefix("net/"): row for row in memory_report(optimizer).rows}
-    assert held["embedding/embeddings"].momentum_bytes == 0
-    assert held["dense/kernel"].momentum_bytes == 2 * 3 * (20 + 512)
-    assert held["dense_1/kernel"].momentum_bytes == 2 * 512 * 512
-    # The others are as by default.
-    default = ExtremeTensoring(beta_1=0.9, momentum_rank="auto")
-    rows = memory_report(built(default)).rows
-    by_default = {row.path.removeprefix("net/"): row for row in rows}
+
+    def momentum_bytes(optimizer):
+        rows = memory_report(optimizer).rows
+        return {row.path.removeprefix("net/"): row.momentum_bytes for row in rows}
+
+    found = momentum_bytes(optimizer)
+    assert found["embedding/embeddings"] == 0
+    assert found["dense/kernel"] == 2 * 3 * (20 + 512)
+    assert found["dense_1/kernel"] == 2 * 512 * 512
+    # Variables that no expression matches have the default.
+    default = momentum_bytes(built(ExtremeTensoring(beta_1=0.9, momentum_rank="auto")))
     for path in ("conv/kernel", "dense/bias", "norm/gamma"):
-        assert held[path].momentum_bytes == by_default[path].momentum_bytes > 0
+        assert found[path] == default[path] > 0
 
 
 EVERY_KERAS_OPTIMIZER = [
@@ -181,7 +184,7 @@ EVERY_KERAS_OPTIMIZER = [
 
 
 @pytest.mark.parametrize("name", EVERY_KERAS_OPTIMIZER)
-def test_the_report_counts_all_that_any_keras_optimizer_holds(name):
+def test_the_report_counts_all_variables_of_every_keras_optimizer(name):
     optimizer = built(getattr(keras.optimizers, name)())
     report = memory_report(optimizer)
     counters = ("iteration", "learning_rate")
@@ -191,14 +194,14 @@ def test_the_report_counts_all_that_any_keras_optimizer_holds(name):
     assert report.slots == sum(row.slots for row in report.rows) + report.unassigned
 
 
-def test_the_report_deals_slots_out_to_their_variables():
+def test_the_report_assigns_each_slot_to_its_variable():
     report = memory_report(built(keras.optimizers.Adam()))
     assert all(row.slots == 2 * row.model_numbers for row in report.rows)
     assert report.slots == report.adam_slots and report.unassigned == 0
     assert report.bytes == report.adam_bytes == 2 * report.model_bytes
     report = memory_report(built(keras.optimizers.Adafactor()))
     for row in report.rows:
-        factored = 2  # two placeholders that Keras keeps for every vector
+        factored = 2  # Keras keeps two scalar placeholders for every vector.
         if len(row.shape) > 1:
             lead = int(np.prod(row.shape[:-2]))
             factored = lead * (row.shape[-2] + row.shape[-1])
@@ -206,7 +209,7 @@ def test_the_report_deals_slots_out_to_their_variables():
     assert report.unassigned == 0
 
 
-def test_variables_that_share_a_path_each_get_their_slots():
+def test_variables_with_the_same_path_each_get_their_own_slots():
     towers = [
         keras.Sequential(
             [keras.Input((n,)), keras.layers.Dense(4, name="fc")], name="tower"
@@ -217,12 +220,12 @@ def test_variables_that_share_a_path_each_get_their_slots():
     for make in (keras.optimizers.Adam, lambda: ExtremeTensoring(level=1, beta_1=0)):
         optimizer = make()
         optimizer.build(variables)
-        held = [row.slots for row in memory_report(optimizer).rows]
+        slots = [row.slots for row in memory_report(optimizer).rows]
         expected = {"Adam": [72, 8, 200, 8], "ExtremeTensoring": [13, 4, 29, 4]}
-        assert held == expected[type(optimizer).__name__]
+        assert slots == expected[type(optimizer).__name__]
 
 
-def test_the_report_sees_through_wrappers():
+def test_the_report_looks_inside_loss_scale_and_multi_optimizers():
     scaled = built(keras.optimizers.LossScaleOptimizer(ExtremeTensoring()))
     plain = built(ExtremeTensoring())
     assert memory_report(scaled).slots == memory_report(plain).slots
@@ -237,31 +240,31 @@ def test_the_report_sees_through_wrappers():
     assert by_path["net/dense_1/kernel"].slots == 2 * (16 + 32)
 
 
-def test_the_printed_report_is_a_table_with_totals():
+def test_the_printed_report_has_a_row_per_variable_and_totals():
     text = str(memory_report(built(ExtremeTensoring())))
     for part in ("net/embedding/embeddings", "(997, 12)", "in all", "× less than Adam"):
         assert part in text
-    assert "Adam would hold" in text
-    assert "all of it" in str(memory_report(built(keras.optimizers.SGD())))
+    assert "State of ExtremeTensoring" in text and "of Adam's" in text
+    assert "no state" in str(memory_report(built(keras.optimizers.SGD())))
 
 
-def test_the_printed_report_has_no_codes_of_a_terminal(monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # As Jupyter's kernels do.
+def test_the_printed_report_is_plain_text_even_with_forced_colour(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Jupyter kernels set it.
     assert "\x1b" not in str(memory_report(built(ExtremeTensoring())))
 
 
-def test_the_counters_of_skipped_steps_are_named_apart():
+def test_counters_of_skipped_steps_are_reported_separately():
     optimizer = built(ExtremeTensoring())
     report = memory_report(optimizer)
-    held = [v for v in optimizer.variables if v.name.endswith("skipped_steps")]
-    assert report.counters == len(held) == len(report.rows)
-    assert {(v.shape, v.dtype) for v in held} == {((), "int32")}
+    counters = [v for v in optimizer.variables if v.name.endswith("skipped_steps")]
+    assert report.counters == len(counters) == len(report.rows)
+    assert {(v.shape, v.dtype) for v in counters} == {((), "int32")}
     assert f"{report.counters} counters of skipped steps" in str(report)
     adam = memory_report(built(keras.optimizers.Adam()))
     assert adam.counters == 0 and "skipped" not in str(adam)
 
 
-def test_an_averaged_model_is_counted():
+def test_averaged_weights_are_counted():
     report = memory_report(built(ExtremeTensoring(use_ema=True)))
     assert report.slots > report.model_numbers
 
@@ -281,7 +284,7 @@ rules = [
 ]
 rules += [(Adafactor, alone), (SubsetNorm, alone)]
 rules += [(rule, own | {"clip_threshold": 1.0}) for rule, own in rules]
-# SM3 is not clipped here: on this backend XLA writes out constants for its norm.
+# Not clipped SM3: here XLA materializes constants for the norm of its update.
 rules += [(SM3, {**level, "momentum": 0}) for level in levels]
 rules += [(SM3, {"variant": "I", "momentum": 0})]
 in_subspaces = [
@@ -307,7 +310,7 @@ for rule, arguments in rules + in_subspaces + spikes:
     bound = 0.05 * 4 * 5003 * 768
     rank = getattr(optimizer.plan(variables)[0].momentum, "rank", None)
     if rank is not None:
-        # Some rows of a variable at a time, and a few thin factors in float32.
+            # A block of rows and a few factors of low rank, in float32.
         bound = 4 * (2 * row_blocks.MAX_ENTRIES + 5 * rank * (5003 + 768))
         assert bound < 0.5 * 4 * 5003 * 768
     assert temporary < bound, (rule, arguments, temporary, bound)
@@ -316,8 +319,8 @@ assert "tensorflow" not in sys.modules
 """
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="it is JAX that tells")
-def test_the_compiled_step_makes_no_temporary_of_a_variables_size():
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="needs JAX")
+def test_the_compiled_step_has_no_temporary_of_a_variables_size():
     subprocess.run(
         [sys.executable, "-c", COMPILED_WITHOUT_TEMPORARIES],
         env=os.environ | {"KERAS_BACKEND": "jax"},

@@ -1,4 +1,7 @@
-"""What a model and an optimizer will hold, planned before anything is allocated."""
+"""`memory_plan`: the memory of a model and an optimizer before they exist.
+
+Every plan is compared with the report of an optimizer that is actually built.
+"""
 
 import contextlib
 import dataclasses
@@ -13,7 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import et_optimizer
 from et_optimizer import ExtremeTensoring, memory_plan, memory_report
 from et_optimizer.compilers import tracing
 from et_optimizer.memory import budget as budgets
@@ -27,7 +29,7 @@ KERAS_OPTIMIZERS = {
 SCHEDULE = keras.optimizers.schedules.CosineDecay(0.1, 100)
 IN_OTHER_FORMS = {
     "SGD with momentum": functools.partial(keras.optimizers.SGD, 0.1, momentum=0.9),
-    "RMSprop with all": functools.partial(
+    "centered RMSprop with momentum": functools.partial(
         keras.optimizers.RMSprop, momentum=0.9, centered=True
     ),
     "AMSGrad": functools.partial(keras.optimizers.Adam, amsgrad=True),
@@ -36,17 +38,17 @@ IN_OTHER_FORMS = {
         keras.optimizers.Lion, gradient_accumulation_steps=4
     ),
     "with a schedule": functools.partial(ExtremeTensoring, SCHEDULE),
-    "with a function for its rate": lambda: keras.optimizers.Adam(lambda: 0.1),
+    "with a learning-rate function": lambda: keras.optimizers.Adam(lambda: 0.1),
     "by path": functools.partial(
         ExtremeTensoring, level={"embeddings": 1, ".*": 2}, momentum_rank={"kernel": 2}
     ),
-    "with scaled losses": lambda: keras.optimizers.LossScaleOptimizer(
+    "with loss scaling": lambda: keras.optimizers.LossScaleOptimizer(
         ExtremeTensoring(level=2)
     ),
     "Muon without embeddings": functools.partial(
         keras.optimizers.Muon, exclude_layers=["conv"]
     ),
-    "several": lambda: keras.optimizers.MultiOptimizer(
+    "several optimizers": lambda: keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(
             keras.optimizers.Adam(), {".*kernel": ExtremeTensoring()}
         )
@@ -64,8 +66,8 @@ SHAPES = {
 }
 
 
-def variables(shapes):
-    """Variables of these shapes, with memory."""
+def allocated(shapes):
+    """Keras variables of these shapes."""
     made = []
     for path, shape in shapes.items():
         of_pair = len(shape) == 2 and isinstance(shape[1], str)
@@ -79,13 +81,13 @@ def variables(shapes):
 
 
 def counted(optimizer, shapes):
-    """What an optimizer holds that is really built."""
-    optimizer.build(variables(shapes))
+    """The report of an optimizer built for allocated variables."""
+    optimizer.build(allocated(shapes))
     return memory_report(optimizer)
 
 
 def outcome(function):
-    """What a function returns, or says when it refuses."""
+    """A function's result, or the message of its `ValueError`."""
     try:
         return function()
     except ValueError as error:
@@ -93,7 +95,7 @@ def outcome(function):
 
 
 @pytest.mark.parametrize("make", EVERY_OPTIMIZER.values(), ids=EVERY_OPTIMIZER)
-def test_what_is_planned_is_what_is_then_counted(make):
+def test_a_plan_equals_the_report_of_the_built_optimizer(make):
     shapes = SHAPES if make().name != "subset_norm" else dict(list(SHAPES.items())[:-1])
     plan = memory_plan(shapes, make())
     assert plan.state == counted(make(), shapes)
@@ -109,7 +111,7 @@ models = st.dictionaries(paths, shapes_and_dtypes, min_size=1, max_size=5)
 
 
 @given(make=st.sampled_from(list(EVERY_OPTIMIZER.values())), shapes=models)
-def test_any_shapes_are_planned_as_they_are_counted_or_refused(make, shapes):
+def test_any_shapes_are_planned_or_refused_as_the_built_optimizer_does(make, shapes):
     planned = outcome(lambda: memory_plan(shapes, make()).state)
     assert planned == outcome(lambda: counted(make(), shapes))
 
@@ -135,7 +137,7 @@ class Subclass(keras.Model):
 
 
 def subclassed():
-    model = Subclass(name="own")
+    model = Subclass(name="subclass")
     model(keras.KerasTensor((None, 4, 7)))
     model.compile("adam", "mse")
     return model
@@ -149,7 +151,7 @@ def in_bfloat16():
 
 
 @pytest.mark.parametrize("make", [language_model, subclassed, in_bfloat16])
-def test_a_model_its_shapes_and_a_function_that_makes_it_have_one_plan(make):
+def test_a_model_its_shapes_and_a_function_that_returns_it_have_the_same_plan(make):
     model = make()
     plan = memory_plan(model, keras.optimizers.Adam())
     assert memory_plan(make, keras.optimizers.Adam()) == plan
@@ -183,14 +185,14 @@ def test_a_plan_counts_weights_gradients_and_state_in_their_dtypes(make):
     assert plan.arguments is None and plan.reason is None
 
 
-def test_frozen_layers_take_memory_but_have_neither_gradient_nor_state():
+def test_frozen_weights_are_counted_without_gradient_and_state():
     model = language_model()
     assert "wide/kernel" in [row.path for row in memory_plan(model).rows]
     model.get_layer("wide").trainable = False
     plan = memory_plan(model)
     assert "wide/kernel" not in [row.path for row in plan.rows]
     assert plan.frozen_numbers == 12 * 48 + 48 + 2 * 12
-    assert f"those that are not trained {plan.frozen_bytes:,}" in str(plan)
+    assert f"frozen weights {plan.frozen_bytes:,}" in str(plan)
     assert plan.numbers == model.count_params()
     model.trainable = False
     plan = memory_plan(model)
@@ -198,23 +200,23 @@ def test_frozen_layers_take_memory_but_have_neither_gradient_nor_state():
     assert plan.bytes == plan.frozen_bytes == 4 * model.count_params()
 
 
-def test_a_plan_changes_neither_optimizer_nor_names_nor_random_numbers():
+def test_a_plan_leaves_optimizer_layer_names_and_random_state_unchanged():
     optimizer = ExtremeTensoring(learning_rate=SCHEDULE, level=2)
     wrapped = keras.optimizers.LossScaleOptimizer(optimizer)
     memory_plan(language_model, wrapped)
     assert not optimizer.built and not wrapped.built
     assert len(optimizer.variables) == 1
     built = keras.optimizers.Adam()
-    built.build(variables(SHAPES))
+    built.build(allocated(SHAPES))
     before = list(built.variables)
     keras.layers.Dense(1)
-    drawn = random.getstate()
+    random_state = random.getstate()
     plan = memory_plan(lambda: keras.Sequential([keras.Input((2,)), dense()]), built)
-    assert random.getstate() == drawn
+    assert random.getstate() == random_state
     assert [row.path for row in plan.rows][0] == "sequential/dense/kernel"
     assert all(one is other for one, other in zip(built.variables, before))
     assert keras.layers.Dense(1).name == "dense_1"
-    # In a fresh process the model gets the names that it was planned with.
+    # Planning does not advance the caller's name counters.
     assert keras.Sequential([keras.Input((2,))]).name == "sequential"
 
 
@@ -222,22 +224,22 @@ def dense():
     return keras.layers.Dense(3)
 
 
-def test_a_function_makes_its_model_with_the_callers_dtype_policy():
+def test_the_function_runs_with_the_callers_dtype_policy():
     keras.config.set_dtype_policy("bfloat16")
     plan = memory_plan(language_model)
     assert plan.weight_bytes == 2 * plan.state.model_numbers
 
 
 @contextlib.contextmanager
-def at_most(more):
-    """Lets this process have no more than so many bytes of address space more."""
+def at_most(additional_bytes):
+    """Limits the address space that this process may add to what it has."""
     resource = pytest.importorskip("resource")
     status = pathlib.Path("/proc/self/statm")
     if not status.exists():
-        pytest.skip("it is Linux that tells")
+        pytest.skip("needs Linux's /proc")
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(status.read_text().split()[0])
-    limit = pages * resource.getpagesize() + more
+    limit = pages * resource.getpagesize() + additional_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
     try:
         yield
@@ -265,18 +267,18 @@ def too_large():
 @pytest.mark.parametrize(
     "optimizer", [keras.optimizers.Adam, keras.optimizers.Adafactor, ExtremeTensoring]
 )
-def test_a_model_far_too_large_for_this_machine_is_planned_in_little_memory(optimizer):
+def test_a_model_too_large_for_this_machine_is_planned_in_little_memory(optimizer):
     with at_most(3 * 2**30):
         plan = memory_plan(too_large, optimizer())
     assert plan.weight_bytes > 150e9
     largest = max(plan.rows, key=lambda row: row.model_numbers)
-    assert 4 * largest.model_numbers > 3 * 2**30  # of which not even one would fit
-    # The embeddings, and of each layer four and eight squares of the width.
+    assert 4 * largest.model_numbers > 3 * 2**30  # not even this one would fit
+    # Embeddings, and per layer 4 (attention) + 8 (MLP) matrices of width².
     width = 32_768
     assert plan.numbers > 50_257 * width + 3 * 12 * width**2
 
 
-def test_what_a_function_makes_for_a_plan_has_shapes_and_no_values():
+def test_variables_created_for_a_plan_have_no_values():
     has_values = []
 
     def make():
@@ -300,7 +302,7 @@ def gpt2_small():
     ("arguments", "percent"),
     [({}, "1.2%"), ({"momentum_dtype": "int8"}, "0.8%"), ({"beta_1": 0.0}, "0.11%")],
 )
-def test_of_gpt2_small_is_held_what_the_readme_says(arguments, percent):
+def test_the_share_of_adams_state_for_gpt2_small_is_as_documented(arguments, percent):
     plan = memory_plan(gpt2_small, ExtremeTensoring(**arguments))
     share = 100 * plan.state_bytes / plan.adam_bytes
     assert f"{share:.2g}%" == percent
@@ -308,7 +310,7 @@ def test_of_gpt2_small_is_held_what_the_readme_says(arguments, percent):
     name = f"`ExtremeTensoring({written})` |"
     for page in ("README.md", "docs/choosing.md"):
         rows = (pathlib.Path(__file__).parents[1] / page).read_text().splitlines()
-        # That of GPT-2 is the only percentage that ends a row.
+        # Only the column of GPT-2 ends a row with a percentage.
         (row,) = [r for r in rows if name in r and r.endswith("% |")]
         assert row.endswith(f"| {percent} |")
 
@@ -328,27 +330,27 @@ MODEL = {
 }
 
 
-def order(shapes):
-    return [setting.arguments for setting in budgets.settings(variables_of(shapes))]
+def settings(shapes):
+    return budgets.settings(variables_of(shapes))
 
 
-def held(shapes, arguments):
+def state_bytes(shapes, arguments):
     return memory_plan(shapes, ExtremeTensoring(**arguments)).state_bytes
 
 
 @pytest.mark.one_backend
-def test_memory_goes_to_levels_first_and_then_to_directions_of_momentum():
-    first, rest = order(MODEL)[:5], order(MODEL)[5:]
+def test_a_budget_buys_levels_first_and_then_momentum_rank():
+    first, rest = settings(MODEL)[:5], settings(MODEL)[5:]
     assert first == WITHOUT_MOMENTUM
     assert {one["level"] for one in rest} == {1}
     pairs = [(one["momentum_rank"], one["momentum_dtype"]) for one in rest]
-    # "auto" is 16 of a width of 512; a quarter of it is the most.
+    # "auto" is 16 at width 512; the largest rank is a quarter of the width.
     ranks = [1, 2, 4, 8, "auto", 32, 64, 128]
     assert pairs == [(rank, dtype) for rank in ranks for dtype in ("int8", "bfloat16")]
-    bytes_held = [held(MODEL, arguments) for arguments in order(MODEL)]
-    assert bytes_held == sorted(bytes_held)
-    # What is chosen without a limit holds no more than full momentum, which did worse.
-    assert bytes_held[-1] < held(MODEL, {"momentum_rank": None})
+    sizes = [state_bytes(MODEL, arguments) for arguments in settings(MODEL)]
+    assert sizes == sorted(sizes)
+    # Even the largest choice is smaller than full momentum, which was worse.
+    assert sizes[-1] < state_bytes(MODEL, {"momentum_rank": None})
 
 
 budgeted = st.dictionaries(
@@ -357,12 +359,12 @@ budgeted = st.dictionaries(
 
 
 @given(shapes=budgeted, percent=st.floats(0, 150), more=st.floats(0, 50))
-def test_the_best_within_a_budget_is_chosen(shapes, percent, more):
+def test_the_best_arguments_within_a_budget_are_chosen(shapes, percent, more):
     budget = f"{percent:.6f}%"
     try:
         plan = memory_plan(shapes, budget=budget)
     except ValueError as error:
-        # What no budget meets, its smallest does, and a byte less does not.
+        # The smallest budget that the message names fits, and one byte less does not.
         least = int(str(error).split("budget=")[-1].split()[0])
         assert memory_plan(shapes, budget=least).state_bytes == least
         with pytest.raises(ValueError, match="The smallest budget that can be met"):
@@ -370,30 +372,26 @@ def test_the_best_within_a_budget_is_chosen(shapes, percent, more):
         assert least > percent / 100 * memory_plan(shapes).adam_bytes - 1
         return
     allowed = float(budget[:-1]) / 100 * plan.adam_bytes + 1e-6
-    # As it is really built from what JSON kept of the arguments.
+    # The arguments survive JSON, and the built optimizer takes what was planned.
     arguments = json.loads(json.dumps(plan.arguments))
     assert arguments == plan.arguments
     report = counted(ExtremeTensoring(**arguments), shapes)
     assert report == plan.state and report.bytes <= allowed
-    place = order(shapes).index(arguments)
-    for better in order(shapes)[place + 1 :]:
-        assert held(shapes, better) > allowed
+    place = settings(shapes).index(arguments)
+    for better in settings(shapes)[place + 1 :]:
+        assert state_bytes(shapes, better) > allowed
     larger = memory_plan(shapes, budget=f"{percent + more:.6f}%")
-    assert order(shapes).index(larger.arguments) >= place
+    assert settings(shapes).index(larger.arguments) >= place
 
 
 @pytest.mark.one_backend
-def test_a_budget_that_is_just_held_is_met():
+def test_a_budget_equal_to_the_state_is_met_and_one_byte_less_is_not():
     shapes, adam_bytes = variables_of(MODEL), memory_plan(MODEL).adam_bytes
-    before = None
-    for setting in budgets.settings(shapes):
-        exact = setting.held_for(shapes)
-        arguments, _ = budgets.choose(shapes, exact, adam_bytes)
-        assert arguments == setting.arguments
-        if before is not None:
-            arguments, _ = budgets.choose(shapes, exact - 1, adam_bytes)
-            assert arguments == before
-        before = setting.arguments
+    order = settings(MODEL)
+    for place in (1, 3, 5, len(order) - 1):
+        exact = budgets.state_bytes(order[place], shapes)
+        assert budgets.choose(shapes, exact, adam_bytes)[0] == order[place]
+        assert budgets.choose(shapes, exact - 1, adam_bytes)[0] == order[place - 1]
 
 
 @pytest.mark.one_backend
@@ -413,64 +411,63 @@ def test_a_budget_that_is_just_held_is_met():
         ("2 GiB", 2 * 2**30),
     ],
 )
-def test_a_budget_is_bytes_or_a_share_of_adams(budget, allowed):
+def test_a_budget_is_read_as_bytes_or_as_a_share_of_adams(budget, allowed):
     assert budgets.in_bytes(budget, adam_bytes=1000) == allowed
 
 
-def test_a_share_is_of_adams_bytes_in_the_dtypes_of_the_variables():
+def test_a_share_refers_to_adams_bytes_in_the_dtypes_of_the_variables():
     narrow = {path: (shape, "bfloat16") for path, shape in MODEL.items()}
     assert 2 * memory_plan(narrow).adam_bytes == memory_plan(MODEL).adam_bytes
-    of_all, of_half = (memory_plan(m, budget="1%").state_bytes for m in (MODEL, narrow))
-    assert of_half <= 0.01 * memory_plan(narrow).adam_bytes < of_all
+    wide, half = (memory_plan(m, budget="1%").state_bytes for m in (MODEL, narrow))
+    assert half <= 0.01 * memory_plan(narrow).adam_bytes < wide
 
 
 @pytest.mark.parametrize(
     "budget",
-    [True, -1, 0.01, 2e9, float("nan"), "1", "one percent", "-1%", "nan%", "1 TBit"]
-    + ["1e-3%", "", "%", (1,), {}],
+    [True, -1, 0.01, float("nan"), "1", "-1%", "nan%", "1e-3%", "1 TBit", "%", "", ()],
 )
-def test_a_budget_that_is_none_is_refused(budget):
-    with pytest.raises(ValueError, match="budget must be bytes") as error:
+def test_an_invalid_budget_is_refused_with_an_example(budget):
+    with pytest.raises(ValueError, match="budget must be a number of bytes") as error:
         memory_plan(MODEL, budget=budget)
     assert f"received budget={budget!r}" in str(error.value)
     assert 'budget="1%"' in str(error.value)
 
 
-def test_a_budget_leaves_no_choice_of_an_optimizer():
+def test_a_budget_together_with_an_optimizer_is_refused():
     with pytest.raises(ValueError, match="Leave the optimizer out"):
         memory_plan(MODEL, ExtremeTensoring(), budget="1%")
 
 
-def expression(shapes):
+def token_expression(shapes):
     return budgets.expression_of_tokens(variables_of(shapes))
 
 
-def test_axes_of_tokens_are_told_by_name_and_by_the_length_of_the_vocabulary():
-    assert expression(MODEL) == "embeddings|logits"
+def test_token_axes_are_recognized_by_name_and_by_the_vocabulary_size():
+    assert token_expression(MODEL) == "embeddings|logits"
     shapes = {
         "e/embeddings": (61, 12),
         "d/kernel": (12, 40),
         "head(1)/kernel": (12, 61),
     }
-    found = expression(shapes)
+    found = token_expression(shapes)
     assert found == r"embeddings|logits|^head\(1\)/kernel$"
     optimizer = ExtremeTensoring(level={found: 1, ".*": 2}, beta_1=0.0)
     slots = {row.path: row.slots for row in counted(optimizer, shapes).rows}
     assert slots["e/embeddings"] == slots["head(1)/kernel"] == 61 + 12
     assert slots["d/kernel"] < 12 + 40
-    # Neither positions nor segments are tokens, however many there are.
+    # Positions and segments are not tokens, however many there are.
     others = {"position_embedding/embeddings": (99, 12), "segment/embeddings": (2, 12)}
-    assert expression(shapes | others | {"w/kernel": (12, 99)}) == found
-    # As many tokens as the width tell nothing of what else is as wide.
-    assert expression({"p/embeddings": (12, 12), "d/kernel": (12, 12)}) == (
+    assert token_expression(shapes | others | {"w/kernel": (12, 99)}) == found
+    # A vocabulary as large as the width does not identify other variables.
+    assert token_expression({"p/embeddings": (12, 12), "d/kernel": (12, 12)}) == (
         "embeddings|logits"
     )
     for without in ({"a": (9, 4)}, {"embeddings": (9, 4)}):
-        assert expression(without) is None
-        assert "No variables were told apart" in memory_plan(without, budget=40).reason
+        assert token_expression(without) is None
+        assert "were not distinguished" in memory_plan(without, budget=40).reason
 
 
-def test_the_arguments_fit_the_model_that_the_function_makes():
+def test_planned_arguments_apply_to_the_model_that_the_function_returns():
     def untied():
         return language_model(tokens=997, head="head")
 
@@ -486,18 +483,19 @@ def test_the_arguments_fit_the_model_that_the_function_makes():
 
 
 @pytest.mark.one_backend
-def test_the_reason_says_what_was_chosen_and_what_would_be_next():
+def test_the_reason_names_the_bytes_the_budget_and_the_next_choice():
     plan = memory_plan(MODEL, budget="1%")
-    place = order(MODEL).index(plan.arguments)
-    after = budgets.settings(variables_of(MODEL))[place + 1]
+    following = settings(MODEL)[settings(MODEL).index(plan.arguments) + 1]
     assert f"{plan.state_bytes:,} bytes" in plan.reason
     assert f"{int(0.01 * plan.adam_bytes):,} (1% of Adam's)" in plan.reason
-    assert f"Next would be {after.words}" in plan.reason
-    assert f"{held(MODEL, after.arguments):,} bytes" in plan.reason
-    assert "was not found to pay" in memory_plan(MODEL, budget="100%").reason
+    rank = following["momentum_rank"]
+    assert f"The next choice is level=1, momentum_rank={rank!r}" in plan.reason
+    assert f"{state_bytes(MODEL, following):,} bytes" in plan.reason
+    reason = memory_plan(MODEL, budget="100%").reason
+    assert "More memory did not improve" in reason
 
 
-def test_the_printed_plan_is_the_table_of_the_report_with_all_that_is_held():
+def test_the_printed_plan_has_the_reports_table_and_all_totals():
     plan = memory_plan(MODEL, budget="1%")
     report = str(counted(ExtremeTensoring(**plan.arguments), MODEL)).splitlines()
     text = str(plan).splitlines()
@@ -506,10 +504,10 @@ def test_the_printed_plan_is_the_table_of_the_report_with_all_that_is_held():
     joined = " ".join(" ".join(text).split())
     for count in (plan.weight_bytes, plan.state_bytes, plan.bytes, plan.adam_bytes):
         assert f"{count:,}" in joined
-    assert "What ExtremeTensoring would hold" in joined
+    assert "Planned memory of ExtremeTensoring" in joined
     assert "ExtremeTensoring(level=1, momentum_rank=" in joined
     assert plan.reason in joined
-    # Every digit of the numbers of a large model.
+    # No digit of a large model's counts is cut off.
     wide = {"a/very/long/path/of/a/variable/kernel": (100_000, 1_000_000)}
     assert "100,000,000,000" in str(memory_plan(wide, keras.optimizers.Adam()))
 
@@ -530,7 +528,7 @@ def test_an_unbuilt_model_is_refused_with_the_remedy(given):
         ("gpt2", "takes a built Keras model, a dict .* received .* str"),
         ([(3, 4)], "takes a built Keras model, a dict .* received .* list"),
         (lambda: 3, "must return a Keras model; received .* int"),
-        ({3: (3, 4)}, "must be paths of variables, text; received 3"),
+        ({3: (3, 4)}, "must be variables' paths, strings; received 3"),
         ({"a": (3, None)}, r"tuple of integers, 0 or more; received \(3, None\) for"),
         ({"a": (3, -1)}, r"tuple of integers, 0 or more; received \(3, -1\) for 'a'"),
         ({"a": 3}, "tuple of integers, 0 or more; received 3 for 'a'"),
@@ -539,29 +537,29 @@ def test_an_unbuilt_model_is_refused_with_the_remedy(given):
         ({"a": ((3,), "int32")}, "Only floating-point variables can be trained"),
     ],
 )
-def test_what_is_no_model_is_refused(given, message):
+def test_an_invalid_model_or_shape_is_refused_with_the_remedy(given, message):
     with pytest.raises(ValueError, match=message):
         memory_plan(given)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", keras.optimizers.Adam, 3])
-def test_what_is_no_optimizer_is_refused(optimizer):
+def test_an_invalid_optimizer_is_refused(optimizer):
     with pytest.raises(ValueError, match="takes a Keras optimizer, or None"):
         memory_plan(MODEL, optimizer)
 
 
-def test_an_error_of_the_function_is_the_callers():
+def test_an_error_in_the_function_reaches_the_caller():
     def broken():
-        raise RuntimeError("of its own")
+        raise RuntimeError("in the function")
 
-    drawn = random.getstate()
-    with pytest.raises(RuntimeError, match="of its own"):
+    random_state = random.getstate()
+    with pytest.raises(RuntimeError, match="in the function"):
         memory_plan(broken)
-    assert random.getstate() == drawn
+    assert random.getstate() == random_state
 
 
-def test_variables_that_take_their_gradient_have_nothing_held():
-    made = variables({"a/kernel": (9, 4), "a/scale": (1,)})
+def test_variables_overwritten_with_their_gradient_have_no_state():
+    made = allocated({"a/kernel": (9, 4), "a/scale": (1,)})
     made[1].overwrite_with_gradient = True
     shapes = {v.path: v for v in made}
     for optimizer in (keras.optimizers.Adam, ExtremeTensoring):
@@ -571,28 +569,25 @@ def test_variables_that_take_their_gradient_have_nothing_held():
     assert memory_plan(shapes, budget="100%").rows[1].slots == 0
 
 
-def test_a_plan_is_frozen():
+def test_a_plan_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         memory_plan(MODEL).frozen_bytes = 3
 
 
-def test_the_plan_is_of_the_default_optimizer_without_another():
-    assert memory_plan(MODEL).state == counted(et_optimizer.ExtremeTensoring(), MODEL)
+def test_the_default_optimizer_is_extreme_tensoring():
+    assert memory_plan(MODEL).state == counted(ExtremeTensoring(), MODEL)
 
 
-def test_an_optimizer_that_cannot_be_made_again_is_refused_with_the_remedy():
+def test_an_optimizer_that_cannot_be_recreated_is_refused_with_the_remedy():
     mapping = keras.optimizers.OptimizerMap(keras.optimizers.Adam(lambda: 0.1), {})
     with pytest.raises(ValueError, match="without functions of your own"):
         memory_plan(MODEL, keras.optimizers.MultiOptimizer(mapping))
 
 
-def test_the_width_of_a_small_table_is_no_vocabulary():
+def test_the_width_of_a_small_table_is_not_taken_for_a_vocabulary():
     shapes = {
         "segment/embeddings": (2, 768),
         "a/kernel": (768, 768),
         "b/kernel": (9, 9),
     }
-    chosen = memory_plan(shapes, budget="0.2%").arguments
-    found = [one.arguments["level"] for one in budgets.settings(variables_of(shapes))]
-    assert {"embeddings|logits": 1, ".*": 2} in found
-    assert chosen["level"] in found
+    assert {"embeddings|logits": 1, ".*": 2} in [s["level"] for s in settings(shapes)]

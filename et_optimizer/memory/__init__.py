@@ -1,12 +1,12 @@
-"""What optimizers hold: counted when they are built, and planned before.
+"""The memory of weights, gradients and optimizer state.
 
-- `report`: what a built optimizer holds, from its variables.
-- `plan`: what a model and an optimizer will hold, from shapes alone.
-- `budget`: the arguments of `ExtremeTensoring` that are best within a budget.
-- `shapes`: what a model's variables will be, found without memory for them.
+- `report`: counts the state of a built optimizer.
+- `plan`: counts weights, gradients and state before anything is allocated.
+- `budget`: finds the best arguments of `ExtremeTensoring` within a budget.
+- `shapes`: finds the shapes of a model's variables without allocating them.
 """
 
 from et_optimizer.memory.plan import MemoryPlan, memory_plan
-from et_optimizer.memory.report import HeldRow, MemoryReport, memory_report
+from et_optimizer.memory.report import MemoryReport, MemoryRow, memory_report
 
-__all__ = ["HeldRow", "MemoryPlan", "MemoryReport", "memory_plan", "memory_report"]
+__all__ = ["MemoryPlan", "MemoryReport", "MemoryRow", "memory_plan", "memory_report"]

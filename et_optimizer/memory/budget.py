@@ -1,10 +1,9 @@
-"""The arguments of `ExtremeTensoring` that are best within a budget of bytes."""
+"""The best arguments of `ExtremeTensoring` within a budget of bytes."""
 
-import dataclasses
 import fractions
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from et_optimizer import checks, momenta
@@ -14,14 +13,15 @@ from et_optimizer.optimizers import ExtremeTensoring
 from et_optimizer.types import MomentumRank
 from et_optimizer.views.tensor_index import matrix_shape
 
-# As Keras and KerasHub name tables of tokens, and this project's models their logits.
+# Paths of token tables in Keras and KerasHub, and of the output layers of this
+# project's models.
 TOKENS = "embeddings|logits"
-# What is as long as a table of these is often no vocabulary but a layer's width.
+# The length of a table of these is often a layer's width, not a vocabulary's size.
 POSITIONS = "position"
-# An axis so many times as long as the other one of a table is that of its tokens.
+# The vocabulary's axis must be at least this many times as long as the table's other.
 LEAST_VOCABULARY = 2
-# Of the widest matrix: more directions of momentum were not found to pay, and full
-# momentum did worse than 8 of them.
+# The largest rank is this share of the widest matrix: a higher one did not improve the
+# studies' models, and full momentum was worse than rank 8.
 LARGEST_SHARE_OF_WIDTH = 4
 UNITS = {
     "B": 1,
@@ -35,76 +35,44 @@ UNITS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """A way to spend memory.
+def settings(variables: Sequence[VariableShape]) -> list[dict[str, Any]]:
+    """All candidate arguments for variables, from the least memory to the best model.
 
-    Attributes:
-        words: What it is, in words.
-        arguments: It as arguments of `ExtremeTensoring`.
+    The order is the one in which memory improved the studies' models: first the level,
+    starting with token axes, then the momentum's rank, whose first steps improve most.
+    Momentum in int8 is nearly as good as in bfloat16.
     """
-
-    words: str
-    arguments: dict[str, Any]
-
-    def held_for(self, variables: Sequence[VariableShape]) -> int:
-        """How many bytes it holds for variables, a list of `VariableShape`."""
-        plans = ExtremeTensoring(**self.arguments).plan(variables)
-        return sum(
-            bytes_of(shape, dtype) for plan in plans for _, shape, dtype in plan.held
-        )
-
-
-def settings(variables: Sequence[VariableShape]) -> list[Setting]:
-    """All settings for variables, from the least memory to the best model.
-
-    The order is that in which the studies found memory to pay: levels first, of tokens
-    before all else, and then directions of momentum, which gain the more the fewer
-    there are. A momentum in 8 bits does nearly as well as one in 16.
-
-    Args:
-        variables: List of the `VariableShape` of those that are trained.
-
-    Returns:
-        A list of `Setting`.
-    """
-    found = [
-        Setting(_without_momentum(f"level {level!r}"), {"level": level, "beta_1": 0.0})
-        for level in ("inf", 3, 2)
-    ]
+    levels: list[Any] = ["inf", 3, 2]
     tokens = expression_of_tokens(variables)
     if tokens is not None:
-        found.append(
-            Setting(
-                _without_momentum(
-                    f"level 1 for axes of tokens (paths with {tokens!r}), level 2 for "
-                    "all else"
-                ),
-                {"level": {tokens: 1, ".*": 2}, "beta_1": 0.0},
-            )
-        )
-    found.append(Setting(_without_momentum("level 1"), {"level": 1, "beta_1": 0.0}))
-    for rank in _ranks(variables):
-        for dtype in ("int8", "bfloat16"):
-            words = f"level 1, and momentum of rank {rank!r} in {dtype}"
-            arguments = {"level": 1, "momentum_rank": rank, "momentum_dtype": dtype}
-            found.append(Setting(words, arguments))
-    return found
+        levels.append({tokens: 1, ".*": 2})
+    return [{"level": level, "beta_1": 0.0} for level in [*levels, 1]] + [
+        {"level": 1, "momentum_rank": rank, "momentum_dtype": dtype}
+        for rank in _ranks(variables)
+        for dtype in ("int8", "bfloat16")
+    ]
+
+
+def state_bytes(
+    arguments: Mapping[str, Any], variables: Sequence[VariableShape]
+) -> int:
+    """The bytes of the state of `ExtremeTensoring` with these arguments."""
+    plans = ExtremeTensoring(**arguments).plan(variables)
+    return sum(
+        bytes_of(shape, dtype) for plan in plans for _, shape, dtype in plan.held
+    )
 
 
 def expression_of_tokens(variables: Sequence[VariableShape]) -> str | None:
-    """A regular expression for the paths of what has an axis of tokens.
+    """A regular expression for the paths of variables that have a token axis.
 
-    Those are the variables whose paths have "embeddings" or "logits" in them, and
-    others with an axis as long as the vocabulary, the axis of tokens of the largest of
-    these tables (where it is the longer one by far), such as the kernel of an output
-    layer of another name.
-
-    Args:
-        variables: List of `VariableShape`.
+    These are the variables with "embeddings" or "logits" in their paths, and others
+    with an axis as long as the vocabulary, such as the kernel of an output layer of
+    another name. The vocabulary is the token axis of the largest of these tables, if it
+    is much longer than the other axis.
 
     Returns:
-        A string; `None` where there are none, or no others.
+        The expression; `None` if it would match no variables, or all.
     """
     named = [one for one in variables if re.search(TOKENS, one.path)]
     vocabulary = _vocabulary(named)
@@ -117,9 +85,9 @@ def expression_of_tokens(variables: Sequence[VariableShape]) -> str | None:
 
 
 def _vocabulary(named: Sequence[VariableShape]) -> int | None:
-    """How many tokens the largest table has; `None` where it may be the width."""
+    """The number of tokens of the largest table; `None` if it may be a width."""
     tables = [
-        # The kernel of logits has its tokens on the last axis.
+        # The kernel of an output layer has its tokens on the last axis.
         one.shape if "embeddings" in one.path else one.shape[::-1]
         for one in named
         if len(one.shape) == 2 and POSITIONS not in one.path.lower()
@@ -131,96 +99,82 @@ def _vocabulary(named: Sequence[VariableShape]) -> int | None:
 def choose(
     variables: Sequence[VariableShape], budget: int | str, adam_bytes: int
 ) -> tuple[dict[str, Any], str]:
-    """The best setting within a budget.
+    """The best arguments within a budget.
 
     Args:
-        variables: List of the `VariableShape` of those that are trained.
+        variables: The trained variables.
         budget: As in `memory_plan`.
-        adam_bytes: What Adam would hold for them.
+        adam_bytes: The bytes of Adam's state for them.
 
     Returns:
-        `(arguments, reason)`: those of `ExtremeTensoring`, and text.
+        `(arguments, reason)`: those of `ExtremeTensoring`, and a text.
 
     Raises:
-        ValueError: if the budget is none, or nothing meets it.
+        ValueError: if the budget is invalid, or nothing fits it.
     """
     allowed = in_bytes(budget, adam_bytes)
     order = settings(variables)
-    held = [setting.held_for(variables) for setting in order]
-    within = [place for place, count in enumerate(held) if count <= allowed]
-    if not within:
-        least = min(held)
+    sizes = [state_bytes(arguments, variables) for arguments in order]
+    fitting = [place for place, size in enumerate(sizes) if size <= allowed]
+    if not fitting:
         raise ValueError(
-            f"No setting of ExtremeTensoring holds so little: received budget="
-            f"{budget!r}, {allowed:,} bytes for these variables, of which Adam would "
-            f"hold {adam_bytes:,}. The smallest budget that can be met is "
-            f"budget={least} (bytes)."
+            f"No arguments of ExtremeTensoring fit budget={budget!r}, which is "
+            f"{allowed:,} bytes (Adam's state takes {adam_bytes:,}). The smallest "
+            f"budget that can be met is budget={min(sizes)} (bytes)."
         )
-    best = within[-1]
-    return order[best].arguments, _reason(order, held, best, allowed, adam_bytes)
+    best = fitting[-1]
+    reason = (
+        f"The state takes {sizes[best]:,} bytes, within the budget of {allowed:,} "
+        f"({100 * allowed / max(adam_bytes, 1):.3g}% of Adam's). Memory goes where it "
+        "improved the studies' models most: first to level 1 for token axes, then to "
+        "level 1 for all, then to a higher momentum rank."
+    )
+    if not any(isinstance(one["level"], dict) for one in order):
+        reason += (
+            " Token axes were not distinguished: either all variables have one, or no "
+            'path contains "embeddings" or "logits".'
+        )
+    if best + 1 == len(order):
+        return order[best], f"{reason} More memory did not improve the studies' models."
+    following = f"{as_call(order[best + 1])} with {sizes[best + 1]:,} bytes"
+    return order[best], f"{reason} The next choice is {following}."
+
+
+def as_call(arguments: Mapping[str, Any]) -> str:
+    """Arguments as they are written in a call."""
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
 def in_bytes(budget: int | str, adam_bytes: int) -> int:
     """A budget in bytes.
 
     Raises:
-        ValueError: if it is neither bytes nor a share of Adam's.
+        ValueError: if it is neither a number of bytes nor a share of Adam's.
     """
     if checks.is_integer(budget) and budget >= 0:
         return int(budget)
     units = "|".join(["%", *UNITS])
-    number = r"(\d+\.?\d*|\.\d+)"
     text = budget if isinstance(budget, str) else ""
-    found = re.fullmatch(rf"\s*{number}\s*({units})\s*", text, re.ASCII)
+    found = re.fullmatch(rf"\s*(\d+\.?\d*|\.\d+)\s*({units})\s*", text, re.ASCII)
     if not found:
         raise ValueError(
-            "budget must be bytes, an integer of 0 or more, or text: a share of what "
-            f"Adam would hold, or a number with a unit ({', '.join(UNITS)}); received "
-            f'budget={budget!r}. Write for example budget="1%", budget="20 MB" or '
-            "budget=20_000_000."
+            "budget must be a number of bytes, an integer of 0 or more, or text: a "
+            f"share of Adam's state, or a number with a unit ({', '.join(UNITS)}); "
+            f'received budget={budget!r}. Write for example budget="1%", '
+            'budget="20 MB" or budget=20_000_000.'
         )
-    # Exact, so that a budget of just what is held is met.
+    # Exact, so that a budget equal to the state's bytes is met.
     amount, unit = fractions.Fraction(found[1]), found[2]
     whole = fractions.Fraction(adam_bytes, 100) if unit == "%" else UNITS[unit]
     return math.floor(amount * whole)
 
 
-def _reason(
-    order: list[Setting], held: list[int], best: int, allowed: int, adam_bytes: int
-) -> str:
-    """Why a setting was chosen, in words."""
-    share = 100 * allowed / max(adam_bytes, 1)
-    reason = (
-        f"{order[best].words[0].upper()}{order[best].words[1:]}: it holds "
-        f"{held[best]:,} bytes, within the budget of {allowed:,} ({share:.3g}% of "
-        "Adam's). Memory goes where the studies found it to pay: first to level 1 for "
-        "axes of tokens, then to level 1 for all, then to directions of momentum."
-    )
-    if not any(isinstance(one.arguments["level"], dict) for one in order):
-        reason += (
-            " No variables were told apart as of tokens: all are of them, or none has "
-            '"embeddings" or "logits" in its path.'
-        )
-    if best + 1 == len(order):
-        return f"{reason} More memory than that was not found to pay."
-    after = order[best + 1]
-    return f"{reason} Next would be {after.words}, with {held[best + 1]:,} bytes."
-
-
 def _ranks(variables: Sequence[VariableShape]) -> list[MomentumRank]:
-    """The ranks of momentum worth having, in their order."""
+    """The momentum ranks worth trying, in ascending order."""
     shapes = [matrix_shape(one.shape) for one in variables]
     widest = max((min(shape) for shape in shapes if shape is not None), default=0)
-    by_default = momenta.auto_rank(widest, widest)
+    default = momenta.auto_rank(widest, widest)
     powers = [2**n for n in range(widest.bit_length())]
-    below = [rank for rank in powers if rank < by_default and widest > 0]
     most = widest // LARGEST_SHARE_OF_WIDTH
-    return [
-        *below,
-        momenta.AUTO,
-        *(rank for rank in powers if by_default < rank <= most),
-    ]
-
-
-def _without_momentum(level: str) -> str:
-    return f"{level}, without momentum"
+    higher = [rank for rank in powers if default < rank <= most]
+    return [*(rank for rank in powers if rank < default), momenta.AUTO, *higher]
