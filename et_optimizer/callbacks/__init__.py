@@ -1,4 +1,4 @@
-"""Callbacks that look at what the optimizers' theories are about."""
+"""Callbacks that measure the quantities in the optimizers' theories."""
 
 from et_optimizer.callbacks.preconditioner_quality import PreconditionerQuality
 from et_optimizer.callbacks.spectrum_monitor import SpectrumMonitor
