@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was stopped ends as one that was not."""
+"""Checkpoints: a stopped run resumes, and ends like an undisturbed one."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ from tf_models.studies.checkpoints import PROGRESS_NAME, Checkpoint
 from tf_models.studies.tasks import Convex, Images
 from tf_models.studies.training import Run, train
 
+pytestmark = pytest.mark.usefixtures("eager")
 TASK = Images(model="mlp", width=4, batch_size=8)
 RUN = Run(
     task=TASK,
@@ -25,7 +26,7 @@ RUN = Run(
 
 
 class KeptModel(keras.callbacks.Callback):
-    """Keeps what a run trained: `numbers` has the weights and the optimizer's own."""
+    """Gives access to the weights and the optimizer state of a run."""
 
     @property
     def numbers(self):
@@ -39,7 +40,7 @@ def digits(prepared_data_dir):
 
 
 @pytest.fixture(scope="module")
-def stopped_dir(digits, tmp_path_factory):
+def stopped_dir(eager, digits, tmp_path_factory):
     """A checkpoint of `RUN` after four of its six steps."""
     directory = tmp_path_factory.mktemp("stopped")
     stop(RUN, digits, directory)
@@ -48,6 +49,7 @@ def stopped_dir(digits, tmp_path_factory):
 
 @pytest.fixture
 def stopped(stopped_dir, tmp_path):
+    """A copy of that checkpoint, which a test may change."""
     return shutil.copytree(stopped_dir, tmp_path / "copy")
 
 
@@ -67,21 +69,22 @@ def contents(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_a_checkpoint_is_two_files_and_there_is_one_at_a_time(stopped):
+def test_a_directory_holds_one_checkpoint_of_two_files(stopped):
     assert contents(stopped).keys() == {PROGRESS_NAME, "checkpoint_step_4.weights.h5"}
     progress = json.loads((stopped / PROGRESS_NAME).read_text())
     assert [step for step, _ in progress["curve"]] == [2, 4]
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
+def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
     digits, tmp_path, policy
 ):
-    # In float16 the loss scale, and its count of steps, is part of the state.
+    # In float16 the loss scale and its step count are part of the state.
     run = dataclasses.replace(RUN, dtype_policy=policy)
     whole, resumed = KeptModel(), KeptModel()
     undisturbed = train(run, digits, callbacks=[whole])
 
+    (tmp_path / "my_best.weights.h5").write_bytes(b"the user's")
     stop(run, digits, tmp_path)
     restored, steps = [], []
     result = train(
@@ -101,10 +104,12 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
     assert len(whole.numbers) == len(resumed.numbers)
     for one, other in zip(whole.numbers, resumed.numbers):
         np.testing.assert_array_equal(one, other)
-    assert contents(tmp_path).keys() == {PROGRESS_NAME, "checkpoint_step_6.weights.h5"}
+    left = contents(tmp_path)
+    assert left.pop("my_best.weights.h5") == b"the user's"
+    assert left.keys() == {PROGRESS_NAME, "checkpoint_step_6.weights.h5"}
 
 
-def test_a_finished_run_makes_no_step_again_and_measures_the_same(digits, stopped):
+def test_a_finished_run_repeats_no_step_and_reports_the_same_result(digits, stopped):
     result = train(RUN, digits, checkpoint=Checkpoint(stopped))
     steps = []
     again = train(
@@ -120,13 +125,13 @@ def test_a_finished_run_makes_no_step_again_and_measures_the_same(digits, stoppe
 
 
 def test_a_run_that_diverged_stays_diverged(digits, tmp_path):
-    wild = dataclasses.replace(
+    unstable = dataclasses.replace(
         RUN, optimizer="SGD", learning_rate=1e30, schedule="constant"
     )
-    first = train(wild, digits, checkpoint=Checkpoint(tmp_path))
+    first = train(unstable, digits, checkpoint=Checkpoint(tmp_path))
     steps = []
     again = train(
-        wild,
+        unstable,
         digits,
         on_step=lambda: steps.append(1),
         checkpoint=Checkpoint(tmp_path),
@@ -147,9 +152,7 @@ def test_a_run_that_diverged_stays_diverged(digits, tmp_path):
         ({"task": Convex()}, "its task.kind is 'images', not 'convex'"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused_and_left_as_it_was(
-    stopped, change, told
-):
+def test_a_checkpoint_of_another_run_is_refused_and_kept(stopped, change, told):
     before = contents(stopped)
     other = dataclasses.replace(RUN, **change)
     with pytest.raises(ValueError, match="of another run") as refusal:
@@ -159,14 +162,14 @@ def test_a_checkpoint_of_another_run_is_refused_and_left_as_it_was(
     assert contents(stopped) == before
 
 
-def test_a_checkpoint_made_with_other_data_is_refused(stopped):
+def test_a_checkpoint_of_a_run_on_other_data_is_refused(stopped):
     other = Checkpoint(stopped, data="other digits")
     with pytest.raises(ValueError, match="its data is None, not 'other digits'"):
         other.restore(None, RUN)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run": {}}', "5"])
-def test_progress_that_is_none_is_refused_with_the_remedy(tmp_path, text):
+def test_an_invalid_progress_file_is_refused_with_the_remedy(tmp_path, text):
     (tmp_path / PROGRESS_NAME).write_text(text)
     with pytest.raises(ValueError, match="not the progress of a run .* Remove it"):
         Checkpoint(tmp_path).restore(None, RUN)
@@ -174,9 +177,7 @@ def test_progress_that_is_none_is_refused_with_the_remedy(tmp_path, text):
 
 
 @pytest.mark.parametrize("damage", ["cut off", "missing"])
-def test_weights_that_cannot_be_read_are_refused_with_the_remedy(
-    digits, stopped, damage
-):
+def test_unreadable_weights_are_refused_with_the_remedy(digits, stopped, damage):
     weights = stopped / "checkpoint_step_4.weights.h5"
     if damage == "missing":
         weights.unlink()
@@ -186,7 +187,7 @@ def test_weights_that_cannot_be_read_are_refused_with_the_remedy(
         train(RUN, digits, checkpoint=Checkpoint(stopped))
 
 
-def test_a_checkpoint_whose_writing_is_stopped_leaves_the_one_before(stopped):
+def test_an_interrupted_save_keeps_the_previous_checkpoint(stopped):
     class Stopped:
         def save_weights(self, path, overwrite):
             raise KeyboardInterrupt
@@ -197,7 +198,7 @@ def test_a_checkpoint_whose_writing_is_stopped_leaves_the_one_before(stopped):
     assert contents(stopped) == before
 
 
-def test_a_directory_is_made_when_there_is_something_to_write(tmp_path):
+def test_the_directory_is_made_with_the_first_checkpoint(tmp_path):
     directory = tmp_path / "made" / "by_the_run"
     assert Checkpoint(directory).restore(None, RUN) == []
     assert not directory.exists()
@@ -205,9 +206,3 @@ def test_a_directory_is_made_when_there_is_something_to_write(tmp_path):
     run = dataclasses.replace(RUN, task=task, steps=1)
     train(run, task.load(), checkpoint=Checkpoint(directory))
     assert contents(directory).keys() == {PROGRESS_NAME, "checkpoint_step_1.weights.h5"}
-
-
-def test_weights_of_the_users_in_the_same_directory_are_left_alone(digits, tmp_path):
-    (tmp_path / "my_best.weights.h5").write_bytes(b"mine")
-    train(RUN, digits, checkpoint=Checkpoint(tmp_path))
-    assert (tmp_path / "my_best.weights.h5").read_bytes() == b"mine"

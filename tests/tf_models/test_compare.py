@@ -1,4 +1,4 @@
-"""The program that compares, from its flags to what it leaves behind."""
+"""The program that compares optimizers, from its flags to the files it writes."""
 
 import csv
 import dataclasses
@@ -23,8 +23,9 @@ from tf_models.studies.study import Study
 from tf_models.studies.tasks import Convex, Images
 from tf_models.studies.training import train
 
+pytestmark = pytest.mark.usefixtures("eager")
 REPOSITORY = pathlib.Path(tf_models.__file__).parents[1]
-SMALL = ["--steps=3", "--batch_size=2", "--sequence_length=64"]
+SMALL = ["--steps=2", "--batch_size=2", "--sequence_length=64", "--nojit"]
 CONVEX = Convex(examples=400, features=4)
 DIGITS = Images(model="mlp", width=4, batch_size=8)
 # Two optimizers, two rates each, two seeds: six runs.
@@ -47,7 +48,7 @@ def command(*arguments):
 
 
 def parsed(*arguments):
-    """The program's flags, parsed; refuses what the program refuses."""
+    """Parses flags as the program does, and refuses what it refuses."""
     values = flags.FlagValues()
     compare.define_flags(values)
     values(["compare", *arguments])
@@ -60,7 +61,7 @@ def rows(output_dir):
 
 
 def measures(output_dir):
-    """What a comparison measured, without what depends on the clock."""
+    """What a comparison measured, without the times."""
     return {
         (row["entry"], row["learning_rate"], row["seed"]): (
             row["status"],
@@ -73,10 +74,10 @@ def measures(output_dir):
 
 
 def compare_in_process(study, output_dir, data_dir=None):
-    """Runs the comparison without the program around it.
+    """Runs a comparison in this process.
 
     Returns:
-        The exit status and what was printed.
+        The exit status and the output.
     """
     console = Console(file=io.StringIO(), width=140)
     load = compare.TaskLoader(data_dir, "skip", console)
@@ -85,7 +86,7 @@ def compare_in_process(study, output_dir, data_dir=None):
 
 
 def counted_runs(patch):
-    """A list that grows by each run that is made, until the patch is undone."""
+    """A list to which each trained run is added, until the patch is undone."""
     runs = []
 
     def counted(run, *arguments, **keywords):
@@ -98,13 +99,13 @@ def counted_runs(patch):
 
 @pytest.fixture
 def made(monkeypatch):
-    """The runs that are made while a test lasts, in their order."""
+    """The runs that are trained during a test, in order."""
     return counted_runs(monkeypatch)
 
 
 @pytest.fixture
 def ctrl_c():
-    """Presses Ctrl-C, as in a program that no shell started to ignore it."""
+    """A function that presses Ctrl-C, which this process does not ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield lambda: signal.raise_signal(signal.SIGINT)
     signal.signal(signal.SIGINT, before)
@@ -115,13 +116,13 @@ def ctrl_c():
 
 @pytest.fixture(scope="module")
 def small(texts):
-    """Flags of a study that takes no time but for what is compiled."""
+    """Flags of a small study."""
     return [*SMALL, "--text=folder", f"--text_dir={texts}"]
 
 
 @pytest.fixture(scope="module")
 def finished(small, prepared_data_dir, tmp_path_factory):
-    """The program, run on two optimizers, and the directory it wrote into."""
+    """The program's process, run with two optimizers, and its output directory."""
     output_dir = tmp_path_factory.mktemp("compare") / "made" / "by_the_program"
     process = subprocess.run(
         command(
@@ -138,7 +139,7 @@ def finished(small, prepared_data_dir, tmp_path_factory):
     return process, output_dir
 
 
-def test_the_program_succeeds_and_writes_a_row_for_each_optimizer(finished):
+def test_the_program_writes_a_row_for_each_optimizer(finished):
     process, output_dir = finished
     assert process.returncode == 0, process.stderr
     et2, adam = rows(output_dir)
@@ -153,7 +154,7 @@ def test_the_program_succeeds_and_writes_a_row_for_each_optimizer(finished):
     )
 
 
-def test_the_program_shows_a_table_and_names_what_it_wrote(finished, texts):
+def test_the_program_shows_a_table_and_names_the_files_it_wrote(finished, texts):
     process, output_dir = finished
     assert "bytes" in process.stdout and "Adam's" in process.stdout
     assert f"the folder {texts.name}" in process.stdout
@@ -169,7 +170,7 @@ def test_the_program_draws_a_plot(finished):
     pixels = matplotlib.image.imread(output_dir / compare.MEMORY_PLOT_NAME)
     assert min(pixels.shape[:2]) >= 500
     assert len(np.unique(pixels)) > 10
-    # One rate each and one evaluation have no other plot.
+    # With one learning rate each and one evaluation there is no other plot.
     assert {path.name for path in output_dir.iterdir()} == {
         compare.CSV_NAME,
         compare.JOURNAL_NAME,
@@ -178,10 +179,10 @@ def test_the_program_draws_a_plot(finished):
 
 
 def test_a_second_comparison_measures_the_same_bit_for_bit(
-    finished, small, prepared_data_dir, tmp_path
+    finished, small, graphs, prepared_data_dir, tmp_path
 ):
-    # Another process, and the second run is the first: neither may matter, as each run
-    # begins with the same weights and sees the same batches whatever ran before it.
+    # Each run starts from the same weights and sees the same batches, in whichever
+    # process and after whichever other runs.
     study = compare.chosen_study(parsed(*small, "--optimizers=adam"))
     status, _ = compare_in_process(study, tmp_path, prepared_data_dir)
     assert status == 0
@@ -189,25 +190,12 @@ def test_a_second_comparison_measures_the_same_bit_for_bit(
     assert measures(finished[1])[run] == measured
 
 
-def test_a_bad_flag_ends_the_program_before_anything_is_prepared(tmp_path):
-    process = subprocess.run(
-        command("--steps=none", f"--data_dir={tmp_path}", f"--output_dir={tmp_path}"),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 1
-    assert "--steps=none" in process.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-# Runs, and what becomes of them.
+# Finished, interrupted and diverged runs.
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The small study, undisturbed: its runs, what it printed, and its directory."""
+def whole(eager, tmp_path_factory):
+    """The undisturbed small study: its runs, its output and its directory."""
     output_dir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         runs = counted_runs(patch)
@@ -216,7 +204,7 @@ def whole(tmp_path_factory):
     return runs, printed, output_dir
 
 
-def test_every_rate_is_tried_on_the_first_seed_and_the_best_on_the_others(whole):
+def test_all_learning_rates_run_on_the_first_seed_and_the_best_on_the_others(whole):
     runs, printed, output_dir = whole
     tried = [(run.optimizer, run.learning_rate, run.seed) for run in runs]
     best = {
@@ -242,14 +230,14 @@ def test_every_rate_is_tried_on_the_first_seed_and_the_best_on_the_others(whole)
     }
 
 
-def test_ctrl_c_keeps_the_finished_runs_and_the_same_command_makes_only_the_others(
+def test_after_ctrl_c_the_same_command_runs_only_the_unfinished_runs(
     whole, made, ctrl_c, monkeypatch, tmp_path
 ):
     planned, _, undisturbed_dir = whole
     counted = compare.train
 
     def interrupted(run, task, on_step, **keywords):
-        if len(made) == 3:  # Within the fourth run's first step.
+        if len(made) == 3:  # In the first step of the fourth run.
             ctrl_c()
         return counted(run, task, on_step=on_step, **keywords)
 
@@ -273,7 +261,7 @@ def test_ctrl_c_keeps_the_finished_runs_and_the_same_command_makes_only_the_othe
     assert made == []
 
 
-def test_ctrl_c_before_any_run_is_finished_leaves_nothing(ctrl_c, tmp_path):
+def test_ctrl_c_before_the_first_finished_run_leaves_no_files(ctrl_c, tmp_path):
     def load(task):
         ctrl_c()
         return task.load()
@@ -285,14 +273,14 @@ def test_ctrl_c_before_any_run_is_finished_leaves_nothing(ctrl_c, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_diverges_is_recorded_and_the_next_is_run(
+def test_a_diverged_run_is_recorded_and_the_study_continues(
     made, prepared_data_dir, tmp_path
 ):
     study = dataclasses.replace(
         STUDY,
         entries=(
-            entry("wild", optimizer="SGD", rates=(1e30,), task=DIGITS),
-            entry("tame", optimizer="SGD", rates=(1e-2,), task=DIGITS),
+            entry("unstable", optimizer="SGD", rates=(1e30,), task=DIGITS),
+            entry("stable", optimizer="SGD", rates=(1e-2,), task=DIGITS),
         ),
         seeds=(0,),
     )
@@ -300,23 +288,26 @@ def test_a_run_that_diverges_is_recorded_and_the_next_is_run(
     first, second = rows(tmp_path)
     assert status == 0
     assert (first["status"], first["validation"]) == ("diverged", "nan")
-    assert (second["status"], second["entry"]) == ("finished", "tame")
+    assert (second["status"], second["entry"]) == ("finished", "stable")
     assert "diverged at step" in printed
     assert (tmp_path / compare.MEMORY_PLOT_NAME).exists()
-    # It is a run like any other, and not made again.
+    # The same command does not run it again.
     made.clear()
     compare_in_process(study, tmp_path, prepared_data_dir)
     assert made == []
 
 
-def test_the_quality_study_measures_and_draws_the_trace_ratios(
+def test_the_quality_study_records_and_plots_the_trace_ratios(
     made, prepared_data_dir, tmp_path
 ):
     study = compare.chosen_study(parsed("--preset=quality", "--steps=3"))
-    wild = entry("wild", optimizer="SGD", rates=(1e30,), task=DIGITS)
+    unstable = entry("unstable", optimizer="SGD", rates=(1e30,), task=DIGITS)
     small = dataclasses.replace(
         study,
-        entries=(*(dataclasses.replace(e, task=DIGITS) for e in study.entries), wild),
+        entries=(
+            *(dataclasses.replace(e, task=DIGITS) for e in study.entries),
+            unstable,
+        ),
         evaluations=1,
         jit_compile=False,
     )
@@ -333,7 +324,7 @@ def test_the_quality_study_measures_and_draws_the_trace_ratios(
     last = quality[-1][1]
     ratios = [last[f"level_{level}/trace_ratio"] for level in (1, 2, 3, "inf")]
     assert 1 <= ratios[0] <= ratios[-1]
-    # They are read from the journal as they were measured.
+    # A second call reads them from the journal.
     made.clear()
     compare_in_process(small, tmp_path, prepared_data_dir)
     assert made == []
@@ -341,7 +332,7 @@ def test_the_quality_study_measures_and_draws_the_trace_ratios(
 
 @pytest.fixture
 def program(monkeypatch):
-    """Calls `main` with flags; returns what it hands to `compare`, which is not run."""
+    """Calls `main` with flags; returns its status and its arguments of `compare`."""
     handed = []
     monkeypatch.setattr(compare, "compare", lambda *a: handed.append(a) or 0)
 
@@ -355,7 +346,7 @@ def program(monkeypatch):
     return call
 
 
-def test_restart_forgets_the_finished_runs_and_nothing_else_does(program, tmp_path):
+def test_only_restart_deletes_the_finished_runs(program, tmp_path):
     journal = tmp_path / compare.JOURNAL_NAME
     journal.write_text("a run\n")
     program(f"--output_dir={tmp_path}")
@@ -366,9 +357,7 @@ def test_restart_forgets_the_finished_runs_and_nothing_else_does(program, tmp_pa
     assert study == PRESETS["demo"]("laptop")
 
 
-def test_what_is_no_flag_and_flags_that_do_not_go_together_are_errors_of_usage(
-    program, tmp_path
-):
+def test_bad_usage_ends_the_program_with_a_usage_error(program, tmp_path):
     with pytest.raises(app.UsageError, match="takes flags only; received 'et2'"):
         program(f"--output_dir={tmp_path}", rest=["et2"])
     with pytest.raises(app.UsageError, match="--subwords does not go with"):
@@ -383,7 +372,7 @@ def test_the_help_describes_every_flag_and_every_preset():
     values = flags.FlagValues()
     compare.define_flags(values)
     text = values.get_help()
-    # The help is wrapped, also after hyphens.
+    # The help text is wrapped, also after hyphens.
     unwrapped = "".join(text.split())
     for name, preset in PRESETS.items():
         first_line = preset.__doc__.partition("\n")[0].rstrip(".")
@@ -397,18 +386,18 @@ def test_the_help_describes_every_flag_and_every_preset():
     )
 
 
-def test_without_flags_the_study_is_the_demo():
+def test_the_default_study_is_the_demo():
     assert compare.chosen_study(parsed()) == PRESETS["demo"]("laptop")
     assert [e.name for e in PRESETS["demo"]("laptop").entries] == list(DEMO)
 
 
-def test_without_jit_no_run_is_compiled():
+def test_nojit_turns_compilation_off():
     for flag, expected in (("--jit", True), ("--nojit", False)):
         study = compare.chosen_study(parsed(flag))
         assert study.run(study.entries[0], 0.1, seed=0).jit_compile is expected
 
 
-def test_flags_take_the_place_of_the_presets_own_values():
+def test_flags_override_the_values_of_the_preset():
     study = compare.chosen_study(
         parsed(
             "--preset=language",
@@ -433,7 +422,7 @@ def test_flags_take_the_place_of_the_presets_own_values():
         assert task.model == "base"
 
 
-def test_the_policy_of_a_run_is_the_flags_or_the_entrys_own():
+def test_the_dtype_policy_comes_from_the_flag_or_from_the_entry():
     def policies(*arguments):
         study = compare.chosen_study(parsed(*arguments))
         return {e.name: study.run(e, 0.1, 0).dtype_policy for e in study.entries}
@@ -450,7 +439,7 @@ def test_the_policy_of_a_run_is_the_flags_or_the_entrys_own():
     }
 
 
-def test_learning_rates_given_take_the_place_of_every_entrys_own():
+def test_the_learning_rates_flag_overrides_those_of_every_entry():
     own = compare.chosen_study(parsed("--optimizers=et2,adam")).entries
     assert [e.optimizer for e in own] == [
         CONTENDERS[name].optimizer for name in ("et2", "adam")
@@ -466,7 +455,7 @@ def test_learning_rates_given_take_the_place_of_every_entrys_own():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_an_optimizer_that_is_not_the_presets_own_tries_as_many_rates(preset):
+def test_an_added_optimizer_tries_as_many_learning_rates_as_the_others(preset):
     own = PRESETS[preset]("laptop").entries[0]
     name = "shampoo_momentum"
     study = compare.chosen_study(
@@ -478,27 +467,27 @@ def test_an_optimizer_that_is_not_the_presets_own_tries_as_many_rates(preset):
     assert second.task == own.task
 
 
-def test_such_an_optimizer_is_tried_on_the_presets_terms():
+def test_an_added_optimizer_gets_the_settings_of_the_preset():
     def entries(preset, names):
         return compare.chosen_study(
             parsed(f"--preset={preset}", f"--optimizers={names}")
         ).entries
 
-    # At rates of its own, where the preset's have each their own too.
+    # It has its own learning rates where the preset's optimizers have their own.
     (sgd,) = entries("quality", "sgd")
     assert sgd.rates == (1.0,)
     (et1,) = entries("quality", "et1_geometric")
     language = {one.name: one for one in PRESETS["language"]("laptop").entries}
     assert et1.optimizer == language["et1_geometric"].optimizer
     assert "clip_threshold=1.0" in et1.optimizer
-    # With the decay that all have, and at the rates that all try.
+    # It has the weight decay and the learning rates that all others have.
     (rmsprop,) = entries("images", "rmsprop")
     assert rmsprop.optimizer == "RMSprop(rho=0.99, weight_decay=0.0005)"
     (adam,) = entries("convex", "adam")
     assert adam.rates == PRESETS["convex"]("laptop").entries[0].rates
 
 
-def test_a_study_cut_short_warms_up_over_a_tenth_of_its_own_steps():
+def test_a_shortened_study_warms_up_over_a_tenth_of_its_steps():
     flags_of = ["--preset=language", "--size=paper"]
     assert compare.chosen_study(parsed(*flags_of)).warmup_steps == 10_000
     short = compare.chosen_study(parsed(*flags_of, "--steps=300"))
@@ -530,7 +519,7 @@ def test_a_study_cut_short_warms_up_over_a_tenth_of_its_own_steps():
         ("--optimizers=", "none", "name at least one"),
     ],
 )
-def test_a_bad_flag_is_refused_with_its_value_and_the_rule(argument, value, rule):
+def test_a_bad_flag_is_refused_with_its_value_and_the_reason(argument, value, rule):
     name = argument.partition("=")[0]
     with pytest.raises(flags.IllegalFlagValueError) as refusal:
         parsed(argument)
@@ -541,7 +530,7 @@ def test_a_bad_flag_is_refused_with_its_value_and_the_rule(argument, value, rule
 
 
 @pytest.mark.parametrize("name", ["data_dir", "output_dir"])
-def test_a_directory_that_cannot_be_made_is_refused(name, tmp_path):
+def test_a_directory_that_cannot_be_created_is_refused(name, tmp_path):
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "below"
     with pytest.raises(
@@ -568,7 +557,7 @@ def test_a_directory_that_cannot_be_made_is_refused(name, tmp_path):
         (["--preset=bfloat16", "--dtype_policy=float32"], "have policies of their own"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(arguments, told):
+def test_incompatible_flags_are_refused(arguments, told):
     with pytest.raises(ValueError) as refusal:
         compare.chosen_study(parsed(*arguments))
     assert told in str(refusal.value)

@@ -1,4 +1,6 @@
-"""The optimizers the comparison compares."""
+"""The optimizers that studies compare."""
+
+import functools
 
 import pytest
 
@@ -8,24 +10,27 @@ from tf_models.studies import optimizers
 from tf_models.studies.contenders import CONTENDERS, DEMO
 
 
-@pytest.fixture(scope="module")
-def model():
-    """The demo's."""
+@functools.cache
+def demo_model():
+    """The model of the demo."""
     return transformer_language_model(256, 96)
 
 
-def report(name, model):
+@functools.cache
+def report(name):
+    """The memory report of a contender for that model."""
     optimizer = optimizers.make(CONTENDERS[name].optimizer, 0.1)
-    optimizer.build(model.trainable_variables)
+    optimizer.build(demo_model().trainable_variables)
     return memory_report(optimizer)
 
 
-def held_by(name, model):
-    return report(name, model).slots
+def elements_of(name):
+    """The number of state elements of a contender."""
+    return report(name).slots
 
 
-def test_the_demos_contenders_stand_in_the_order_of_the_bytes_they_hold(model):
-    reports = [report(name, model) for name in DEMO]
+def test_the_demo_lists_its_optimizers_by_memory():
+    reports = [report(name) for name in DEMO]
     held = [one.bytes for one in reports]
     assert list(DEMO) == [
         "sgd",
@@ -38,16 +43,16 @@ def test_the_demos_contenders_stand_in_the_order_of_the_bytes_they_hold(model):
         "adam",
     ]
     assert held == sorted(held)
-    # Only level 1 and SM3, which keeps the same slices, hold equally much.
+    # Only level 1 and SM3, which have the same slices, need equal memory.
     assert len(set(held)) == len(held) - 1 and held[2] == held[3]
     assert held[0] == 0
-    assert held[-1] == reports[0].adam_bytes == 8 * model.count_params()
-    # At level 1 one number for every index of every axis.
-    slices = sum(sum(v.shape) for v in model.trainable_variables)
+    assert held[-1] == reports[0].adam_bytes == 8 * demo_model().count_params()
+    # Level 1 has one element for every index of every axis.
+    slices = sum(sum(v.shape) for v in demo_model().trainable_variables)
     assert reports[2].slots == slices
 
 
-def test_et_is_extreme_tensoring_as_it_is_by_default():
+def test_et_is_extreme_tensoring_with_its_defaults():
     optimizer_class, arguments = optimizers.parse(CONTENDERS["et"].optimizer)
     assert (optimizer_class, arguments) == (ExtremeTensoring, {})
 
@@ -55,18 +60,18 @@ def test_et_is_extreme_tensoring_as_it_is_by_default():
 @pytest.mark.parametrize(
     "name", ["et_inf", "et3", "et2", "et2_tokens", "et1", "et2_geometric"]
 )
-def test_levels_without_momentum_hold_their_slices_and_nothing_else(name, model):
+def test_levels_without_momentum_hold_one_element_per_slice(name):
     optimizer = optimizers.make(CONTENDERS[name].optimizer, 0.1)
-    optimizer.build(model.trainable_variables)
-    named_shapes = [(v.path, tuple(v.shape)) for v in model.trainable_variables]
+    optimizer.build(demo_model().trainable_variables)
+    named_shapes = [(v.path, tuple(v.shape)) for v in demo_model().trainable_variables]
     indices = optimizer.index_variables(named_shapes)
     held = memory_report(optimizer)
     assert held.slots == sum(index.slots for index in indices)
     assert held.momentum_bytes == 0
 
 
-def test_tokens_are_at_level_1_where_they_are_told_apart_and_all_else_at_2(model):
-    fine, coarse, mixed = (report(name, model) for name in ("et1", "et2", "et2_tokens"))
+def test_et2_tokens_has_level_1_for_tokens_and_level_2_elsewhere():
+    fine, coarse, mixed = (report(name) for name in ("et1", "et2", "et2_tokens"))
     for rows in zip(fine.rows, coarse.rows, mixed.rows, strict=True):
         of_fine, of_coarse, of_mixed = rows
         is_of_tokens = "embeddings" in of_mixed.path or "logits" in of_mixed.path
@@ -74,9 +79,9 @@ def test_tokens_are_at_level_1_where_they_are_told_apart_and_all_else_at_2(model
     assert coarse.bytes < mixed.bytes < fine.bytes
 
 
-def test_geometric_and_rank_one_keep_the_same_numbers_and_combine_them_otherwise(model):
+def test_geometric_and_rank_one_contenders_hold_equal_state():
     for name in ("et1", "et2"):
-        assert held_by(f"{name}_geometric", model) == held_by(name, model)
+        assert elements_of(f"{name}_geometric") == elements_of(name)
         old = optimizers.make(CONTENDERS[f"{name}_geometric"].optimizer, 0.1)
         new = optimizers.make(CONTENDERS[name].optimizer, 0.1)
         assert (old.combination, new.combination) == ("geometric", "rank_one")
@@ -84,21 +89,21 @@ def test_geometric_and_rank_one_keep_the_same_numbers_and_combine_them_otherwise
         assert (old.clip_threshold, new.clip_threshold) == (1.0, None)
 
 
-def test_momentum_in_a_subspace_costs_a_small_part_of_a_full_one(model):
+def test_low_rank_momentum_takes_a_small_part_of_adams_memory():
     names = ("et1", "et_4", "et", "et_16_int8", "et_16", "et1_momentum")
-    held = [report(name, model).bytes for name in names]
+    held = [report(name).bytes for name in names]
     assert held == sorted(held) and len(set(held)) == len(held)
-    adam = report("adam", model).bytes
+    adam = report("adam").bytes
     assert 20 * held[2] < adam
     for name in ("sm3", "adafactor"):
-        momentum = report(f"{name}_momentum", model).bytes - report(name, model).bytes
+        momentum = report(f"{name}_momentum").bytes - report(name).bytes
         assert 0 < 20 * momentum < adam
-    assert report("snsm", model).bytes == report("subset_momentum", model).bytes
+    assert report("snsm").bytes == report("subset_momentum").bytes
 
 
-def test_rivals_of_the_same_name_differ_in_one_argument_alone(model):
+def test_variants_of_adam_and_et_differ_in_one_argument():
     for name in ("et_95", "et_99"):
-        assert report(name, model).bytes == report("et", model).bytes
+        assert report(name).bytes == report("et").bytes
     decays = {
         name: optimizers.make(CONTENDERS[name].optimizer, 0.1).beta_2
         for name in ("et_95", "et_99", "et", "adam_95", "adam_99", "adam")
@@ -108,25 +113,25 @@ def test_rivals_of_the_same_name_differ_in_one_argument_alone(model):
     assert clipped == {"beta_2": 0.99, "global_clipnorm": 1.0}
 
 
-def test_the_matrix_contenders_hold_more_the_more_of_the_covariances_they_keep(model):
+def test_matrix_preconditioners_are_ordered_by_memory():
     names = ["sketchy2", "sketchy", "sketchy_momentum", "shampoo", "shampoo_momentum"]
-    held = [held_by(name, model) for name in names]
+    held = [elements_of(name) for name in names]
     assert held == sorted(held) and len(set(held)) == len(held)
     for name in ("sketchy", "shampoo"):
-        momentum = held_by(f"{name}_momentum", model) - held_by(name, model)
-        assert momentum == model.count_params()
+        momentum = elements_of(f"{name}_momentum") - elements_of(name)
+        assert momentum == demo_model().count_params()
 
 
-def test_full_momentum_costs_a_number_a_weight_and_rivals_hold_one_or_two(model):
-    weights = model.count_params()
-    assert held_by("adam_99", model) == held_by("adam", model) == 2 * weights
+def test_full_momentum_holds_one_element_per_weight():
+    weights = demo_model().count_params()
+    assert elements_of("adam_99") == elements_of("adam") == 2 * weights
     for name in ("rmsprop", "adagrad", "sgd_momentum"):
-        assert held_by(name, model) == weights
+        assert elements_of(name) == weights
     for name in ("et1", "et2"):
-        assert held_by(f"{name}_momentum", model) - held_by(name, model) == weights
+        assert elements_of(f"{name}_momentum") - elements_of(name) == weights
 
 
-def test_a_contender_takes_more_arguments_and_stays_what_it_is():
+def test_with_arguments_keeps_name_label_and_learning_rate():
     own = CONTENDERS["keras_adafactor"]
     decayed = own.with_arguments(weight_decay=0.1)
     assert decayed.optimizer == "keras.Adafactor(weight_decay=0.1)"

@@ -35,7 +35,7 @@ model_garden.register()
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENT = ROOT / "tf_models" / "experiments" / "cifar10_resnet.yaml"
-STEPS = 48  # An epoch of the digits in batches of 32, after which they come again.
+STEPS = 48  # An epoch of the digits in batches of 32.
 RATES = {
     "learning_rate": {
         "type": "cosine",
@@ -46,7 +46,7 @@ RATES = {
         "linear": {"warmup_steps": 10, "warmup_learning_rate": 0.1},
     },
 }
-# Every type, with arguments that are not its defaults.
+# Every type, with arguments other than its defaults.
 ARGUMENTS = {
     "extreme_tensoring": {
         "level": "inf",
@@ -91,7 +91,7 @@ def from_file(folder, overrides, config=None):
     return hyperparams.override_params_dict(config, str(path), is_strict=True)
 
 
-def test_registering_again_changes_nothing():
+def test_registering_twice_changes_nothing():
     tables = (
         optimizer_factory.LEGACY_OPTIMIZERS_CLS,
         optimizer_factory.NEW_OPTIMIZERS_CLS,
@@ -116,7 +116,7 @@ def test_registering_again_changes_nothing():
 
 @pytest.mark.parametrize("legacy", [True, False])
 @pytest.mark.parametrize("key", model_garden.REGISTERED)
-def test_every_type_is_built_with_its_arguments_and_the_gardens_rate(
+def test_every_type_gets_its_arguments_and_the_learning_rate_of_the_garden(
     key, legacy, tmp_path
 ):
     asked = configured(key, ARGUMENTS[key])
@@ -140,7 +140,7 @@ def test_every_type_is_built_with_its_arguments_and_the_gardens_rate(
 
 
 @pytest.mark.parametrize("key", model_garden.REGISTERED)
-def test_what_a_configuration_leaves_out_has_the_optimizers_default(key):
+def test_an_omitted_argument_has_the_default_of_the_optimizer(key):
     optimizer, _ = model_garden.REGISTERED[key]
     config = build(optimization.OptimizationConfig(configured(key, {}))).get_config()
     expected = optimizer().get_config()
@@ -148,7 +148,7 @@ def test_what_a_configuration_leaves_out_has_the_optimizers_default(key):
     assert config == expected
 
 
-def test_adafactor_is_no_stub_any_more():
+def test_adafactor_replaces_the_stub_of_the_garden():
     optimizer = build(optimization.OptimizationConfig(configured("adafactor", {})))
     matrix = tf.Variable(tf.ones((3, 4)))
     optimizer.apply_gradients([(tf.ones((3, 4)), matrix)])
@@ -157,7 +157,7 @@ def test_adafactor_is_no_stub_any_more():
     assert sorted(int(v.shape[0]) for v in held) == [3, 4]
 
 
-def test_a_command_line_can_override_an_argument():
+def test_the_command_line_overrides_an_argument():
     config = optimization.OptimizationConfig(configured("extreme_tensoring", {}))
     given = "optimizer.extreme_tensoring.level=3,optimizer.extreme_tensoring.beta_1=0.5"
     hyperparams.override_params_dict(config, given, is_strict=True)
@@ -165,7 +165,7 @@ def test_a_command_line_can_override_an_argument():
     assert (got["level"], got["beta_1"]) == (3, 0.5)
 
 
-def test_a_key_that_no_argument_has_is_the_gardens_strict_error(tmp_path):
+def test_an_unknown_argument_is_an_error_of_the_garden(tmp_path):
     with pytest.raises(KeyError, match="levle.*does not exist.*ExtremeTensoringConfig"):
         from_file(tmp_path, configured("extreme_tensoring", {"levle": 2}))
 
@@ -185,18 +185,18 @@ def test_a_key_that_no_argument_has_is_the_gardens_strict_error(tmp_path):
         ({"tensor_index": {"(": [4]}}, "tensor_index"),
     ],
 )
-def test_a_wrong_value_is_the_optimizers_error(wrong, message, tmp_path):
+def test_a_wrong_value_is_an_error_of_the_optimizer(wrong, message, tmp_path):
     config = from_file(tmp_path, configured("extreme_tensoring", wrong))
     with pytest.raises(ValueError, match=message):
         build(config)
 
 
-def test_a_tensor_index_keeps_the_order_in_which_the_first_match_wins(tmp_path):
-    # The Garden itself would sort the expressions, so that the second one won.
+def test_a_tensor_index_keeps_the_order_of_its_expressions(tmp_path):
+    # The first match wins, and the Garden itself would sort the expressions.
     given = {"table": [6, 8], ".*": [48]}
     asked = {"tensor_index": given, "beta_1": 0.0}
     config = from_file(tmp_path, configured("extreme_tensoring", asked))
-    # As an experiment saves its configuration, and takes it again.
+    # An experiment saves its configuration and reads it again like this.
     hyperparams.save_params_dict_to_yaml(config, str(tmp_path / "params.yaml"))
     again = optimization.OptimizationConfig.from_yaml(str(tmp_path / "params.yaml"))
     for made in [config, again]:
@@ -209,7 +209,7 @@ def test_a_tensor_index_keeps_the_order_in_which_the_first_match_wins(tmp_path):
         assert [v.shape[0] for v in optimizer.variables if v.shape.rank] == [6, 8]
 
 
-def test_a_tensor_index_is_replaced_by_a_later_one_and_can_be_empty(tmp_path):
+def test_a_later_tensor_index_replaces_the_earlier_one(tmp_path):
     def override(index):
         return configured("extreme_tensoring", {"tensor_index": index})
 
@@ -223,7 +223,7 @@ def test_a_tensor_index_is_replaced_by_a_later_one_and_can_be_empty(tmp_path):
     assert build(config).get_config()["tensor_index"] is None
 
 
-def test_the_axis_of_subset_norm_can_be_a_mapping_too(tmp_path):
+def test_the_axis_of_subset_norm_can_be_a_mapping(tmp_path):
     asked = configured("subset_norm", {"axis": {"table": 1, ".*": "auto"}})
     axis = build(from_file(tmp_path, asked)).get_config()["axis"]
     assert axis == {"table": 1, ".*": "auto"}
@@ -232,13 +232,13 @@ def test_the_axis_of_subset_norm_can_be_a_mapping_too(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "given"),
     [
-        # In an order that sorting would change, and with it what wins.
+        # Sorting would change the order, and with it which expression wins.
         ("level", {"table": 1, ".*": "inf"}),
         ("momentum_rank", {"table": None, ".*": 1, "$": "auto"}),
         ("rate_scale", {"table": 4.0, ".*": "auto"}),
     ],
 )
-def test_what_goes_by_path_keeps_its_order_and_values(argument, given, tmp_path):
+def test_an_argument_by_path_keeps_its_order_and_values(argument, given, tmp_path):
     config = from_file(tmp_path, configured("extreme_tensoring", {argument: given}))
     hyperparams.save_params_dict_to_yaml(config, str(tmp_path / "params.yaml"))
     again = optimization.OptimizationConfig.from_yaml(str(tmp_path / "params.yaml"))
@@ -267,14 +267,14 @@ def test_what_goes_by_path_keeps_its_order_and_values(argument, given, tmp_path)
             assert (6, 8) in of_table.values()
             assert (6, 8) not in of_other.values()
             assert {(6, 1), (1, 8)} <= set(of_other.values())
-    # A number takes the mapping's place, and a mapping the number's.
+    # A number replaces the mapping, and a mapping the number.
     from_file(tmp_path, configured("extreme_tensoring", {argument: 2}), config)
     assert build(config).get_config()[argument] == 2
     from_file(tmp_path, configured("extreme_tensoring", {argument: given}), config)
     assert build(config).get_config()[argument] == given
 
 
-def test_a_rank_can_be_none_on_the_command_line():
+def test_the_command_line_can_set_a_rank_to_none():
     config = optimization.OptimizationConfig(configured("extreme_tensoring", {}))
     own = "optimizer.extreme_tensoring"
     hyperparams.override_params_dict(
@@ -310,8 +310,8 @@ def test_a_copy_of_a_configuration_is_equal_and_independent(copied):
         twin.optimizer = {}
 
 
-def test_a_projects_own_types_stay_beside_them():
-    # Of a class that was derived before there were any others.
+def test_the_optimizer_types_of_a_project_remain():
+    # Its class was derived before these types were registered.
     params = configured("detr_adamw", {"beta_1": 0.5})
     config = detr.OptimizationConfig(params)
     assert config.optimizer.get().beta_1 == 0.5
@@ -319,7 +319,7 @@ def test_a_projects_own_types_stay_beside_them():
     assert build(config).get_config()["momentum"] == 0.5
 
 
-def test_the_gardens_moving_average_can_be_taken_around_them():
+def test_the_moving_average_of_the_garden_wraps_these_optimizers():
     config = optimization.OptimizationConfig(
         {"ema": {"average_decay": 0.5}, **configured("sm3", {})}
     )
@@ -337,23 +337,23 @@ def test_the_gardens_moving_average_can_be_taken_around_them():
     assert np.any(average != seen[0]) and np.any(average != seen[1])
 
 
-def test_the_program_for_language_can_be_imported():
-    # It needs TensorFlow Hub, and that an old setuptools.
+def test_the_language_program_can_be_imported():
+    # It needs TensorFlow Hub, which needs an old setuptools.
     importlib.import_module("official.nlp.train")
 
 
-def test_without_the_garden_it_says_what_to_install(monkeypatch):
+def test_without_the_garden_the_import_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "official.common", None)
     with pytest.raises(ImportError, match=r"pip install '\.\[models\]'"):
         runpy.run_path(model_garden.__file__)
 
 
-# A real experiment, of the file in the repository.
+# The experiment of the file in the repository.
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A file that makes the experiment a small one, on digits, in one order."""
+    """A file that shrinks the experiment: digits, without shuffling."""
     folder = tmp_path_factory.mktemp("digits")
     digits = load_digits()
     parts = {"train": slice(0, 1536), "test": slice(1536, 1792)}
@@ -410,9 +410,15 @@ def write_examples(path, images, labels):
             writer.write(tf.train.Example(features=features).SerializeToString())
 
 
-def python(*arguments):
+def run(small, model_dir, mode):
+    """Runs the program of the Garden on the small experiment."""
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [
+            *(sys.executable, "-m", "tf_models.model_garden"),
+            *("--experiment=image_classification", f"--mode={mode}"),
+            *(f"--config_file={EXPERIMENT}", f"--config_file={small}"),
+            f"--model_dir={model_dir}",
+        ],
         cwd=ROOT,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
         capture_output=True,
@@ -422,24 +428,16 @@ def python(*arguments):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run(small, model_dir, mode):
-    python(
-        *("-m", "tf_models.model_garden", "--experiment=image_classification"),
-        *(f"--config_file={EXPERIMENT}", f"--config_file={small}"),
-        *(f"--mode={mode}", f"--model_dir={model_dir}"),
-    )
-
-
 @pytest.fixture(scope="module")
 def model_dir(small, tmp_path_factory):
-    """The folder of a run to the end."""
+    """The directory of a finished run."""
     model_dir = tmp_path_factory.mktemp("run")
     run(small, model_dir, "train_and_eval")
     return model_dir
 
 
 def logged(folder, tag):
-    """What a run wrote for TensorBoard, one number a summary."""
+    """The values of a tag that a run logged for TensorBoard."""
     return [
         float(tf.make_ndarray(value.tensor))
         for file in sorted(folder.glob("events*"))
@@ -461,7 +459,7 @@ def test_the_program_trains_evaluates_and_saves(model_dir):
     assert last < 0.8 * first
     assert logged(model_dir / "validation", "accuracy")[-1] > 0.3
     rates = logged(model_dir / "train", "learning_rate")
-    # Those of the last steps before each summary.
+    # The learning rates of the last steps before each summary.
     passed = np.array([STEPS - 1, 2 * STEPS - 1]) / (2 * STEPS)
     expected = 0.002 * (1 + np.cos(np.pi * passed)) / 2
     np.testing.assert_allclose(rates, expected, atol=1e-8)
@@ -471,7 +469,9 @@ def test_the_program_trains_evaluates_and_saves(model_dir):
     assert (arguments["level"], arguments["momentum_rank"]) == (1, "auto")
 
 
-def test_a_stopped_experiment_goes_on_as_if_it_had_not_been(small, model_dir, tmp_path):
+def test_a_resumed_experiment_ends_bit_for_bit_like_an_undisturbed_one(
+    small, model_dir, tmp_path
+):
     for file in model_dir.glob(f"ckpt-{STEPS}.*"):
         shutil.copy(file, tmp_path)
     tf.compat.v1.train.update_checkpoint_state(
@@ -487,7 +487,7 @@ def test_a_stopped_experiment_goes_on_as_if_it_had_not_been(small, model_dir, tm
             np.testing.assert_array_equal(resumed[name], value, err_msg=name)
 
 
-def test_a_checkpoint_holds_what_extreme_tensoring_holds_and_no_more(small, model_dir):
+def test_a_checkpoint_holds_only_the_state_of_extreme_tensoring(small, model_dir):
     params = exp_factory.get_exp_config("image_classification")
     for file in [EXPERIMENT, small]:
         hyperparams.override_params_dict(params, str(file), is_strict=True)
@@ -501,7 +501,7 @@ def test_a_checkpoint_holds_what_extreme_tensoring_holds_and_no_more(small, mode
     slots = [value for value in held if value.dtype == np.float32]
     indices = [TensorIndex.from_shape(shape, 1) for shape in shapes]
     assert sum(value.size for value in slots) == sum(index.slots for index in indices)
-    # And a counter of skipped steps a variable.
+    # Each variable also has a counter of skipped steps.
     counters = [value for value in held if value.dtype == np.int32]
     assert [value.shape for value in counters] == [()] * len(shapes)
     of_these = (np.float32, np.int32)
@@ -511,64 +511,9 @@ def test_a_checkpoint_holds_what_extreme_tensoring_holds_and_no_more(small, mode
 
 
 def momentum_of(shape):
-    """How many numbers the momentum of a variable has by default."""
+    """The number of elements of a variable's default momentum."""
     matrix = matrix_shape(shape)
     size = math.prod(shape)
     if matrix is None:
         return size
     return min(size, auto_rank(*matrix) * sum(matrix))
-
-
-REPLICAS = """
-import sys
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(
-    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-)
-import tf_keras
-
-# The weights are drawn, and the images shuffled, by global seeds.
-tf_keras.utils.set_random_seed(0)
-from tf_models import model_garden
-
-model_garden.register()
-from official.core import exp_factory, task_factory, train_lib
-from official.modeling import hyperparams
-from official.projects.detr import optimization as detr
-from official.vision import registry_imports
-
-params = exp_factory.get_exp_config("image_classification")
-for file in sys.argv[2:]:
-    hyperparams.override_params_dict(params, file, is_strict=True)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    task = task_factory.get_task(params.task)
-runner = train_lib.OrbitExperimentRunner(
-    strategy, task, "train", params, sys.argv[1]
-)
-runner.run()
-held = runner.trainer.optimizer.variables
-# The iteration; the modes of a kernel and a bias; the kernel's basis and what momentum
-# it holds, and the bias's momentum; and how many of their steps were skipped.
-assert len(held) == 1 + 2 + 1 + 2 + 1 + 2
-for variable in [*held, *runner.trainer.model.trainable_variables]:
-    first, second = strategy.experimental_local_results(variable)
-    assert first.device != second.device
-    tf.debugging.assert_equal(first, second)
-"""
-
-
-def test_two_replicas_hold_and_learn_the_same(small, tmp_path):
-    # The last layer alone, because TensorFlow takes long to trace two of the others.
-    cosine = {"initial_learning_rate": 0.03}
-    overrides = {
-        "task": {"freeze_backbone": True},
-        "trainer": {"optimizer_config": {"learning_rate": {"cosine": cosine}}},
-    }
-    head = tmp_path / "head.yaml"
-    head.write_text(yaml.safe_dump(overrides))
-    python("-c", REPLICAS, tmp_path, EXPERIMENT, small, head)
-    first, last = logged(tmp_path / "train", "training_loss")
-    assert last < 0.9 * first

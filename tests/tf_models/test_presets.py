@@ -1,4 +1,4 @@
-"""The studies by name."""
+"""The preset studies."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from tf_models.models.transformer import transformer_language_model
 from tf_models.studies import optimizers
 from tf_models.studies.contenders import CONTENDERS
 from tf_models.studies.learning_rates import SCHEDULES
-from tf_models.studies.presets import PRESETS, SIZES
+from tf_models.studies.presets import PRESETS, SIZES, WEIGHT_DECAY
 from tf_models.studies.tasks import Convex, Images, Language
 
 SUBWORDS = 32_768
@@ -20,14 +20,14 @@ ALL = list(itertools.product(PRESETS, SIZES))
 
 
 def report(entry, model):
-    """What an entry's optimizer holds for a model."""
+    """The memory report of an entry's optimizer for a model."""
     optimizer = optimizers.make(entry.optimizer, 0.1)
     optimizer.build(model.trainable_variables)
     return memory_report(optimizer)
 
 
 def held(entry, model):
-    """How many numbers that is."""
+    """The number of elements of that optimizer's state."""
     return report(entry, model).slots
 
 
@@ -42,41 +42,44 @@ def model_of(task):
 
 
 @pytest.mark.parametrize(("name", "size"), ALL)
-def test_every_preset_is_a_study_whose_optimizers_exist(name, size):
+def test_the_entries_of_a_preset_compete_on_equal_terms(name, size):
     study = PRESETS[name](size)
     assert study.title and study.steps >= study.evaluations >= 1
     assert study.schedule in SCHEDULES
-    assert isinstance(study.entries[0].task, (Language, Images, Convex))
-    for entry in study.entries:
-        for rate in entry.rates:
-            assert rate > 0
-            optimizers.make(entry.optimizer, rate)
-
-
-@pytest.mark.parametrize(("name", "size"), ALL)
-def test_every_entry_of_a_preset_tries_as_many_rates_as_the_others(name, size):
-    entries = PRESETS[name](size).entries
-    assert len({len(entry.rates) for entry in entries}) == 1
+    entries = study.entries
     for entry in entries:
-        assert len(set(entry.rates)) == len(entry.rates)
-
-
-@pytest.mark.parametrize(("name", "size"), ALL)
-def test_the_entries_of_a_preset_have_names_and_labels_of_their_own(name, size):
-    entries = PRESETS[name](size).entries
-    assert len({entry.name for entry in entries}) == len(entries)
-    assert len({entry.label for entry in entries}) == len(entries)
-
-
-@pytest.mark.parametrize(("name", "size"), ALL)
-def test_the_entries_of_a_preset_train_on_the_same_data(name, size):
-    tasks = [entry.task for entry in PRESETS[name](size).entries]
+        optimizers.make(entry.optimizer, entry.rates[0])
+        assert min(entry.rates) > 0
+        assert len(set(entry.rates)) == len(entry.rates) == len(entries[0].rates)
+    for names in ([e.name for e in entries], [e.label for e in entries]):
+        assert len(set(names)) == len(names)
+    # They train on the same data.
+    tasks = [entry.task for entry in entries]
+    assert isinstance(tasks[0], (Language, Images, Convex))
     models = {task.model for task in tasks}
     assert len(models) == (2 if name == "depth" else 1)
     assert len(set(tasks)) == len(models)
 
 
-def test_the_paper_sizes_are_the_papers():
+def test_a_name_means_one_optimizer_in_every_preset():
+    named_texts = {}
+    for name, size in ALL:
+        for entry in PRESETS[name](size).entries:
+            if entry.dtype_policy is None:
+                text = entry.optimizer
+                if name == "images":  # All have weight decay there.
+                    decay = {"weight_decay": WEIGHT_DECAY}
+                    own = CONTENDERS[entry.name].optimizer
+                    assert text == optimizers.with_arguments(own, decay)
+                    text = own
+                named_texts.setdefault(entry.name, set()).add(text)
+    for name, texts in named_texts.items():
+        if name in CONTENDERS:
+            texts.add(CONTENDERS[name].optimizer)
+        assert len(texts) == 1, name
+
+
+def test_the_paper_sizes_match_the_paper():
     study = PRESETS["language"]("paper")
     task = study.entries[0].task
     assert (task.text, task.model, task.subwords) == ("lm1b", "base", SUBWORDS)
@@ -97,7 +100,7 @@ def test_no_laptop_preset_needs_a_network():
             assert getattr(entry.task, "images", "digits") == "digits"
 
 
-def test_at_the_papers_size_level_2_holds_a_thousandth_of_adams_and_rmsprops_numbers():
+def test_at_paper_size_level_2_holds_a_thousandth_of_the_state_of_rmsprop():
     study = PRESETS["language"]("paper")
     entries = named(study)
     model = model_of(study.entries[0].task)
@@ -109,13 +112,13 @@ def test_at_the_papers_size_level_2_holds_a_thousandth_of_adams_and_rmsprops_num
     assert adam == 2 * rmsprop
 
 
-def test_at_the_laptops_size_level_2_holds_a_number_for_500_weights_or_more():
+def test_at_laptop_size_level_2_holds_at_most_one_element_per_500_weights():
     study = PRESETS["language"]("laptop")
     model = model_of(study.entries[0].task)
     assert 500 * held(named(study)["et2"], model) <= model.count_params()
 
 
-def test_the_language_study_goes_from_nothing_held_to_adam_by_bytes():
+def test_the_language_study_lists_its_optimizers_by_memory():
     study = PRESETS["language"]("laptop")
     model = model_of(study.entries[0].task)
     reports = [report(entry, model) for entry in study.entries]
@@ -126,7 +129,7 @@ def test_the_language_study_goes_from_nothing_held_to_adam_by_bytes():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_rates_of_the_language_study_are_around_adams_where_theirs_are_like_it(
+def test_the_language_study_searches_around_adams_learning_rate(
     size,
 ):
     for entry in PRESETS["language"](size).entries:
@@ -141,7 +144,7 @@ def test_the_rates_of_the_language_study_are_around_adams_where_theirs_are_like_
 
 
 @pytest.mark.parametrize("subwords", [300, 5000])
-def test_levels_of_tokens_fit_whatever_the_vocabulary_is(subwords):
+def test_et2_tokens_has_level_1_for_tokens_at_any_vocabulary_size(subwords):
     entry = named(PRESETS["language"]("laptop"))["et2_tokens"]
     model = model_of(dataclasses.replace(entry.task, subwords=subwords))
     slots = {row.path: row.slots for row in report(entry, model).rows}
@@ -150,7 +153,7 @@ def test_levels_of_tokens_fit_whatever_the_vocabulary_is(subwords):
     assert slots["embedding/token/embeddings"] == subwords + width
 
 
-def test_the_large_language_study_is_the_laptops_on_over_3_million_weights():
+def test_the_large_language_study_has_a_model_of_over_3_million_weights():
     study, language = (
         PRESETS[name]("laptop") for name in ("language_large", "language")
     )
@@ -163,12 +166,12 @@ def test_the_large_language_study_is_the_laptops_on_over_3_million_weights():
         assert entry.optimizer == other.optimizer
         assert dataclasses.replace(entry.task, model=other.task.model) == other.task
     assert model_of(study.entries[0].task).count_params() > 3_000_000
-    # Others of the language study come with their own rate, smaller by as much.
+    # An added optimizer gets its learning rate of the language study, halved.
     sgd = study.entry_of(CONTENDERS["sgd"])
     assert sgd.rates == (0.25, 0.5, 1.0)
 
 
-def test_twice_the_depth_with_et2_takes_less_than_the_shallow_model_with_adagrad():
+def test_a_deep_model_with_et2_needs_less_memory_than_a_shallow_one_with_adagrad():
     entries = named(PRESETS["depth"]("laptop"))
     deep, shallow = entries["et2_deep"], entries["adagrad"]
     layers = [MODELS[one.task.model]["layers"] for one in (deep, shallow)]
@@ -180,12 +183,12 @@ def test_twice_the_depth_with_et2_takes_less_than_the_shallow_model_with_adagrad
     assert totals[0] < totals[1]
 
 
-def test_the_papers_depth_study_is_of_6_and_12_layers():
+def test_the_depth_study_has_6_and_12_layers_at_paper_size():
     tasks = [entry.task for entry in PRESETS["depth"]("paper").entries]
     assert {MODELS[task.model]["layers"] for task in tasks} == {6, 12}
 
 
-def test_the_quality_study_is_the_language_study_at_one_rate_each():
+def test_the_quality_study_is_the_language_study_at_one_learning_rate():
     language, quality = (PRESETS[name]("laptop") for name in ("language", "quality"))
     assert quality.quality_levels == (1, 2, 3, "inf")
     assert language.quality_levels == ()
@@ -195,7 +198,7 @@ def test_the_quality_study_is_the_language_study_at_one_rate_each():
         assert len(entry.rates) == 1 and entry.rates[0] in other.rates
 
 
-def test_the_convex_levels_hold_ever_fewer_numbers():
+def test_the_convex_study_lists_its_optimizers_by_memory():
     entries = named(PRESETS["convex"]("laptop"))
     task = entries["et1_sums"].task
     model = logistic_regression(task.features, task.classes)
@@ -211,7 +214,7 @@ def test_the_convex_levels_hold_ever_fewer_numbers():
     assert numbers[-1] == model.count_params() == 5120
 
 
-def test_the_convex_levels_are_algorithm_1_which_accumulates_without_momentum():
+def test_the_convex_levels_are_algorithm_1_with_sums_and_without_momentum():
     for name, entry in named(PRESETS["convex"]("laptop")).items():
         if not name.startswith("et"):
             continue
@@ -223,7 +226,7 @@ def test_the_convex_levels_are_algorithm_1_which_accumulates_without_momentum():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_images_study_has_et_as_it_is_beside_its_levels_without_momentum(size):
+def test_the_images_study_has_et_and_its_levels_without_momentum(size):
     entries = named(PRESETS["images"](size))
     assert {"et", "et1", "et2", "et3", "adam"} <= set(entries)
     assert entries["et"].optimizer == "ExtremeTensoring(weight_decay=0.0005)"

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tf_models.models.resnet import resnet_18
 
@@ -47,25 +46,15 @@ def test_a_block_whose_convolutions_give_nothing_is_the_identity():
     np.testing.assert_array_equal(before, after)
 
 
-def test_it_learns_under_xla():
+def test_it_learns(eager):
     model = resnet_18((8, 8, 1), 2, width=2)
     model.compile(
         keras.optimizers.Adam(0.01),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=True,
     )
     images = np.random.default_rng(0).normal(size=(16, 8, 8, 1)).astype("float32")
     labels = (images[:, :4].mean(axis=(1, 2, 3)) > 0).astype("int32")
-    batches = tf.data.Dataset.from_tensors((images, labels)).repeat(25)
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    losses = []
-    record = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: losses.append(logs["loss"])
-    )
-    model.fit(
-        batches.with_options(options), callbacks=[record], shuffle=False, verbose=0
-    )
+    losses = [model.train_on_batch(images, labels) for _ in range(10)]
     assert losses[-1] < 0.7 * losses[0]
 
 

@@ -1,4 +1,4 @@
-"""The program that trains one model, from its flags to its line of JSON."""
+"""The program that trains one model, from its flags to the JSON it prints."""
 
 import functools
 import io
@@ -14,7 +14,9 @@ from absl import app, flags
 from rich.console import Console
 
 import tf_models
+from et_optimizer import memory_report
 from tf_models import train
+from tf_models.models.classifiers import mlp
 from tf_models.studies import optimizers
 from tf_models.studies.study import result_from_json
 from tf_models.studies.tasks import Convex, Images, Language
@@ -25,8 +27,8 @@ SMALL = ["--steps=6", "--evaluations=3", "--batch_size=8", "--nojit"]
 DIGITS = ["--task=images", "--model=mlp", "--width=4", *SMALL]
 CONVEX = ["--task=convex", "--steps=2", "--evaluations=1", "--nojit"]
 MOMENTUM = ["--optimizer=ExtremeTensoring", "--level=2", "--beta_1=0.9"]
-# The program, killed when it has the weights of its second checkpoint and not yet the
-# progress that goes with them.
+# The program, killed after it has written the weights of its second checkpoint and
+# before it writes the progress that belongs to them.
 KILLED = """
 import os, pathlib, runpy, signal, sys
 
@@ -44,7 +46,7 @@ runpy.run_module("tf_models.train", run_name="__main__")
 
 
 def parsed(*arguments):
-    """The program's flags, parsed; refuses what the program refuses."""
+    """Parses flags as the program does, and refuses what it refuses."""
     values = flags.FlagValues()
     train.define_flags(values)
     values(["train", *arguments])
@@ -56,17 +58,17 @@ def chosen(*arguments):
 
 
 @pytest.fixture
-def trained(capsys, prepared_data_dir):
-    """Makes the run of some flags in this process.
+def trained(eager, capsys, prepared_data_dir):
+    """Runs the program in this process.
 
     Returns:
-        The exit status, the line of JSON as read, or `None`, and the messages.
+        The exit status, the parsed line of JSON or `None`, and the messages.
     """
 
     def call(*arguments):
-        reads = "--task=convex" not in arguments
-        of_data = [f"--data_dir={prepared_data_dir}"] if reads else []
-        values = parsed(*arguments, *of_data)
+        if "--task=convex" not in arguments:
+            arguments = (*arguments, f"--data_dir={prepared_data_dir}")
+        values = parsed(*arguments)
         console = Console(file=io.StringIO(), width=120)
         status = train.make(train.chosen_run(values), values, console)
         printed = capsys.readouterr().out.splitlines()
@@ -78,7 +80,7 @@ def trained(capsys, prepared_data_dir):
 
 
 def measures(line):
-    """What a run measured, without what depends on the clock."""
+    """What a run measured, without the times."""
     result = line["result"]
     names = ("status", "steps", "curve", "validation", "test", "numbers_held")
     return {name: result[name] for name in names} | {"run": line["run"]}
@@ -86,7 +88,7 @@ def measures(line):
 
 @pytest.fixture(scope="module")
 def killed(prepared_data_dir, tmp_path_factory):
-    """The program, killed in the middle, and the directory of its checkpoint."""
+    """The process of the killed program, and its checkpoint directory."""
     directory = tmp_path_factory.mktemp("killed")
     process = subprocess.run(
         [
@@ -102,30 +104,7 @@ def killed(prepared_data_dir, tmp_path_factory):
     return process, directory
 
 
-# The line.
-
-
-def test_the_program_prints_one_line_of_json_and_nothing_else(prepared_data_dir):
-    process = subprocess.run(
-        [
-            *(sys.executable, "-m", "tf_models.train", "--optimizer=SM3", *DIGITS),
-            f"--data_dir={prepared_data_dir}",
-        ],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    (line,) = process.stdout.splitlines()
-    values = json.loads(line)
-    assert values["run"]["optimizer"] == "SM3"
-    assert values["run"]["learning_rate"] == 0.1  # SM3's own.
-    result = result_from_json(values["result"])
-    assert (result.status, result.steps) == ("finished", 6)
-    # Of ten digits a model that learned nothing gets nine tenths wrong.
-    assert 0 < result.validation < 95 and result.validation == result.curve[-1][1]
-    assert "digits" in process.stderr and "Optimizer: SM3." in process.stderr
+# Results.
 
 
 def test_a_run_on_images_measures_its_error(trained):
@@ -142,7 +121,7 @@ def test_a_run_on_images_measures_its_error(trained):
     assert "Optimizer: Adam." in messages
 
 
-def test_a_convex_run_measures_what_it_lacks_of_the_minimum(trained, monkeypatch):
+def test_a_convex_run_measures_its_distance_to_the_minimum(trained, monkeypatch):
     small = functools.partial(Convex, examples=400, features=4)
     monkeypatch.setattr(train.tasks, "Convex", small)
     status, line, _ = trained(*CONVEX, "--optimizer=SGD", "--seed=3")
@@ -151,45 +130,41 @@ def test_a_convex_run_measures_what_it_lacks_of_the_minimum(trained, monkeypatch
     assert line["run"]["task"]["data_seed"] == 3
 
 
-def test_a_run_in_mixed_precision_says_so_and_is_another(trained):
-    _, half, _ = trained(*DIGITS, "--dtype_policy=mixed_bfloat16")
-    _, whole, _ = trained(*DIGITS)
-    assert half["run"]["dtype_policy"] == "mixed_bfloat16"
-    assert half["result"]["status"] == "finished"
-    assert half["result"]["validation"] == pytest.approx(
-        whole["result"]["validation"], abs=20
-    )
-    assert half["run"] | {"dtype_policy": "float32"} == whole["run"]
-
-
-def test_a_run_that_diverges_is_a_line_like_any_other(trained):
+def test_a_run_that_diverges_prints_its_result(trained):
     status, line, _ = trained(*DIGITS, "--optimizer=SGD", "--learning_rate=1e30")
     assert status == 0
     assert line["result"]["status"] == "diverged"
     assert line["result"]["validation"] == "nan"
 
 
-def test_results_are_appended_to_a_file_and_tensorboard_has_its_logs(trained, tmp_path):
+def test_results_are_appended_to_a_file_and_tensorboard_gets_its_logs(
+    trained, tmp_path
+):
     results = tmp_path / "made" / "results.jsonl"
     logs = tmp_path / "logs"
     lines = []
-    for seed in (0, 1):
+    for policy in ("float32", "mixed_bfloat16"):
         _, line, _ = trained(
             *DIGITS,
-            f"--seed={seed}",
+            "--steps=2",
+            "--evaluations=1",
+            f"--dtype_policy={policy}",
             f"--results={results}",
             f"--tensorboard_dir={logs}",
         )
         lines.append(line)
     assert list(map(json.loads, results.read_text().splitlines())) == lines
     assert list(logs.rglob("events.out.tfevents.*"))
+    single, mixed = (line["run"] for line in lines)
+    assert mixed["dtype_policy"] == "mixed_bfloat16"
+    assert mixed | {"dtype_policy": "float32"} == single
 
 
 # Checkpoints.
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
-    trained, killed, tmp_path
+def test_the_program_resumes_a_killed_run_and_prints_one_line_of_json(
+    trained, graphs, killed, prepared_data_dir, tmp_path
 ):
     process, left = killed
     assert process.returncode == -signal.SIGKILL, process.stderr
@@ -198,32 +173,49 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(
     progress = json.loads((directory / "progress.json").read_text())
     assert [step for step, _ in progress["curve"]] == [2]
 
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "tf_models.train", *DIGITS, *MOMENTUM),
+            f"--checkpoint_dir={directory}",
+            f"--data_dir={prepared_data_dir}",
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    (line,) = process.stdout.splitlines()
+    line = json.loads(line)
+    result = result_from_json(line["result"])
+    assert (result.status, result.steps) == ("finished", 6)
+    # A model that has learned nothing gets nine tenths of ten digits wrong.
+    assert 0 < result.validation < 95 and result.validation == result.curve[-1][1]
+    assert "digits" in process.stderr
+    assert "Optimizer: ExtremeTensoring(beta_1=0.9, level=2)." in process.stderr
+
     _, undisturbed, _ = trained(*DIGITS, *MOMENTUM)
-    status, line, _ = trained(*DIGITS, *MOMENTUM, f"--checkpoint_dir={directory}")
-    assert status == 0
     assert measures(line) == measures(undisturbed)
-    # And once more, from the end.
+    # The finished run can be resumed too.
     _, again, _ = trained(*DIGITS, *MOMENTUM, f"--checkpoint_dir={directory}")
     assert measures(again) == measures(undisturbed)
     weights = [path.name for path in directory.glob("*.h5")]
     assert weights == ["checkpoint_step_6.weights.h5"]
 
 
-def test_the_checkpoint_of_another_command_is_refused_and_kept(
-    trained, killed, tmp_path
-):
+def test_a_checkpoint_of_another_command_is_refused_and_kept(trained, killed, tmp_path):
     directory = shutil.copytree(killed[1], tmp_path / "copy")
     before = {path.name: path.read_bytes() for path in directory.iterdir()}
-    status, line, said = trained(
+    status, line, messages = trained(
         *DIGITS, *MOMENTUM, "--seed=5", f"--checkpoint_dir={directory}"
     )
     assert (status, line) == (1, None)
-    assert "of another run: its seed is 0, not 5" in " ".join(said.split())
+    assert "of another run: its seed is 0, not 5" in " ".join(messages.split())
     assert {p.name: p.read_bytes() for p in directory.iterdir()} == before
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_ctrl_c_ends_a_run_which_says_what_is_left(
+def test_ctrl_c_ends_a_run_and_says_whether_a_checkpoint_is_kept(
     trained, monkeypatch, tmp_path, keeps
 ):
     checkpoint = [f"--checkpoint_dir={tmp_path}"] if keeps else []
@@ -266,14 +258,14 @@ def test_the_help_describes_every_flag():
     assert "{'embeddings|logits': 1, '.*': 2}" in text
 
 
-def test_without_flags_a_run_is_the_demos_with_the_optimizers_own_rate():
+def test_the_default_run_is_the_demos_at_the_optimizers_default_learning_rate():
     run = chosen()
     assert run.task == Language()
     assert (run.optimizer, run.learning_rate) == ("ExtremeTensoring", 2e-3)
     assert (run.steps, run.seed, run.schedule) == (1200, 0, "cosine")
 
 
-def test_flags_make_the_task():
+def test_flags_define_the_task():
     assert chosen("--text=folder", "--text_dir=notes", "--model=small").task == (
         Language(text="folder", text_dir="notes", model="small")
     )
@@ -283,7 +275,7 @@ def test_flags_make_the_task():
     assert chosen("--task=convex", "--seed=4").task == Convex(data_seed=4)
 
 
-def test_flags_of_the_optimizer_join_its_text():
+def test_optimizer_flags_become_arguments_of_the_optimizer():
     assert chosen(*MOMENTUM).optimizer == "ExtremeTensoring(beta_1=0.9, level=2)"
     infinite = chosen("--level=inf", "--weight_decay=0.1")
     assert infinite.optimizer == "ExtremeTensoring(weight_decay=0.1, level='inf')"
@@ -317,34 +309,34 @@ def test_flags_of_the_optimizer_join_its_text():
         ("--rate_scale={'embeddings': 4}", {"rate_scale": {"embeddings": 4}}),
     ],
 )
-def test_a_flag_gives_the_optimizer_what_it_reads_as_in_python(flag, expected):
+def test_a_flag_passes_its_python_value_to_the_optimizer(flag, expected):
     run = chosen(flag)
     assert optimizers.parse(run.optimizer)[1] == expected
     made = optimizers.make(run.optimizer, run.learning_rate).get_config()
     assert made | expected == made
-    # And takes the place of what the optimizer's own text says.
+    # The flag overrides the argument in the optimizer's text.
     longer = chosen(f"--optimizer={run.optimizer}", flag, "--beta_1=0.5")
     assert optimizers.parse(longer.optimizer)[1] == expected | {"beta_1": 0.5}
 
 
-def test_levels_and_ranks_by_path_are_what_is_trained_with(trained):
-    plain = "--optimizer=ExtremeTensoring(beta_1=0.0, level=1)"
-    status, fine, _ = trained(*DIGITS, plain)
-    _, coarse, _ = trained(*DIGITS, plain, "--level={'hidden_0/kernel': 2, '.*': 1}")
-    # Its 64 pixels become 8 × 8, its 4 units stay.
-    saved = fine["result"]["numbers_held"] - coarse["result"]["numbers_held"]
-    assert (status, saved) == (0, 64 - (8 + 8))
-    _, full, _ = trained(*DIGITS, plain, "--beta_1=0.9", "--momentum_rank=None")
-    momentum = full["result"]["bytes_held"] - fine["result"]["bytes_held"]
-    assert momentum == 2 * full["result"]["model_numbers"]
-    _, some, _ = trained(
-        *DIGITS,
-        plain,
-        "--beta_1=0.9",
-        "--momentum_rank={'hidden_0/kernel': None, '.*': 0}",
-    )
-    momentum = some["result"]["bytes_held"] - fine["result"]["bytes_held"]
-    assert momentum == 2 * 64 * 4
+def test_levels_and_ranks_by_path_reach_the_optimizer():
+    model = mlp((8, 8, 1), 10, hidden=(4, 4))
+
+    def report(*arguments):
+        run = chosen("--optimizer=ExtremeTensoring(beta_1=0.0, level=1)", *arguments)
+        optimizer = optimizers.make(run.optimizer, 0.1)
+        optimizer.build(model.trainable_variables)
+        return memory_report(optimizer)
+
+    fine = report()
+    coarse = report("--level={'hidden_0/kernel': 2, '.*': 1}")
+    # The 64 pixels become 8 × 8, the 4 units stay.
+    assert fine.slots - coarse.slots == 64 - (8 + 8)
+    full = report("--beta_1=0.9", "--momentum_rank=None")
+    assert full.bytes - fine.bytes == 2 * full.model_numbers
+    ranks = "--momentum_rank={'hidden_0/kernel': None, '.*': 0}"
+    some = report("--beta_1=0.9", ranks)
+    assert some.bytes - fine.bytes == 2 * 64 * 4
 
 
 @pytest.mark.parametrize(
@@ -367,7 +359,7 @@ def test_levels_and_ranks_by_path_are_what_is_trained_with(trained):
         ("--optimizer=LossScaleOptimizer", "no optimizer 'LossScaleOptimizer'"),
     ],
 )
-def test_a_bad_flag_is_refused_with_the_rule(argument, rule):
+def test_a_bad_flag_is_refused_with_the_reason(argument, rule):
     with pytest.raises(flags.IllegalFlagValueError, match=rule):
         parsed(argument)
 
@@ -375,9 +367,7 @@ def test_a_bad_flag_is_refused_with_the_rule(argument, rule):
 @pytest.mark.parametrize(
     "name", ["data_dir", "checkpoint_dir", "tensorboard_dir", "results"]
 )
-def test_what_cannot_be_written_to_is_refused_before_anything_is_trained(
-    name, tmp_path
-):
+def test_an_unwritable_path_is_refused_before_training(name, tmp_path):
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "below" / "it"
     with pytest.raises(
@@ -386,7 +376,7 @@ def test_what_cannot_be_written_to_is_refused_before_anything_is_trained(
         parsed(f"--{name}={path}")
 
 
-def test_results_cannot_be_a_directory(tmp_path):
+def test_the_results_file_cannot_be_a_directory(tmp_path):
     with pytest.raises(flags.IllegalFlagValueError, match="--results must be a file"):
         parsed(f"--results={tmp_path}")
 
@@ -422,12 +412,12 @@ def test_results_cannot_be_a_directory(tmp_path):
         (["--width=3"], "--width does not go with --task=language"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(arguments, told):
+def test_incompatible_flags_are_refused(arguments, told):
     with pytest.raises(ValueError, match=told):
         chosen(*arguments)
 
 
-def test_the_program_makes_errors_of_usage_of_them(monkeypatch):
+def test_bad_usage_ends_the_program_with_a_usage_error(monkeypatch):
     def call(*arguments, rest=()):
         values = parsed(*arguments)
         values["verbosity"] = flags.FLAGS["verbosity"]

@@ -1,4 +1,4 @@
-"""One run: what it shares with the others, and what it measures."""
+"""A single training run: what all runs have in common, and what a run measures."""
 
 import json
 import math
@@ -9,12 +9,13 @@ import pytest
 from tf_models.studies.tasks import Convex, Images, Language
 from tf_models.studies.training import Run, StepClock, segments, train
 
+pytestmark = pytest.mark.usefixtures("eager")
 CONVEX = Convex(examples=400, features=4)
 DIGITS = Images(model="mlp", width=4, batch_size=8)
 
 
 def run_of(task=CONVEX, optimizer="SGD", learning_rate=0.1, **values):
-    """A small `Run`, uncompiled, as XLA's compilation is most of its time."""
+    """A small `Run`, which XLA does not compile."""
     defaults = {"schedule": "constant", "steps": 3, "jit_compile": False}
     return Run(
         task=task,
@@ -35,27 +36,33 @@ def digits(prepared_data_dir):
 
 
 @pytest.fixture(scope="module")
-def still(texts, prepared_data_dir):
-    """Two optimizers at rate 0: their models keep the weights they began with."""
-    task = Language(
+def language(texts):
+    """A language task with little text."""
+    return Language(
         text="folder", text_dir=str(texts), sequence_length=64, batch_size=2
     )
-    loaded = task.load(prepared_data_dir)
+
+
+@pytest.fixture(scope="module")
+def untrained(eager, language, prepared_data_dir):
+    """Results of two optimizers at learning rate 0: the initial weights remain."""
+    loaded = language.load(prepared_data_dir)
     return [
-        train(run_of(task, optimizer, 0.0), loaded) for optimizer in ("SGD", "RMSprop")
+        train(run_of(language, optimizer, 0.0), loaded)
+        for optimizer in ("SGD", "RMSprop")
     ]
 
 
-def test_runs_begin_with_the_same_weights(still):
-    assert still[0].validation == still[1].validation
-    assert still[0].test == still[1].test != still[0].validation
+def test_all_optimizers_start_from_the_same_weights(untrained):
+    assert untrained[0].validation == untrained[1].validation
+    assert untrained[0].test == untrained[1].test != untrained[0].validation
 
 
-def test_a_run_reports_its_steps_and_a_perplexity(still):
-    for result in still:
+def test_a_run_reports_its_steps_and_a_perplexity(untrained):
+    for result in untrained:
         assert (result.status, result.steps) == ("finished", 3)
         assert (result.measure, result.unit) == ("perplexity", "a byte")
-        # Of a model that was never trained, on 256 different bytes.
+        # The model is untrained and there are 256 bytes.
         assert 128 < result.validation < 512
         assert result.curve == ((3, result.validation),)
         assert result.ms_per_step > 0
@@ -63,11 +70,11 @@ def test_a_run_reports_its_steps_and_a_perplexity(still):
         assert result.examples_per_second == pytest.approx(tokens_per_second)
 
 
-def test_a_run_reports_what_its_optimizer_holds(still):
-    sgd, rmsprop = still
+def test_a_run_reports_the_memory_of_its_optimizer(untrained):
+    sgd, rmsprop = untrained
     assert (sgd.numbers_held, sgd.bytes_held) == (0, 0)
     assert sgd.times_less_than_adam == math.inf
-    # RMSprop keeps one moment where Adam keeps two.
+    # RMSprop keeps one moment, Adam two.
     assert rmsprop.times_less_than_adam == 2
     assert rmsprop.bytes_held == 4 * rmsprop.numbers_held
     assert rmsprop.model_bytes == 4 * rmsprop.model_numbers
@@ -76,7 +83,7 @@ def test_a_run_reports_what_its_optimizer_holds(still):
     assert rmsprop.numbers_held == rmsprop.model_numbers == sgd.model_numbers
 
 
-def test_seeds_begin_with_other_weights(digits):
+def test_the_seed_selects_the_initial_weights(digits):
     first, second, again = (
         train(run_of(DIGITS, learning_rate=0.0, steps=1, seed=seed), digits).validation
         for seed in (0, 1, 0)
@@ -84,7 +91,7 @@ def test_seeds_begin_with_other_weights(digits):
     assert first == again != second
 
 
-def test_training_makes_the_objective_less(convex):
+def test_training_lowers_the_objective(convex):
     result = train(run_of(steps=8, evaluations=4), convex)
     values = [value for _, value in result.curve]
     assert [step for step, _ in result.curve] == [2, 4, 6, 8]
@@ -92,7 +99,7 @@ def test_training_makes_the_objective_less(convex):
     assert 0 < result.validation == values[-1] < math.log(10)
 
 
-def test_how_often_a_run_is_validated_does_not_change_what_it_learns(digits):
+def test_the_number_of_evaluations_does_not_change_the_trained_model(digits):
     once, thrice = (
         train(run_of(DIGITS, "Adam", 0.01, steps=7, evaluations=count), digits)
         for count in (1, 3)
@@ -101,42 +108,39 @@ def test_how_often_a_run_is_validated_does_not_change_what_it_learns(digits):
     assert [step for step, _ in thrice.curve] == [2, 4, 7]
 
 
-def test_a_loss_too_large_for_a_perplexity_is_diverged_and_every_step_was_told(
-    prepared_data_dir,
-):
-    # The last step takes the weights to values that are finite and absurd.
-    task = Language(sequence_length=64, batch_size=2)
-    told = []
+def test_a_run_whose_perplexity_overflows_has_diverged(language, prepared_data_dir):
+    # The last step makes the weights finite but huge.
+    counted = []
     result = train(
-        run_of(task, learning_rate=1e6),
-        task.load(prepared_data_dir),
-        on_step=lambda: told.append(1),
+        run_of(language, learning_rate=1e6),
+        language.load(prepared_data_dir),
+        on_step=lambda: counted.append(1),
     )
     assert result.status == "diverged" and result.diverged
     assert math.isnan(result.validation) and math.isnan(result.test)
-    assert result.steps == len(told)
+    assert result.steps == len(counted)
 
 
-def test_a_run_stops_at_the_step_whose_loss_is_not_a_number(digits):
-    told = []
-    wild = run_of(DIGITS, learning_rate=1e30, steps=9, evaluations=3)
-    result = train(wild, digits, on_step=lambda: told.append(1))
-    assert result.diverged and result.steps == len(told) < 9
+def test_a_run_stops_at_the_first_step_with_a_nan_loss(digits):
+    counted = []
+    unstable = run_of(DIGITS, learning_rate=1e30, steps=9, evaluations=3)
+    result = train(unstable, digits, on_step=lambda: counted.append(1))
+    assert result.diverged and result.steps == len(counted) < 9
     assert math.isnan(result.curve[-1][1])
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
-def test_mixed_precision_trains_and_leaves_the_policy_as_it_was(convex, policy):
+def test_a_run_with_a_dtype_policy_restores_the_previous_policy(convex, policy):
     result = train(run_of(optimizer="SM3", dtype_policy=policy), convex)
     assert result.status == "finished" and result.validation < math.log(10)
-    # Neither the loss scale nor its counter belongs to what a rule holds.
+    # The loss scale and its counter do not count as optimizer state.
     assert result.numbers_held == train(run_of(optimizer="SM3"), convex).numbers_held
     assert keras.config.dtype_policy().name == "float32"
     bytes_a_weight = 2 if policy == "bfloat16" else 4
     assert result.model_bytes == bytes_a_weight * result.model_numbers
 
 
-def test_the_step_time_is_the_median_after_the_step_that_compiles():
+def test_the_step_time_is_the_median_without_the_first_step():
     clock = StepClock(on_step=lambda: None)
     assert math.isnan(clock.ms_per_step)
     clock.seconds = [9.0]
@@ -156,12 +160,14 @@ def test_the_step_time_is_the_median_after_the_step_that_compiles():
         (2, 50, 0, [(0, 1), (1, 2)]),
     ],
 )
-def test_a_run_is_cut_where_it_is_evaluated(steps, evaluations, first_step, expected):
+def test_the_evaluations_divide_a_run_into_segments(
+    steps, evaluations, first_step, expected
+):
     run = run_of(steps=steps, evaluations=evaluations)
     assert segments(run, first_step) == expected
 
 
-def test_the_identity_of_a_run_is_all_that_decides_it_as_plain_values():
+def test_the_identity_of_a_run_holds_all_its_settings_as_json():
     run = run_of(task=Language(subwords=300), warmup_steps=2)
     identity = run.identity()
     assert json.loads(json.dumps(identity)) == identity

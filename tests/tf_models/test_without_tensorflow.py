@@ -1,4 +1,4 @@
-"""The language studies and the step times on a machine that has no TensorFlow."""
+"""The language studies and the step times on a machine without TensorFlow."""
 
 import importlib.metadata
 import importlib.util
@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from tf_models.studies.tasks import Language
 
-# Found nowhere, whatever is installed.
+# Hides TensorFlow and TFDS, even where they are installed.
 HIDDEN = """
 import runpy, sys
 
@@ -33,41 +33,52 @@ class Hiding:
 
 sys.meta_path[:] = map(Hiding, sys.meta_path)
 """
-PROGRAM = HIDDEN + "runpy.run_module(sys.argv.pop(1), run_name='__main__')"
-BATCHES = (
+# Everything in one process of each backend: importing a backend takes seconds.
+SCRIPT = (
     HIDDEN
     + """
+import contextlib, io, json
 import numpy as np
-from tf_models.studies.tasks import Language
-task = Language(**eval(sys.argv[1])).load(sys.argv[2])
+from absl import flags
+from rich.console import Console
+from tf_models.console import program
+from tf_models.studies.tasks import Images, Language
+
+options = json.loads(sys.argv[1])
+task = Language(**options["task"]).load(options["data_dir"])
 read = [*task.training_batches(5, seed=3), *task.validation, *task.test]
-np.savez(sys.argv[3], *(part for batch in read for part in batch))
+np.savez(options["batches"], *(part for batch in read for part in batch))
+
+refused = []
+for task in (Images(), Language(text="lm1b")):
+    try:
+        program.load(task, options["data_dir"], "skip", Console(file=io.StringIO()))
+    except SystemExit as end:
+        refused.append(str(end))
+
+from tf_models import train
+
+values = flags.FlagValues()
+train.define_flags(values)
+values(["train", *options["train"]])
+line = io.StringIO()
+with contextlib.redirect_stdout(line):
+    train.make(train.chosen_run(values), values, Console(file=io.StringIO()))
+
+table = io.StringIO()
+if options["step_time"]:
+    from benchmarks import step_time
+
+    flags.FLAGS(["step_time", *options["step_time"]])
+    with contextlib.redirect_stdout(table):
+        step_time.main([])
+print(json.dumps([refused, json.loads(line.getvalue()), table.getvalue()]))
 """
 )
 
 
-@pytest.fixture(scope="module", params=["jax", "torch"])
-def without_tensorflow(request):
-    """Runs a program under another backend, with TensorFlow hidden."""
-    backend = request.param
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"the package {backend} is not installed")
-
-    def run(code, *arguments):
-        return subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            # PyTorch's threads would wait for each other: there are other tests.
-            env=os.environ | {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
-
-
 def packages(extras):
-    """What the library needs with some extras, by the metadata of what is installed."""
+    """The packages that the library needs with some extras, by their metadata."""
     found, left = set(), [Requirement(f"et-optimizer[{extras}]")]
     while left:
         package = left.pop()
@@ -88,34 +99,61 @@ def packages(extras):
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_the_extras_of_the_studies_bring_no_tensorflow(backend):
+def test_the_studies_extra_does_not_install_tensorflow(backend):
     needed = packages(f"{backend},studies")
     assert {backend, "tensorflow-datasets", "tokenizers"} <= needed
     assert not needed & {"tensorflow", "tensorflow-cpu", "tf-keras"}
-    # Where it is asked for, this finds it.
+    # The extra for TensorFlow does.
     assert "tensorflow" in packages("tensorflow,studies")
 
 
-def succeeded(finished):
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
-
-
-# What reads a text asks for no backend: each text once, and each backend once.
-@pytest.mark.parametrize(
-    ("without_tensorflow", "text"),
-    [("jax", "stdlib"), ("torch", "folder")],
-    indirect=["without_tensorflow"],
-)
-def test_batches_are_those_that_a_tf_data_pipeline_gives(
-    without_tensorflow, texts, tmp_path, text
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_language_studies_and_the_step_times_run_without_tensorflow(
+    backend, texts, tmp_path
 ):
-    task = {"text": text, "sequence_length": 16, "batch_size": 4, "subwords": 300}
-    if text == "folder":
-        task["text_dir"] = str(texts)
-    succeeded(
-        without_tensorflow(BATCHES, task, tmp_path / "without", tmp_path / "read.npz")
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"the package {backend} is not installed")
+    task = {
+        "text": "folder",
+        "text_dir": str(texts),
+        "sequence_length": 16,
+        "batch_size": 4,
+        "subwords": 300,
+    }
+    train = [
+        *("--text=folder", f"--text_dir={texts}", f"--data_dir={tmp_path / 'train'}"),
+        *("--sequence_length=16", "--batch_size=4", "--learning_rate=0.002"),
+        *("--steps=12", "--evaluations=2"),
+    ]
+    step_time = ["--rounds=3", "--models=demo Transformer"]
+    step_time.append("--optimizers=ExtremeTensoring 1")
+    options = {
+        "task": task,
+        "data_dir": str(tmp_path / "without"),
+        "batches": str(tmp_path / "read.npz"),
+        "train": train,
+        # JAX would compile for long.
+        "step_time": step_time if backend == "torch" else [],
+    }
+    finished = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(options)],
+        # PyTorch's threads would compete with the other tests.
+        env=os.environ | {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert finished.returncode == 0, finished.stderr
+    refused, line, table = json.loads(finished.stdout.splitlines()[-1])
+    for message, what in zip(
+        refused, ("Images are read .* tf.data", 'TFDS, which reads the text "lm1b"')
+    ):
+        assert re.search(what, message) and "pip install tensorflow" in message
+    assert len(refused) == 2
+    first, last = (value for _, value in line["result"]["curve"])
+    assert line["result"]["status"] == "finished" and last < first < 256
+    assert ("ExtremeTensoring 1" in table) == ("Adam" in table) == (backend == "torch")
+
     here = Language(**task).load(tmp_path / "with")
     # As Keras reads them under TensorFlow.
     adapter = keras.src.trainers.data_adapters.get_data_adapter
@@ -129,54 +167,3 @@ def test_batches_are_those_that_a_tf_data_pipeline_gives(
     assert len(found) == len(expected) > 10
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def test_a_run_trains(without_tensorflow, texts, tmp_path):
-    output = succeeded(
-        without_tensorflow(
-            PROGRAM,
-            "tf_models.train",
-            "--text=folder",
-            f"--text_dir={texts}",
-            f"--data_dir={tmp_path}",
-            "--sequence_length=16",
-            "--batch_size=4",
-            "--steps=12",
-            "--evaluations=2",
-            "--learning_rate=0.002",
-        )
-    )
-    result = json.loads(output.splitlines()[-1])["result"]
-    first, last = (value for _, value in result["curve"])
-    assert result["status"] == "finished" and last < first < 256
-
-
-def test_steps_are_timed(without_tensorflow):
-    output = succeeded(
-        without_tensorflow(
-            PROGRAM,
-            "benchmarks.step_time",
-            "--rounds=3",
-            "--models=demo Transformer",
-            "--optimizers=ExtremeTensoring 1",
-        )
-    )
-    assert "ExtremeTensoring 1" in output and "Adam" in output
-
-
-@pytest.mark.parametrize(
-    ("without_tensorflow", "flags", "what"),
-    [
-        ("jax", ("--task=images", "--images=digits"), "Images are read .* tf.data"),
-        ("torch", ("--text=lm1b",), 'TFDS, which reads the text "lm1b"'),
-    ],
-    indirect=["without_tensorflow"],
-)
-def test_what_needs_tensorflow_says_so(without_tensorflow, tmp_path, flags, what):
-    finished = without_tensorflow(
-        PROGRAM, "tf_models.train", *flags, f"--data_dir={tmp_path}"
-    )
-    assert finished.returncode != 0
-    message = " ".join(finished.stderr.split())
-    assert "pip install tensorflow" in message and "Traceback" not in message
-    assert re.search(what, message)
