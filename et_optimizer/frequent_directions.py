@@ -1,15 +1,15 @@
-"""Frequent Directions: a running covariance kept as a few eigenvectors.
+"""Frequent Directions: a low-rank sketch of a running covariance.
 
-A stream of columns c adds up to a covariance G = Σ c cᵀ of size d × d. The sketch
-keeps its leading ℓ eigenvectors, d·ℓ numbers, and the *escaped mass*, a bound on all
-that it has dropped:
+The covariance of a stream of columns c is G = Σ c cᵀ, of size d × d. The sketch keeps
+its leading ℓ eigenvectors, d·ℓ elements, and the *escaped mass*, an upper bound on
+everything that it has dropped:
 
     FD-update(Ḡ, M):  U diag(λ) Uᵀ = Ḡ + M, λ descending;   ρ = λ_ℓ
                       Ḡ' = U diag(max(λ − ρ, 0)) Uᵀ,   escaped' = escaped + ρ
 
-so that Ḡ ≼ G ≼ Ḡ + escaped · I. With a decay β the update is that of βḠ, and the
-escaped mass decays too. Everything here is a pure function on `keras.ops`, works inside
-a compiled program on every backend, and takes leading axes as a batch of sketches.
+so that Ḡ ≼ G ≼ Ḡ + escaped · I. With a decay β, βḠ is updated and the escaped mass
+decays too. All functions are pure, use `keras.ops`, work inside compiled programs on
+every backend, and treat leading axes as a batch of sketches.
 
 Example:
 
@@ -41,25 +41,26 @@ from et_optimizer import checks
 from et_optimizer.compilers.linear_algebra import eigh
 from et_optimizer.types import Shape, Tensor
 
-# Singular values below this share of the largest are float32's rounding.
+# Singular values below this share of the largest are rounding errors of float32.
 NOISE = 1e-6
-# The rotations of Jacobi take as many rounds as a factor has rows, and each goes over
-# all of it: of more rows the eigenvalues of the Gram matrix are found.
-MOST_ROWS_TURNED = 64
-# In a sweep each row meets each other once. A random factor of 64 rows was orthogonal
-# to rounding after 7 sweeps, that of a sketch and one more column after 5.
+# A sweep of Jacobi's method takes as many rounds as a factor has rows, and each round
+# reads the whole factor. With more rows the Gram matrix is decomposed instead.
+MAX_JACOBI_ROWS = 64
+# In one sweep each row meets every other row once. A random factor of 64 rows was
+# orthogonal to rounding after 7 sweeps, a sketch with one more column after 5.
 SWEEPS = 9
 
 
 class Sketch(NamedTuple):
-    """What is kept of a covariance, or of a batch of them.
+    """The sketch of a covariance, or of a batch of them.
 
     Attributes:
         vectors: Orthonormal eigenvectors, of shape (..., size, rank); zeros before the
             first update.
-        values: Their eigenvalues in descending order, of shape (..., rank). Where the
-            rank is less than the size, the last is 0 and its column without effect.
-        escaped: The escaped mass, of shape (...); 0 where the rank is the size.
+        values: Their eigenvalues in descending order, of shape (..., rank). If the rank
+            is less than the size, the last eigenvalue is 0 and its vector has no
+            effect.
+        escaped: The escaped mass, of shape (...); 0 if the rank equals the size.
     """
 
     vectors: Tensor
@@ -72,32 +73,32 @@ def shapes(size: int, rank: int, batch: Shape = ()) -> Sketch:
 
     Args:
         size: The length d of a column.
-        rank: How many eigenvectors are kept, ℓ; more than `size` count as `size`.
+        rank: ℓ, the number of eigenvectors; at most `size` are kept.
         batch: The shape of a batch of sketches. Defaults to a single one.
 
     Returns:
-        A `Sketch` of tuples. They hold (d + 1)·ℓ + 1 numbers in all.
+        A `Sketch` of tuples, with (d + 1)·ℓ + 1 elements in total.
     """
     rank = min(rank, size)
     return Sketch((*batch, size, rank), (*batch, rank), tuple(batch))
 
 
 def zeros(size: int, rank: int, batch: Shape = ()) -> Sketch:
-    """The sketch of no columns, in float32; arguments as for `shapes`."""
+    """The sketch without any column, in float32; arguments as for `shapes`."""
     return Sketch(*(ops.zeros(shape, "float32") for shape in shapes(size, rank, batch)))
 
 
 def update(sketch: Sketch, columns: Tensor, decay: float = 1.0) -> Sketch:
-    """Takes columns into a sketch.
+    """Adds columns to a sketch.
 
-    A size × size matrix is formed only where rank + number of columns reach the size.
-    Otherwise the work is O(size · (rank + columns)²). A sketch whose rank is its size
-    loses nothing and has no escaped mass.
+    The work is O(size · (rank + columns)²). A size × size matrix is formed only if rank
+    + columns ≥ size. A sketch whose rank equals its size is exact and has no escaped
+    mass.
 
     Args:
         sketch: A `Sketch`.
-        columns: Float32 tensor of shape (..., size, any number of columns).
-        decay: β in [0, 1], what the covariance is multiplied by first. Defaults to 1.
+        columns: Float32 tensor of shape (..., size, columns), any number of columns.
+        decay: β in [0, 1], which multiplies the covariance first. Defaults to 1.
 
     Returns:
         A `Sketch`.
@@ -106,24 +107,25 @@ def update(sketch: Sketch, columns: Tensor, decay: float = 1.0) -> Sketch:
     columns = ops.convert_to_tensor(columns)
     size, rank = vectors.shape[-2:]
     values = decay * values
-    # In terms of the covariance over its trace, the products stay in float32's range.
+    # Divided by its trace, the covariance stays within float32's range.
     trace = ops.sum(values, axis=-1) + ops.sum(ops.square(columns), axis=(-2, -1))
     scale = _power_or_0(trace, 0.5)[..., None]
     roots = ops.sqrt(values) * scale
     columns = columns * scale[..., None]
     if rank == size:
-        # In the basis of the last eigenvectors the covariance is nearly diagonal, which
-        # halves the time that Jacobi's method takes.
-        basis = _started(vectors)
-        columns = _product(basis, columns, transpose=True)
-        factor = ops.concatenate([_diagonal(roots), columns], axis=-1)
+        # The covariance is nearly diagonal in the basis of the last eigenvectors, which
+        # halves the time of Jacobi's method.
+        basis = _or_identity(vectors)
+        columns = ops.matmul(_transposed(basis), columns)
+        diagonal = roots[..., None] * ops.eye(size, dtype="float32")
+        factor = ops.concatenate([diagonal, columns], axis=-1)
     else:
         basis = None
         factor = ops.concatenate([vectors * roots[..., None, :], columns], axis=-1)
         if factor.shape[-1] < size:
             basis, factor = ops.qr(factor)
-    found, directions = _leading(factor, rank, is_exact=columns.shape[-1] == 1)
-    vectors = directions if basis is None else _product(basis, directions)
+    found, leading = _leading(factor, rank, is_exact=columns.shape[-1] == 1)
+    vectors = leading if basis is None else ops.matmul(basis, leading)
     if rank < size:
         least = found[..., -1]
         escaped = decay * escaped + least * trace
@@ -134,8 +136,9 @@ def update(sketch: Sketch, columns: Tensor, decay: float = 1.0) -> Sketch:
 def trace(sketch: Sketch) -> Tensor:
     """The sum of the traces of a batch of covariances, a scalar.
 
-    Exact for columns that came one at a time: each then took the escaped mass from as
-    many eigenvalues as there are. Of several at once more is lost, and it is less.
+    Exact if the columns were added one at a time: then each update subtracts the
+    escaped mass from `rank` eigenvalues. Updates with several columns lose more, and
+    the result is too small.
     """
     rank = sketch.values.shape[-1]
     return ops.sum(sketch.values) + rank * ops.sum(sketch.escaped)
@@ -144,32 +147,32 @@ def trace(sketch: Sketch) -> Tensor:
 def _leading(factor: Tensor, rank: int, is_exact: bool) -> tuple[Tensor, Tensor]:
     """The leading eigenvalues and eigenvectors of F Fᵀ, in descending order.
 
-    Float32 tells the eigenvalues of F Fᵀ apart down to 1e-7 of the largest, and the
-    singular values of F, their roots, down to 1e-7 of theirs. A single column may be
-    that short beside what has been summed up, and is not to be lost.
+    Float32 resolves eigenvalues of F Fᵀ down to 1e-7 of the largest, and the singular
+    values of F, their roots, down to 1e-7 of the largest singular value. A single
+    column may be that short compared with the sketch, and must not be lost.
     """
-    if not is_exact or factor.shape[-2] > MOST_ROWS_TURNED:
-        values, vectors = eigh(_gram(factor))
+    if not is_exact or factor.shape[-2] > MAX_JACOBI_ROWS:
+        values, vectors = eigh(ops.matmul(factor, _transposed(factor)))
         values, vectors = ops.flip(values, axis=-1), ops.flip(vectors, axis=-1)
         return ops.maximum(values[..., :rank], 0.0), vectors[..., :rank]
-    values, vectors = _turned(factor)
+    values, vectors = _jacobi(factor)
     order = ops.argsort(-values, axis=-1)[..., :rank]
     values = ops.take_along_axis(values, order, axis=-1)
     vectors = ops.take_along_axis(vectors, order[..., None], axis=-2)
     values = ops.where(values > NOISE**2 * values[..., :1], values, 0.0)
-    # Each of hundreds of turns has lengthened the vectors by its rounding.
-    return values, _orthonormal(ops.swapaxes(vectors, -2, -1))
+    # The rounding of hundreds of rotations has lengthened the vectors.
+    return values, _orthonormal(_transposed(vectors))
 
 
-def _turned(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """The squared lengths of F's rows once they are orthogonal, and what turns them so.
+def _jacobi(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """The squared singular values of F, and its left singular vectors as rows.
 
-    Jacobi's one-sided method: rows are turned two by two until all are orthogonal. It
-    finds singular values of very different sizes to as many digits each.
+    Jacobi's one-sided method rotates pairs of rows until all are orthogonal. It finds
+    singular values of very different sizes with the same relative precision.
 
     Returns:
-        `(values, turns)` of shapes (..., rows) and (..., rows, rows), where turns · F
-        has the orthogonal rows.
+        `(values, rotation)` of shapes (..., rows) and (..., rows, rows), where
+        rotation · F has orthogonal rows of these squared lengths.
     """
     rows, columns = factor.shape[-2:]
     eye = ops.zeros_like(factor[..., :1]) + ops.eye(rows, dtype="float32")
@@ -178,25 +181,25 @@ def _turned(factor: Tensor) -> tuple[Tensor, Tensor]:
     if even > rows:
         unpadded = [[0, 0]] * (len(work.shape) - 2)
         work = ops.pad(work, [*unpadded, [0, 1], [0, 0]])
-    turn = _round_of_turns(even, columns)
-    work = ops.fori_loop(0, SWEEPS * (even - 1), turn, work)[..., :rows, :]
+    rotate = _jacobi_round(even, columns)
+    work = ops.fori_loop(0, SWEEPS * (even - 1), rotate, work)[..., :rows, :]
     return ops.sum(ops.square(work[..., :columns]), axis=-1), work[..., columns:]
 
 
 @functools.cache
-def _round_of_turns(rows: int, columns: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """One round of a tournament: the rows of one half meet those of the other.
+def _jacobi_round(rows: int, columns: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """One round of a tournament: each row of one half meets a row of the other.
 
-    The first row stays and the others move on by one place, so that after rows − 1
-    rounds each has met each, and all are in their places again.
+    The first row stays and the others move on by one position. After rows − 1 rounds
+    every pair has met, and every row is back at its position.
     """
     half = rows // 2
     top, bottom = list(range(half)), list(range(half, rows))
-    places = [top[0], bottom[0], *top[1:-1], *bottom[1:], top[-1]]
-    # Of a list Keras takes each number by itself, at every turn.
-    moved = np.array(places if half > 1 else [0, 1])
+    order = [top[0], bottom[0], *top[1:-1], *bottom[1:], top[-1]]
+    # Keras would convert a list element by element, in every round.
+    order = np.array(order if half > 1 else [0, 1])
 
-    def turn(_: Tensor, work: Tensor) -> Tensor:
+    def rotate(_: Tensor, work: Tensor) -> Tensor:
         top, bottom = work[..., :half, :], work[..., half:, :]
         a, b = top[..., :columns], bottom[..., :columns]
         product = ops.sum(a * b, axis=-1, keepdims=True)
@@ -209,10 +212,10 @@ def _round_of_turns(rows: int, columns: int) -> Callable[[Tensor, Tensor], Tenso
         tangent = ops.where(product == 0.0, 0.0, tangent)
         cosine = ops.rsqrt(1.0 + ops.square(tangent))
         sine = cosine * tangent
-        turned = [cosine * top - sine * bottom, sine * top + cosine * bottom]
-        return ops.take(ops.concatenate(turned, axis=-2), moved, axis=-2)
+        rotated = [cosine * top - sine * bottom, sine * top + cosine * bottom]
+        return ops.take(ops.concatenate(rotated, axis=-2), order, axis=-2)
 
-    return turn
+    return rotate
 
 
 def apply_inverse_root(
@@ -225,17 +228,17 @@ def apply_inverse_root(
 ) -> Tensor:
     """Multiplies a tensor by a negative power of a sketched covariance.
 
-    (G̃/w + εI)^(−α) X, where G̃ = Ḡ + ρI. Directions in which that is 0 give 0, as in
-    the pseudo-inverse. Takes 4·rank multiplications for every number of the tensor.
+    (G̃/w + εI)^(−α) X, where G̃ = Ḡ + ρI with the escaped mass ρ. Eigenvalues of 0 give
+    0, as in the pseudo-inverse. Takes 4·rank multiplications per element of the tensor.
 
     Args:
         sketch: A `Sketch`.
         tensor: Float32 tensor X of shape (..., size, n).
         exponent: α > 0.
         epsilon: ε ≥ 0. Defaults to 0.
-        relative_epsilon: What is added to ε, as a share of the covariance's largest
-            eigenvalue. Defaults to 0.
-        weight: w > 0, what the covariance is divided by: a scalar. Defaults to 1.
+        relative_epsilon: A share of the covariance's largest eigenvalue, which is added
+            to ε. Defaults to 0.
+        weight: A scalar w > 0 that divides the covariance. Defaults to 1.
 
     Returns:
         A tensor of the shape of `tensor`.
@@ -245,45 +248,37 @@ def apply_inverse_root(
     values, escaped = values / weight, escaped / weight
     floor = escaped + relative_epsilon * (values[..., 0] + escaped) + epsilon
     within = _power_or_0(values + floor[..., None], exponent)[..., None]
-    projected = _product(vectors, tensor, transpose=True)
+    projected = ops.matmul(_transposed(vectors), tensor)
     if rank == size:
-        return _product(vectors, within * projected)
-    # All of the tensor as the complement is treated, and its part along the vectors by
-    # the difference: two products where the complement by itself would take three.
+        return ops.matmul(vectors, within * projected)
+    # The whole tensor gets the complement's factor, and its projection the difference:
+    # two products, where computing the complement would take three.
     outside = _power_or_0(floor, exponent)[..., None, None]
-    return outside * tensor + _product(vectors, (within - outside) * projected)
+    return outside * tensor + ops.matmul(vectors, (within - outside) * projected)
 
 
-def _power_or_0(numbers: Tensor, exponent: float) -> Tensor:
-    """numbers^(−exponent), and 0 for 0."""
-    safe = ops.maximum(numbers, checks.SMALLEST_FLOAT32)
-    return ops.where(numbers > 0, ops.power(safe, -exponent), 0.0)
+def _power_or_0(base: Tensor, exponent: float) -> Tensor:
+    """base^(−exponent), and 0 for 0."""
+    safe = ops.maximum(base, checks.SMALLEST_FLOAT32)
+    return ops.where(base > 0, ops.power(safe, -exponent), 0.0)
 
 
-def _product(one: Tensor, other: Tensor, transpose: bool = False) -> Tensor:
-    return ops.matmul(ops.swapaxes(one, -2, -1) if transpose else one, other)
+def _transposed(matrix: Tensor) -> Tensor:
+    return ops.swapaxes(matrix, -2, -1)
 
 
-def _gram(factor: Tensor) -> Tensor:
-    return ops.matmul(factor, ops.swapaxes(factor, -2, -1))
-
-
-def _diagonal(values: Tensor) -> Tensor:
-    return values[..., None] * ops.eye(values.shape[-1], dtype="float32")
-
-
-def _started(vectors: Tensor) -> Tensor:
-    """The vectors, or those of the identity where there are none yet."""
+def _or_identity(vectors: Tensor) -> Tensor:
+    """The vectors, or the identity before the first update."""
     is_empty = ops.all(vectors == 0, axis=(-2, -1), keepdims=True)
     return ops.where(is_empty, ops.eye(vectors.shape[-1], dtype="float32"), vectors)
 
 
 def _orthonormal(vectors: Tensor) -> Tensor:
-    """Takes the rounding out of nearly orthonormal columns.
+    """Removes the rounding errors of nearly orthonormal columns.
 
     One step of Newton and Schulz's iteration, V (3I − VᵀV) / 2, which squares their
-    distance from orthonormal ones: it would otherwise add up over updates.
+    distance from orthonormality. Without it the errors would add up over updates.
     """
-    overlap = _product(vectors, vectors, transpose=True)
+    overlap = ops.matmul(_transposed(vectors), vectors)
     eye = ops.eye(vectors.shape[-1], dtype="float32")
-    return _product(vectors, 1.5 * eye - 0.5 * overlap)
+    return ops.matmul(vectors, 1.5 * eye - 0.5 * overlap)
