@@ -1,4 +1,4 @@
-"""The learning-rate schedules of the papers."""
+"""The schedules equal the papers' formulas and survive saving."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from et_optimizer import ExtremeTensoring
 from et_optimizer.schedules import Cooldown, InverseSquareRoot, Warmup
 
 
-def rates(schedule, steps):
+def learning_rates(schedule, steps):
     return [float(schedule(ops.convert_to_tensor(s, "int32"))) for s in steps]
 
 
@@ -20,18 +20,18 @@ def rates(schedule, steps):
     warmup=st.integers(1, 20_000),
     step=st.integers(0, 500_000),
 )
-def test_inverse_square_root_is_the_formula_for_t_from_one(constant, warmup, step):
+def test_inverse_square_root_is_the_formula_with_t_from_1(constant, warmup, step):
     t = step + 1
     expected = constant * min(t * warmup**-1.5, t**-0.5)
-    found = rates(InverseSquareRoot(constant, warmup), [step])
+    found = learning_rates(InverseSquareRoot(constant, warmup), [step])
     np.testing.assert_allclose(found, [expected], rtol=1e-5)
 
 
-def test_ten_thousand_warmup_steps_give_the_extreme_tensoring_papers_schedule():
+def test_10_000_warmup_steps_give_the_extreme_tensoring_papers_schedule():
     steps = [0, 99, 9_998, 9_999, 10_000, 499_999]
     expected = [0.3 * min(1e-6 * (s + 1), 1 / np.sqrt(s + 1)) for s in steps]
     np.testing.assert_allclose(
-        rates(InverseSquareRoot(0.3), steps), expected, rtol=1e-5
+        learning_rates(InverseSquareRoot(0.3), steps), expected, rtol=1e-5
     )
 
 
@@ -40,30 +40,30 @@ def test_ten_thousand_warmup_steps_give_the_extreme_tensoring_papers_schedule():
     power=st.sampled_from([0.5, 1, 2, 3.0]),
     step=st.integers(0, 2000),
 )
-def test_warmup_ramps_a_constant_up_as_sm3_does(warmup, power, step):
+def test_warmup_multiplies_by_sm3s_factor(warmup, power, step):
     expected = 0.1 * min(1.0, ((step + 1) / warmup) ** power)
-    found = rates(Warmup(0.1, warmup, power), [step])
+    found = learning_rates(Warmup(0.1, warmup, power), [step])
     np.testing.assert_allclose(found, [expected], rtol=1e-5)
 
 
-def test_the_schedule_after_a_warmup_begins_when_the_ramp_has_ended():
+def test_the_wrapped_schedule_starts_when_the_warmup_ends():
     after = keras.optimizers.schedules.PiecewiseConstantDecay([1], [4.0, 1.0])
-    found = rates(Warmup(after, warmup_steps=4), range(8))
+    found = learning_rates(Warmup(after, warmup_steps=4), range(8))
     np.testing.assert_allclose(found, [1, 2, 3, 4, 4, 4, 1, 1], rtol=1e-6)
-    assert rates(Warmup(after, warmup_steps=0), range(4)) == [4, 4, 1, 1]
+    assert learning_rates(Warmup(after, warmup_steps=0), range(4)) == [4, 4, 1, 1]
 
 
-def test_a_cooldown_falls_linearly_to_zero_after_the_last_step():
-    found = rates(Cooldown(2.0, total_steps=20, fraction=0.25), range(22))
+def test_cooldown_falls_linearly_to_zero_after_the_last_step():
+    found = learning_rates(Cooldown(2.0, total_steps=20, fraction=0.25), range(22))
     expected = [2.0] * 16 + [1.6, 1.2, 0.8, 0.4, 0.0, 0.0]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    whole = rates(Cooldown(1.0, total_steps=4, fraction=1.0), range(5))
+    whole = learning_rates(Cooldown(1.0, total_steps=4, fraction=1.0), range(5))
     np.testing.assert_allclose(whole, [1.0, 0.75, 0.5, 0.25, 0.0], rtol=1e-6)
 
 
-def test_a_cooldown_scales_the_schedule_before_it():
+def test_cooldown_multiplies_the_schedule_before_it():
     before = keras.optimizers.schedules.ExponentialDecay(1.0, 1, 0.5)
-    found = rates(Cooldown(before, total_steps=10, fraction=0.2), [7, 8, 9])
+    found = learning_rates(Cooldown(before, total_steps=10, fraction=0.2), [7, 8, 9])
     np.testing.assert_allclose(found, [2**-7, 2**-8, 2**-9 * 0.5], rtol=1e-6)
 
 
@@ -87,13 +87,13 @@ def test_a_schedule_survives_serialization(schedule):
     assert type(revived) is type(schedule)
     assert revived.get_config() == schedule.get_config()
     steps = range(0, 40, 3)
-    assert rates(revived, steps) == rates(schedule, steps)
+    assert learning_rates(revived, steps) == learning_rates(schedule, steps)
     optimizer = ExtremeTensoring(schedule)
     again = ExtremeTensoring.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
 
 
-def test_a_model_with_a_schedule_is_saved_and_loaded(tmp_path):
+def test_a_loaded_model_continues_with_its_schedule(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile(ExtremeTensoring(NESTED), "mse")
     x, y = np.ones((8, 3)), np.zeros((8, 2))
@@ -109,7 +109,7 @@ def test_a_model_with_a_schedule_is_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("backend_step", [True, False])
-def test_the_rate_of_an_optimizer_is_the_schedules_at_its_step(backend_step):
+def test_an_optimizers_learning_rate_is_the_schedules_at_its_step(backend_step):
     optimizer = ExtremeTensoring(NESTED)
     variable = keras.Variable(np.ones((2, 2), "float32"))
     for step in range(4):
