@@ -43,6 +43,12 @@ def negative_exponent(name: str, value: Any) -> None:
         raise _error(name, value, "a number in [-1, 0)", remedy)
 
 
+def not_negative(name: str, value: Any) -> None:
+    """Raises unless `value` is a number ≥ 0."""
+    if not _is_number(value) or not value >= 0:
+        raise _error(name, value, "a number of 0 or more", "Use for example 0.001.")
+
+
 def fraction(name: str, value: Any) -> None:
     """Raises unless `value` is a number in (0, 1]."""
     if not _is_number(value) or not 0 < value <= 1:

@@ -195,9 +195,9 @@ def _jacobi_round(rows: int, columns: int) -> Callable[[Tensor, Tensor], Tensor]
     """
     half = rows // 2
     top, bottom = list(range(half)), list(range(half, rows))
-    order = [top[0], bottom[0], *top[1:-1], *bottom[1:], top[-1]]
+    following = [top[0], bottom[0], *top[1:-1], *bottom[1:], top[-1]]
     # Keras would convert a list element by element, in every round.
-    order = np.array(order if half > 1 else [0, 1])
+    order = np.array(following if half > 1 else [0, 1])
 
     def rotate(_: Tensor, work: Tensor) -> Tensor:
         top, bottom = work[..., :half, :], work[..., half:, :]

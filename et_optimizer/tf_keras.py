@@ -1,30 +1,37 @@
-"""The optimizers for tf_keras, Keras 2, on which the TensorFlow Model Garden runs.
+"""The optimizers for tf_keras (Keras 2), on which the TensorFlow Model Garden runs.
 
-The same papers and the same code: each class here holds tf_keras's variables, and has
-the Keras 3 optimizer of its name say what they are and take the steps. Arguments,
+They are the same papers and the same code: each class here owns tf_keras's variables,
+and has the Keras 3 optimizer of its name plan them and take the steps. Arguments,
 memory and weights are those of that optimizer; see its documentation.
 
     model.compile(optimizer=et_optimizer.tf_keras.ExtremeTensoring(), loss=loss)
 
-Not imported by `import et_optimizer`; it needs `pip install tf_keras` (which the extra
-`models` brings) and Keras 3 on TensorFlow. Not made for `ParameterServerStrategy`.
+`import et_optimizer` does not import this module. It needs `pip install tf_keras`
+(which the extra `models` brings) and Keras 3 on TensorFlow. It does not support
+`ParameterServerStrategy`.
 """
 
 import functools
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 
 from et_optimizer import naming, optimizers
-from et_optimizer.optimizers import options as given
 from et_optimizer.optimizers import rounding
-from et_optimizer.optimizers.base import HeldForVariable, Plan
-from et_optimizer.optimizers.nonfinite import FiniteSteps
-from et_optimizer.optimizers.saved_state import SavedForm
-from et_optimizer.optimizers.step import Clock
-from et_optimizer.types import Nonfinite, Schedule, Shape, Tensor, Variable
+from et_optimizer.optimizers.nonfinite import NonfiniteHandling
+from et_optimizer.optimizers.options import hint, is_of_keras
+from et_optimizer.optimizers.saved_state import SavedState
+from et_optimizer.optimizers.slots import (
+    SKIPPED_STEPS,
+    Slot,
+    StatePlan,
+    StateVariables,
+)
+from et_optimizer.optimizers.step import StepContext
+from et_optimizer.types import Schedule, Tensor, Variable
+from et_optimizer.views import gradients
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -41,44 +48,34 @@ except ImportError as error:
     ) from error
 import tensorflow as tf
 
-OF_EVERY_KERAS_OPTIMIZER = frozenset(
-    name
-    for base in keras.optimizers.Optimizer.__mro__
-    for name in inspect.signature(base.__init__).parameters
-)
-
 
 def arguments(keras_class: Any) -> dict[str, Any]:
-    """The arguments of a Keras 3 optimizer of this library that are its paper's.
+    """The arguments of a Keras 3 optimizer of this library that Keras's do not have.
 
     Args:
         keras_class: The class.
 
     Returns:
-        A dict from name to default, without those that every Keras optimizer has.
+        A dict from name to default.
     """
-    parameters = inspect.signature(keras_class.__init__).parameters.values()
-    own = {
-        p.name: p.default
-        for p in parameters
-        if p.kind is not p.VAR_KEYWORD and p.name not in OF_EVERY_KERAS_OPTIMIZER
-    }
-    return own | {name: own.get(name) for name in keras_class.shared_arguments}
+    parameters = inspect.signature(keras_class).parameters.values()
+    return {p.name: p.default for p in parameters if not is_of_keras(p)}
 
 
-class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimizer):
-    """The tf_keras shell that all optimizers here share.
+class PreconditionedOptimizer(
+    NonfiniteHandling, SavedState, tf_keras.optimizers.Optimizer
+):
+    """The tf_keras optimizer that all optimizers here are.
 
     Args:
         learning_rate: A float or a `tf_keras.optimizers.schedules` schedule. Defaults
             to that of the Keras 3 optimizer.
         weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
             ema_overwrite_frequency, jit_compile, name: As in every tf_keras optimizer.
-        **kwargs: The arguments of the Keras 3 optimizer that are its paper's, such as
-            `level`.
+        **kwargs: The other arguments of the Keras 3 optimizer, such as `level`.
 
     Raises:
-        TypeError: if an argument is of neither.
+        TypeError: if neither has an argument.
         ValueError: as the Keras 3 optimizer.
     """
 
@@ -104,10 +101,10 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         kwargs.pop("is_legacy_optimizer", None)  # tf_keras adds it to configurations
         self._check_arguments(kwargs)
         if learning_rate is None:
-            parameters = inspect.signature(self.keras_class.__init__).parameters
+            parameters = inspect.signature(self.keras_class).parameters
             learning_rate = parameters["learning_rate"].default
         _check_learning_rate(learning_rate)
-        # Of no dependency: its own iteration and learning rate are never used.
+        # Not a dependency: its own iteration and learning rate are never used.
         self._paper = self._no_dependency(self.keras_class(**kwargs))
         super().__init__(
             name=name or type(self).__name__,
@@ -121,12 +118,12 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
             jit_compile=jit_compile,
         )
         self._learning_rate = self._build_learning_rate(learning_rate)
-        self._held = self._no_dependency(())
+        self._states = self._no_dependency(())
         self._trainable_variables = self._no_dependency(())
 
     @property
-    def nonfinite(self) -> Nonfinite:  # type: ignore[override]
-        """What becomes of a step that is not finite: `"skip"` or `"raise"`."""
+    def nonfinite(self) -> str:
+        """What happens to a step that is not finite: `"skip"` or `"raise"`."""
         return self._paper.nonfinite
 
     @property
@@ -135,23 +132,28 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         return getattr(self, "_built", False)
 
     def build(self, var_list: Sequence[Variable]) -> None:
-        """Makes what is held for the variables.
+        """Makes the state of the variables.
 
         Args:
             var_list: List of the `tf.Variable`s to be trained.
 
         Raises:
-            ValueError: as the Keras 3 optimizer. Nothing is made then.
+            ValueError: as the Keras 3 optimizer. Nothing was made then.
         """
         if self.built:
             return
-        plans = self._paper.plan(var_list)
-        self.check_restored([plan.held for plan in plans])
+        plans = self._paper.plan_state(var_list)
+        self.check_restored(plans)
         super().build(var_list)
-        zero = tf.zeros((), tf.int32)
-        counters = [self._add(v, "skipped_steps", zero) for v in var_list]
-        held = [self._hold(*of_one) for of_one in zip(var_list, plans, counters)]
-        self._held = self._no_dependency(tuple(held))
+        counter = Slot(SKIPPED_STEPS, (), "int32")
+        counters = [self._add_slot(variable, counter) for variable in var_list]
+        states = [
+            StateVariables.make(
+                plan, counter, functools.partial(self._add_slot, variable)
+            )
+            for variable, plan, counter in zip(var_list, plans, counters)
+        ]
+        self._states = self._no_dependency(tuple(states))
         self._trainable_variables = self._no_dependency(tuple(var_list))
         self._built = True
 
@@ -162,7 +164,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         shape: Any = None,
         initial_value: Any = None,
     ) -> Variable:
-        """Makes a moving average of weights, named as in Keras 3; see the base."""
+        """Adds a moving average of weights, named as in Keras 3; see the base."""
         if initial_value is None:
             shape = model_variable.shape if shape is None else shape
             initial_value = tf.zeros(shape, model_variable.dtype)
@@ -182,39 +184,39 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         """
         grads_and_vars = list(grads_and_vars)
         if grads_and_vars:
-            given.check_gradients(*zip(*grads_and_vars))
+            gradients.check_gradients(*zip(*grads_and_vars))
             self.check_finite(*zip(*grads_and_vars))
         return super().apply_gradients(
             grads_and_vars, name, skip_gradients_aggregation, **kwargs
         )
 
     def update_step(self, gradient: Tensor, variable: Variable) -> None:
-        """Updates a variable and what is held for it.
+        """Updates a variable and its state.
 
         Args:
             gradient: Its gradient, dense or `tf.IndexedSlices`.
             variable: The variable.
         """
-        place = self._index_dict[self._var_key(variable)]
-        decay = self.weight_decay if self._use_weight_decay(variable) else None
-        step = tf.cast(self.iterations + 1, tf.float32)
-        seed = self._paper.rounding_seed(variable.dtype, self.iterations, place)
-        clock = Clock(tf.convert_to_tensor(self.learning_rate), step, decay, seed)
-        self._paper.take_step(self._held[place], gradient, variable, clock)
+        index = self._index_dict[self._var_key(variable)]
+        context = StepContext(
+            tf.convert_to_tensor(self.learning_rate),
+            tf.cast(self.iterations + 1, tf.float32),
+            self.weight_decay if self._use_weight_decay(variable) else None,
+            self._paper.rounding_seed(variable.dtype, self.iterations, index),
+        )
+        self._paper.take_step(self._states[index], gradient, variable, context)
+
+    def state_plans(self) -> list[StatePlan]:
+        """The plan of the state that was built; empty before."""
+        return self._paper.plan_state(self._trainable_variables) if self.built else []
 
     def state_arguments(self) -> dict[str, Any]:
-        """The arguments that say what the numbers held mean, by name."""
+        """The arguments that say what the state means, by name."""
         return self._paper.state_arguments()
 
-    def settings(self) -> dict[str, str]:
-        """The arguments that decide what is held, by name; see the base."""
-        return self._paper.settings()
-
-    def check_fits(
-        self, saved: list[Any], own: list[Any], settings: Mapping[str, str]
-    ) -> None:
-        """Raises unless what was saved has the form of what this optimizer holds."""
-        self._paper.check_fits(saved, own, settings)
+    def slot_arguments(self) -> dict[str, Any]:
+        """The arguments that decide what slots there are, by name."""
+        return self._paper.slot_arguments()
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer."""
@@ -224,19 +226,12 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
         config["learning_rate"] = self._serialize_hyperparameter(self._learning_rate)
         return config
 
-    def _hold(
-        self, variable: Variable, plan: Plan, counter: Variable
-    ) -> HeldForVariable:
-        made = [
-            self._add(variable, name, _started(shape, dtype, start))
-            for (name, shape, dtype), start in zip(plan.held, plan.starts())
-        ]
-        return HeldForVariable.of(plan, made, counter)
-
-    def _plans(self) -> list[Any]:
-        if not self.built:
-            return []
-        return [plan.held for plan in self._paper.plan(self._trainable_variables)]
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """An optimizer from `get_config`'s dictionary, also of earlier versions."""
+        if config.get("stochastic_rounding") == "auto":
+            config = config | {"stochastic_rounding": True}
+        return super().from_config(config, custom_objects)
 
     def _check_arguments(self, received: Iterable[str]) -> None:
         known = arguments(self.keras_class)
@@ -245,7 +240,7 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
                 raise TypeError(
                     f"{type(self).__name__} of et_optimizer.tf_keras takes no argument "
                     f"{name!r}. It takes {', '.join(known)}, and those of every "
-                    f"tf_keras optimizer.{given.hint(name, list(known))}"
+                    f"tf_keras optimizer.{hint(name, list(known))}"
                 )
 
     def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
@@ -254,42 +249,45 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, tf_keras.optimizers.Optimi
     def _update_model_variables_moving_average(
         self, var_list: Sequence[Variable]
     ) -> None:
-        """tf_keras's averages of weights; those in two bytes rounded as these are."""
+        """tf_keras's averages of weights; 16-bit ones are rounded as weights are."""
         if not (self.use_ema and self._paper.stochastic_rounding):
             super()._update_model_variables_moving_average(var_list)
             return
         for variable in var_list:
-            place = self._index_dict[self._var_key(variable)]
+            index = self._index_dict[self._var_key(variable)]
             self._distribution_strategy.extended.update(
-                self._model_variables_moving_average[place],
-                functools.partial(self._average, place=place),
+                self._model_variables_moving_average[index],
+                functools.partial(self._average, index=index),
                 args=(variable,),
                 group=False,
             )
 
-    def _average(self, average: Variable, variable: Variable, place: int) -> None:
+    def _average(self, average: Variable, variable: Variable, index: int) -> None:
         momentum, step = self.ema_momentum, self.iterations
-        average.assign(rounding.averaged(average, variable, momentum, step, place))
+        average.assign(rounding.average(average, variable, momentum, step, index))
 
     def _deduplicate_sparse_grad(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
-        # Repeated rows are added up here, in shapes that a compiler knows. Those of
-        # tf_keras's `tf.unique` it does not, and their rows got lost when compiled.
+        # The library sums duplicates itself, with static shapes. tf_keras does so with
+        # `tf.unique`, whose shapes are dynamic, and compiled programs lost rows.
         return grads
 
-    def _add(self, variable: Variable, name: str, start: Tensor) -> Variable:
+    def _add_slot(
+        self, variable: Variable, slot: Slot, initial: Any = None
+    ) -> Variable:
+        zeros = initial is None
+        dtype = slot.dtype
+        value = tf.zeros(slot.shape, dtype) if zeros else tf.cast(initial, dtype)
+        return self._add(variable, slot.name, value)
+
+    def _add(self, variable: Variable, name: str, value: Tensor) -> Variable:
         with tf.distribute.get_strategy().extended.colocate_vars_with(variable):
             slot = tf.Variable(
-                start,
+                value,
                 name=naming.slot_prefix(variable) + name,
                 trainable=False,
             )
         self._variables.append(slot)
         return slot
-
-
-def _started(shape: Shape, dtype: str, start: Any) -> Tensor:
-    """What a slot begins as: zeros, or an array in the slot's own dtype."""
-    return tf.zeros(shape, dtype) if start is None else tf.cast(start, dtype)
 
 
 def _check_learning_rate(learning_rate: Any) -> None:

@@ -1,32 +1,58 @@
-"""What arguments may be, for those who check types.
+"""The types of arguments, for type checkers.
 
-Keras and its backends have no types that mypy knows. To it their models, variables and
-tensors are anything, whatever a signature here says of them.
+Keras and its backends have no types that mypy knows: it takes their models, variables
+and tensors for `Any`, whatever a signature here says of them.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 if sys.version_info >= (3, 11):
     from typing import Self as Self
-    from typing import Unpack as Unpack
-else:  # Of what Keras brings.
+    from typing import dataclass_transform as dataclass_transform
+else:  # A dependency of Keras.
     from typing_extensions import Self as Self
-    from typing_extensions import Unpack as Unpack
+    from typing_extensions import dataclass_transform as dataclass_transform
 
 import numpy as np
 
 T = TypeVar("T")
 
-# Of whichever backend, and of Keras 3 or tf_keras.
+# Of any backend, and of Keras 3 or tf_keras.
 Tensor: TypeAlias = Any
 Variable: TypeAlias = Any
-# What a mixin of optimizers is mixed with: an optimizer to mypy, nothing in truth.
-AnyOptimizer: Any = object
+
+if TYPE_CHECKING:
+
+    class KerasOptimizer:
+        """What type checkers are told of the base of optimizers and their mixins."""
+
+        learning_rate: Any
+        weight_decay: Any
+        _states: Any
+        _arguments: Any
+
+        def __init__(self, *args: Any, **kwargs: Any): ...
+        def __getattr__(self, name: str) -> Any: ...
+        def build(self, var_list: Any) -> None: ...
+        def apply(self, grads: Any, trainable_variables: Any = None) -> Any: ...
+        def get_config(self) -> dict[str, Any]: ...
+        def save_own_variables(self, store: Any) -> None: ...
+        def load_own_variables(self, store: Any) -> None: ...
+        def finalize_variable_values(self, var_list: Any) -> None: ...
+        def _clip_gradients(self, grads: Any) -> Any: ...
+        def _update_model_variables_moving_average(self, variables: Any) -> None: ...
+        def _backend_update_step(
+            self, grads: Any, variables: Any, rate: Any
+        ) -> None: ...
+        @classmethod
+        def from_config(cls, config: Any, custom_objects: Any = None) -> Self: ...
+else:
+    KerasOptimizer = object
 
 Shape: TypeAlias = tuple[int, ...]
-# `(path, shape)`, one a variable.
+# `(path, shape)`, one per variable.
 NamedShapes: TypeAlias = Sequence[tuple[str, Shape]]
 
 # One value for all variables, or a dict to values from expressions on their paths.
@@ -43,11 +69,6 @@ Sizes: TypeAlias = list[int] | tuple[int, ...]
 TensorIndices: TypeAlias = (
     Mapping[str, Sizes] | Callable[[str, Shape], Sizes | None] | None
 )
-
-MomentumDtype: TypeAlias = Literal["float32", "bfloat16", "int8"]
-Nonfinite: TypeAlias = Literal["skip", "raise"]
-StochasticRounding: TypeAlias = bool | Literal["auto"]
-Graft: TypeAlias = Literal["extreme_tensoring", "rmsprop", "sgd"] | None
 
 
 class Schedule(Protocol):
@@ -69,28 +90,3 @@ class HasShape(Protocol):
 
     @property
     def dtype(self) -> Any: ...
-
-
-class SharedArguments(TypedDict, total=False):
-    """What every optimizer of this library takes, those too that do not name it."""
-
-    rate_scale: ByPath[RateScale]
-
-
-class KerasArguments(TypedDict, total=False):
-    """What every Keras optimizer takes beside its learning rate."""
-
-    weight_decay: float | None
-    clipnorm: float | None
-    clipvalue: float | None
-    global_clipnorm: float | None
-    use_ema: bool
-    ema_momentum: float
-    ema_overwrite_frequency: int | None
-    loss_scale_factor: float | None
-    gradient_accumulation_steps: int | None
-    name: str | None
-
-
-class OtherArguments(KerasArguments, SharedArguments, total=False):
-    """What an optimizer takes that names none of these."""

@@ -117,7 +117,7 @@ class SpectrumMonitor(GradientProbe):
         """Chooses matrices and tensors whose modes are not too long."""
         indices = index_variables(
             [(naming.path(v), tuple(v.shape)) for v in trainable],
-            self.level,
+            [self.level] * len(trainable),
             self.tensor_index,
             self.merge_axes,
         )

@@ -1,4 +1,4 @@
-"""Integers behind numbers: of their bits, and of their places in a tensor."""
+"""Floats as the integers of their bits, and the position of every entry."""
 
 import keras
 from keras import ops
@@ -6,49 +6,49 @@ from keras import ops
 INTEGERS = {"float32": "int32", "bfloat16": "int16", "float16": "int16"}
 
 
-def is_half(dtype):
-    """Whether numbers of a dtype take two bytes."""
+def is_16_bit(dtype):
+    """Whether a dtype is bfloat16 or float16."""
     return INTEGERS.get(keras.backend.standardize_dtype(dtype)) == "int16"
 
 
-def integers_of(numbers):
-    """The integers of a tensor's bits, of float32, bfloat16 or float16."""
-    dtype = keras.backend.standardize_dtype(numbers.dtype)
-    return _seen_as(numbers, INTEGERS[dtype])
+def bits_of(tensor):
+    """The bits of a float32, bfloat16 or float16 tensor, as integers."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return _bitcast(tensor, INTEGERS[dtype])
 
 
-def numbers_of(integers, dtype):
-    """The numbers of a dtype that have the bits of integers as wide."""
-    return _seen_as(integers, keras.backend.standardize_dtype(dtype))
+def from_bits(integers, dtype):
+    """The floats of a dtype whose bits are these integers of the same width."""
+    return _bitcast(integers, keras.backend.standardize_dtype(dtype))
 
 
-def entries_of(shape, first=0):
-    """The numbers of the entries of a tensor in their order in memory, plus the first.
+def positions(shape, first=0):
+    """The row-major position of every entry of a tensor, plus an offset.
 
     Args:
         shape: The tensor's shape.
-        first: What the first entry has: a scalar, or of as many axes as the tensor.
+        first: The offset: a scalar, or a tensor with as many axes.
 
     Returns:
-        Int32, of that shape. Above 2³¹ they go on from −2³¹, as integers of 32 bits do.
+        An int32 tensor of that shape. Above 2³¹ − 1 it wraps around.
     """
-    first = wrapped(first)
+    first = wrap_int32(first)
     found, stride = ops.convert_to_tensor(first, "int32"), 1
     for axis, length in reversed(list(enumerate(shape))):
         along = [1] * len(shape)
         along[axis] = length
-        positions = ops.reshape(ops.arange(length, dtype="int32"), along)
-        found = found + positions * wrapped(stride)
+        steps = ops.reshape(ops.arange(length, dtype="int32"), along)
+        found = found + steps * wrap_int32(stride)
         stride *= length
     return found
 
 
-def wrapped(number):
-    """What 32 bits hold of an integer; a tensor as it is."""
+def wrap_int32(number):
+    """A Python integer modulo 2³², as a signed one; a tensor is returned as it is."""
     return (number + 2**31) % 2**32 - 2**31 if isinstance(number, int) else number
 
 
-def _seen_as(tensor, dtype):
+def _bitcast(tensor, dtype):
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

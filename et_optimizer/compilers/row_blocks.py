@@ -1,73 +1,83 @@
-"""Going through the rows of a matrix in blocks.
+"""Large matrices, a block of rows at a time.
 
-XLA fuses sums and products of entries into one pass over a variable; the product of two
-matrices it writes out. Of a large variable, and where it is not added term by term
-(`updates.MAX_FUSED_TERMS`), it is therefore made of some rows at a time.
+XLA fuses elementwise sums and products into one pass over a variable, but materializes
+the product of two matrices. For a large variable such a product is therefore made a
+block of rows at a time, unless its rank is small enough to add it up term by term.
 """
 
+import keras
 from keras import ops
 
-from et_optimizer.compilers import bits, tracing
-from et_optimizer.compilers.layouts import may_be_in_parts
-from et_optimizer.compilers.reductions import apart
+from et_optimizer.compilers import bits
+from et_optimizer.compilers.barriers import barrier
+from et_optimizer.compilers.layouts import is_sharded
+from et_optimizer.compilers.tracing import is_concrete
 
-# 1 MB in float32, which stays in a processor's cache.
+# 1 MB in float32, which fits a processor's cache.
 MAX_ENTRIES = 2**18
+# Up to this rank a product of thin matrices is added term by term within the pass over
+# the variable. With more terms that takes longer than a matrix product.
+MAX_FUSED_TERMS = {"jax": 8, "tensorflow": 0, "torch": 0}
+
+
+def is_product_fused(rank):
+    """Whether a product of thin matrices of this rank is added term by term."""
+    return rank <= MAX_FUSED_TERMS[keras.backend.backend()]
 
 
 def are_needed(rows, columns):
-    """Whether what is as large as a matrix of this shape is not to be written out."""
-    return rows * columns > MAX_ENTRIES and rows > 1 and not may_be_in_parts()
+    """Whether a matrix of this shape is too large to be materialized."""
+    return rows * columns > MAX_ENTRIES and rows > 1 and not is_sharded()
 
 
-def over(rows, columns, body, carry):
-    """Carries something through all rows of a matrix.
+def loop(rows, columns, body, carry):
+    """Carries a value through all rows of a matrix, a block at a time.
 
     Args:
         rows, columns: The matrix's shape.
-        body: `(carry, start, count) -> carry`, for `count` rows from `start` on, a
-            number or a tensor.
-        carry: What the first call takes.
+        body: `(carry, start, count) -> carry`, for `count` rows from `start` on, an
+            integer or a tensor.
+        carry: The first value.
 
     Returns:
-        What the last call gives.
+        The last value.
     """
     if not are_needed(rows, columns):
         return body(carry, 0, rows)
     count = max(1, MAX_ENTRIES // columns)
     blocks = rows // count
-    if tracing.is_known(carry):
-        # JAX would compile the loop anew at every step.
+    if is_concrete(carry):
+        # JAX would compile the loop again at every step.
         for block in range(blocks):
             carry = body(carry, block * count, count)
     else:
         carry = ops.fori_loop(
-            0, blocks, lambda block, held: body(held, block * count, count), carry
+            0, blocks, lambda block, last: body(last, block * count, count), carry
         )
     rest = rows - blocks * count
     return body(carry, blocks * count, rest) if rest else carry
 
 
 def take(tensor, rows):
-    """Some rows of a matrix, or the one that it has.
+    """A block of rows of a matrix, or its only row.
 
     Args:
         tensor: Shape (rows or 1, columns).
-        rows: `(start, count)`, or `None` for all.
+        rows: `(start, count)`, or `None` for all rows.
     """
     if rows is None or tensor.shape[0] == 1:
         return tensor
     start, count = rows
     shape = count, tensor.shape[1]
-    if not bits.is_half(tensor.dtype):
+    if not bits.is_16_bit(tensor.dtype):
         return ops.slice(tensor, (start, 0), shape)
-    # To cut a piece out of it XLA:CPU would make all of it float32, or write out all of
-    # its bits; but what waits for a place in the loop is not taken out of the loop.
-    tensor, start = apart([tensor, start])
-    found = ops.slice(bits.integers_of(tensor), (start, 0), shape)
-    return bits.numbers_of(found, tensor.dtype)
+    # To slice it, XLA:CPU would convert all of it to float32, or move the bitcast of
+    # all of it out of the loop; a barrier with the loop's counter keeps it inside.
+    tensor, start = barrier([tensor, start])
+    found = ops.slice(bits.bits_of(tensor), (start, 0), shape)
+    return bits.from_bits(found, tensor.dtype)
 
 
 def put(tensor, start, block):
-    """The matrix with a block of rows put in from `start` on."""
+    """The matrix with a block of rows replaced, from `start` on."""
     return ops.slice_update(tensor, (start, 0), block)

@@ -1,4 +1,4 @@
-"""Whether a program is being traced, to be compiled, or runs."""
+"""Whether a program is being traced for a compiler, or runs operation by operation."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,8 +10,8 @@ from et_optimizer.types import Tensor
 Traced = TypeVar("Traced", bound=Callable[..., Any])
 
 
-def is_known(tensor: Tensor) -> bool:
-    """Whether a tensor has a value, and is not part of a program being traced."""
+def is_concrete(tensor: Tensor) -> bool:
+    """Whether a tensor has a value, rather than standing for one while tracing."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return hasattr(tensor, "numpy")
@@ -22,16 +22,20 @@ def is_known(tensor: Tensor) -> bool:
     return True
 
 
-def once(function: Traced) -> Traced:
+def is_jax_program(tensor: Tensor) -> bool:
+    """Whether a tensor belongs to a program that JAX is tracing."""
+    return keras.backend.backend() == "jax" and not is_concrete(tensor)
+
+
+def trace_once(function: Traced) -> Traced:
     """The same function of tensors, traced once for all its calls in a program.
 
     Args:
-        function: Pure, with positional arguments that are nested tensors, numbers and
-            `None`. Of other numbers, or with `None` in another place, it may be traced
-            once more.
+        function: A pure function with positional arguments: nested tensors, numbers and
+            `None`. It is traced again for other numbers, or for `None` elsewhere.
 
     Returns:
-        A function to be called where a program is being traced.
+        A function to call while a program is being traced.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":

@@ -57,9 +57,9 @@ def state_bytes(
     arguments: Mapping[str, Any], variables: Sequence[VariableShape]
 ) -> int:
     """The bytes of the state of `ExtremeTensoring` with these arguments."""
-    plans = ExtremeTensoring(**arguments).plan(variables)
+    plans = ExtremeTensoring(**arguments).plan_state(variables)
     return sum(
-        bytes_of(shape, dtype) for plan in plans for _, shape, dtype in plan.held
+        bytes_of(shape, dtype) for plan in plans for _, shape, dtype in plan.slots
     )
 
 

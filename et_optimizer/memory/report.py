@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from et_optimizer import naming
-from et_optimizer.optimizers.saved_state import SavedForm
+from et_optimizer.optimizers.saved_state import SavedState
 from et_optimizer.types import Variable
 
 # Scalars of the training loop, which every optimizer has.
@@ -84,7 +84,7 @@ class MemoryReport:
         return table(f"State of {self.optimizer}", self, lines)
 
 
-def memory_report(optimizer: keras.optimizers.Optimizer | SavedForm) -> MemoryReport:
+def memory_report(optimizer: keras.optimizers.Optimizer | SavedState) -> MemoryReport:
     """Counts the state of a built Keras optimizer.
 
     Works for any `keras.optimizers.Optimizer`, with or without a `LossScaleOptimizer`
@@ -113,7 +113,7 @@ def memory_report(optimizer: keras.optimizers.Optimizer | SavedForm) -> MemoryRe
     >>> report.slots, report.adam_slots
     (42704, 2048000)
     """
-    if not isinstance(optimizer, (keras.optimizers.Optimizer, SavedForm)):
+    if not isinstance(optimizer, (keras.optimizers.Optimizer, SavedState)):
         raise ValueError(
             "memory_report counts a Keras optimizer, or one of et_optimizer.tf_keras; "
             f"received an object of type {type(optimizer).__name__}. Pass "

@@ -1,15 +1,21 @@
-"""What averages updates over time, as pure functions, one module a kind.
+"""Momenta: moving averages of updates or gradients, as pure functions, one kind a file.
 
-A momentum says what it keeps for a variable (`plan`: name → shape and dtype) and maps
-`(update, held, step)` to `(direction, new held)`. Like a preconditioner it holds no
-variable, and knows no framework beyond `keras.ops`; any preconditioner goes with any
-momentum.
+A momentum names its state for a variable (`slots`: name → shape and dtype) and maps
+`(update, state, step)` to `(direction, new state)`. It holds no variable and knows no
+framework except `keras.ops`. Every rule works with every momentum.
+
+- `momentum`: the interface, and no momentum.
+- `full`: of the whole variable.
+- `subspace`: inside a subspace of low rank.
+- `quantization`: the dtypes of the state.
+- `selection`: which of them a variable gets.
 """
 
 from et_optimizer.momenta.full import FullMomentum
 from et_optimizer.momenta.momentum import Momentum
 from et_optimizer.momenta.quantization import DTYPES
-from et_optimizer.momenta.subspace import AUTO, SubspaceMomentum, auto_rank
+from et_optimizer.momenta.selection import for_variables
+from et_optimizer.momenta.subspace import AUTO, SubspaceMomentum, auto_rank, check_rank
 
 __all__ = [
     "AUTO",
@@ -18,4 +24,6 @@ __all__ = [
     "Momentum",
     "SubspaceMomentum",
     "auto_rank",
+    "check_rank",
+    "for_variables",
 ]

@@ -4,21 +4,21 @@ import dataclasses
 
 from keras import ops
 
-from et_optimizer.momenta import quantization as stored
-from et_optimizer.momenta.momentum import Momentum
-from et_optimizer.views.gradients import WrittenUpdate
+from et_optimizer.momenta import quantization
+from et_optimizer.momenta.momentum import Momentum, finite
+from et_optimizer.views.updates import MaterializedUpdate
 
 
 @dataclasses.dataclass(frozen=True)
 class FullMomentum(Momentum):
-    """A moving average of the update, a number an entry.
+    """A moving average of the update, one element per entry.
 
-        m ← β₁ m + (1 − β₁) u,   direction = m / (1 − β₁^t)
+        M ← β M + (1 − β) U,   direction = M / (1 − β^t)
 
     Args:
         shape: The variable's shape.
-        dtype: `"float32"`, `"bfloat16"`, or `"int8"`: integers of 8 bits, with a scale
-            a row of the variable seen as a matrix.
+        dtype: Of the average: `"float32"`, `"bfloat16"`, or `"int8"` with one scale per
+            row of the variable as a matrix.
         rows: How many of the leading dimensions are the rows of that matrix.
     """
 
@@ -26,26 +26,26 @@ class FullMomentum(Momentum):
     dtype: str = "float32"
     rows: int = 1
 
-    def plan(self):
-        """What is kept: "momentum", and its scales; see `Momentum`."""
-        return stored.plan("momentum", self.shape, self.dtype, self._along_row)
+    def slots(self):
+        """The average, and its scales; see `Momentum`."""
+        return quantization.slots("momentum", self.shape, self.dtype, self._scale_axes)
 
-    def __call__(self, update, held, step, is_refresh=None):
+    def __call__(self, update, state, step, is_subspace_update=None):
         """One step; see `Momentum`."""
-        average, held = self._average(update.times(1.0 - self.decay), held)
-        return WrittenUpdate(average, 1.0 / self.weight(step)), held
-
-    def of_gradient(self, update, held, step, is_refresh=None):
-        """One step whose average is of the gradient; see `Momentum`."""
-        gradient = update.gradient.plain().times(1.0 - self.decay)
-        average, held = self._average(gradient, held)
-        return update.of_gradient(average / self.weight(step)), held
+        average = quantization.dequantize(state)
+        if self.direction_decay is None:
+            # Scaled within the pass that makes the update.
+            new = update.evaluate(1.0 - self.decay)
+            kept = self.decay * average + finite(ops.cast(new, "float32"))
+            direction = kept
+        else:
+            new = finite(ops.cast(update.evaluate(), "float32"))
+            kept, direction = self.averages(average, new)
+        state = quantization.quantize(kept, self.dtype, self._scale_axes)
+        if self.is_of_gradient:
+            return MaterializedUpdate(direction / self.weight(step)), state
+        return MaterializedUpdate(direction, 1.0 / self.weight(step)), state
 
     @property
-    def _along_row(self):
+    def _scale_axes(self):
         return tuple(range(self.rows, len(self.shape)))
-
-    def _average(self, addition, held):
-        addition = self.taken_in(ops.cast(addition, "float32"))
-        average = self.decay * stored.decode(held) + addition
-        return average, stored.encode(average, self.dtype, self._along_row)

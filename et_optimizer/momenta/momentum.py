@@ -1,82 +1,94 @@
-"""What all momenta have in common, and none at all."""
+"""What every momentum has in common, and no momentum at all."""
 
 import dataclasses
 import math
 
 from keras import ops
 
-# Above any update that is meant, and far enough from the end of float32 to be averaged.
+# Above any sensible update, and far enough below the largest float32 to be averaged.
 LARGEST_UPDATE = 1e30
 
 
 @dataclasses.dataclass(frozen=True)
 class Momentum:
-    """No momentum: every update is the direction.
+    """No momentum: every update is the direction of its step.
+
+    A momentum is pure: it holds no variable and knows no framework except `keras.ops`.
 
     Args:
-        decay: β₁ in [0, 1).
-        is_corrected: Whether the average's start at 0 is corrected for, as in Adam.
+        decay: β in [0, 1), the decay of the moving average that is kept.
+        direction_decay: The decay of the average that becomes the direction,
+            β₁ M + (1 − β₁) U from the kept average M before the step, as in Lion.
+            `None` takes the kept average after the step.
+        is_corrected: Whether the average is corrected for its start at 0, as in Adam.
+        is_of_gradient: Whether gradients are averaged, to be preconditioned afterwards.
     """
 
     decay: float = 0.0
+    direction_decay: float | None = None
     is_corrected: bool = True
+    is_of_gradient: bool = False
 
-    @staticmethod
-    def taken_in(update):
-        """What an average takes in of an update, whose entries may be infinite.
+    # Whether updates are averaged as matrices, by their products with thin matrices.
+    is_of_matrix = False
 
-        Where second moments are estimated by an outer product, one huge gradient makes
-        the estimates of others so small that their updates leave float32.
-        """
-        update = ops.where(ops.isnan(update), 0.0, update)
-        return ops.clip(update, -LARGEST_UPDATE, LARGEST_UPDATE)
-
-    def plan(self):
-        """What is kept for a variable.
-
-        Returns:
-            A dict from name to `(shape, dtype)`.
-        """
+    def slots(self):
+        """The slots of a variable: a dict from name to `(shape, dtype)`."""
         return {}
 
-    def start(self, name):
-        """What one of the names of `plan` starts at: an array, or `None` for zeros."""
+    def initial(self, name):
+        """The initial value of a slot: an array, or `None` for zeros."""
         return None
 
-    def is_refresh(self, step):
-        """Whether a step, t from 1, is one that refreshes what is held: a scalar."""
+    def is_subspace_update(self, step):
+        """Whether the basis is updated at a step, t from 1: a scalar."""
         return False
 
-    def __call__(self, update, held, step, is_refresh=None):
+    def staggered(self, position, count):
+        """This momentum, as one of `count` whose subspace updates are spread in time.
+
+        Args:
+            position: Which of them it is, from 0.
+            count: How many there are.
+        """
+        return self
+
+    def __call__(self, update, state, step, is_subspace_update=None):
         """One step.
 
         Args:
-            update: An update; see `et_optimizer.views.updates`.
-            held: List of tensors, in the order of `plan`.
+            update: An `et_optimizer.views.updates.Update`.
+            state: List of tensors, in the order of `slots`.
             step: Scalar float32 tensor, t from 1.
-            is_refresh: Whether what is held is refreshed; as `is_refresh` says, where
-                it is `None`.
+            is_subspace_update: Scalar, whether to update the basis. `None` asks
+                `is_subspace_update(step)`.
 
         Returns:
-            `(direction, new_held)`; the direction is an update.
+            `(direction, new_state)`; the direction is an update.
         """
-        return update, held
+        return update, state
 
-    def of_gradient(self, update, held, step, is_refresh=None):
-        """One step whose average is of the gradient, before it is scaled.
-
-        Args:
-            update: An update made of a gradient; see `GradientUpdate`.
-            held, step, is_refresh: As for a call.
-
-        Returns:
-            As a call: the update's rule, for the averaged gradient.
-        """
-        return update, held
+    def averages(self, average, new):
+        """The kept average after a step, and the average that is the direction."""
+        kept = self.decay * average + (1.0 - self.decay) * new
+        if self.direction_decay is None:
+            return kept, kept
+        beta = self.direction_decay
+        return kept, beta * average + (1.0 - beta) * new
 
     def weight(self, step):
-        """What the weights of the averaged updates add up to, where it matters."""
+        """The sum of the weights in the average, or 1 if it is not corrected."""
         if not self.is_corrected:
             return 1.0
-        # 1 − β₁^t without the cancellation at small t.
+        # 1 − β^t without the cancellation at small t.
         return -ops.expm1(step * math.log(self.decay))
+
+
+def finite(update):
+    """An update without NaN or infinities, for an average to take in.
+
+    Where second moments are estimated by an outer product, one huge gradient makes the
+    estimates of other entries so small that their updates overflow float32.
+    """
+    update = ops.where(ops.isnan(update), 0.0, update)
+    return ops.clip(update, -LARGEST_UPDATE, LARGEST_UPDATE)

@@ -7,95 +7,117 @@ from typing import Final
 import numpy as np
 from keras import ops
 
-from et_optimizer.compilers import tracing
-from et_optimizer.momenta import quantization as stored
-from et_optimizer.momenta.momentum import Momentum
+from et_optimizer import checks
+from et_optimizer.compilers import symbolic
+from et_optimizer.compilers.tracing import is_concrete
+from et_optimizer.momenta import quantization
+from et_optimizer.momenta.momentum import Momentum, finite
 from et_optimizer.views.updates import UpdatePlusProduct
 
 AUTO: Final = "auto"
-# "auto" keeps a direction for so many of a matrix's shorter side, and so many at least.
-WIDTH_A_DIRECTION, LEAST_DIRECTIONS = 32, 8
+# "auto" is this share of a matrix's shorter side, and at least this rank.
+WIDTH_PER_RANK, LEAST_RANK = 32, 8
 # The share of the old basis in the new one. It completes the basis where the gradient
-# has fewer directions, and is so far above rounding that this does not choose them.
+# has a lower rank, and is small enough not to choose directions itself.
 SHARE_OF_OLD_BASIS = 1e-4
-# Of the iteration that makes a basis orthonormal.
-STEPS = 32
+# Steps of the Newton-Schulz iteration that makes a basis orthonormal.
+NEWTON_SCHULZ_STEPS = 32
 
 
 def auto_rank(rows: int, columns: int) -> int:
-    """How many directions `"auto"` keeps of a matrix."""
-    return max(LEAST_DIRECTIONS, min(rows, columns) // WIDTH_A_DIRECTION)
+    """The rank that `momentum_rank="auto"` gives a matrix."""
+    return max(LEAST_RANK, min(rows, columns) // WIDTH_PER_RANK)
+
+
+def check_rank(rank: object) -> None:
+    """Raises `ValueError` unless this can be `momentum_rank` for a variable."""
+    is_whole = checks.is_integer(rank) and rank >= 0
+    if not is_whole and rank is not None and rank != AUTO:
+        raise ValueError(
+            'momentum_rank must be "auto", an integer ≥ 0 (0 for no momentum), '
+            "None for full momentum, or a dict from regular expressions on paths "
+            f"to these; received momentum_rank={rank!r}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class SubspaceMomentum(Momentum):
-    """A moving average of the update inside a few directions; outside, the update.
+    """A moving average of the update inside a subspace; outside it, the update itself.
 
-    For an m × n update U with m ≤ n and an orthonormal basis P of r directions, m × r:
+    For an m × n update U with m ≤ n and an orthonormal basis P of rank r, m × r:
 
-        R = Pᵀ U,   M ← β₁ M + (1 − β₁) R
-        direction = P M / (1 − β₁^t) + (U − P R)
+        R = Pᵀ U,   M ← β M + (1 − β) R
+        direction = P M / (1 − β^t) + (U − P R)
 
-    (for m > n the same of Uᵀ). Every so many steps, before that,
+    (for m > n the same with Uᵀ). Before that, at every `refresh_every`-th step,
 
         P' = orth(U (Uᵀ P)),   M ← (P'ᵀ P) M,   P ← P'
 
-    a step of subspace iteration towards the leading left singular vectors, by which
-    the momentum that the new basis can hold is carried over. (To U (Uᵀ P), of length 1,
-    a ten-thousandth of P is added, for gradients of fewer directions than r.)
+    which is a step of subspace iteration towards the leading left singular vectors, and
+    carries over the momentum that the new basis can represent. (One ten-thousandth of P
+    is added to the normalized U (Uᵀ P), for gradients of a rank below r.)
 
     Args:
         rows, columns: The variable's shape as a matrix, m and n.
         rank: r, less than m and n.
-        refresh_every: The number of steps from one refresh to the next.
-        offset: Which of them: refreshes are at steps t with (t − 1 + offset) a
-            multiple of `refresh_every`; and at the first.
-        dtype: Of M: `"float32"`, `"bfloat16"`, or `"int8"`, with a scale a direction.
-            The basis is in bfloat16 but for the first.
+        refresh_every: The number of steps from one subspace update to the next.
+        offset: Subspace updates are at step 1 and at steps t where t − 1 + offset is a
+            multiple of `refresh_every`.
+        dtype: Of M: `"float32"`, `"bfloat16"`, or `"int8"` with one scale per basis
+            vector. The basis is in float32 if M is, and in bfloat16 otherwise.
     """
 
     rows: int = 0
     columns: int = 0
     rank: int = 0
     refresh_every: int = 50
-    offset: int = 0
+    # A step is told when to update the basis, so variables that only differ in this
+    # have equal steps.
+    offset: int = dataclasses.field(default=0, compare=False)
     dtype: str = "bfloat16"
 
-    def plan(self):
-        """What is kept: basis, momentum, and its scales; see `Momentum`."""
+    is_of_matrix = True
+
+    def slots(self):
+        """The basis, the average and its scales; see `Momentum`."""
         shorter, longer = sorted((self.rows, self.columns))
         basis = {"momentum_basis": ((shorter, self.rank), self._basis_dtype)}
         shape = (self.rank, longer) if self._is_wide else (longer, self.rank)
-        return basis | stored.plan("momentum", shape, self.dtype, self._along_direction)
+        average = quantization.slots("momentum", shape, self.dtype, self._scale_axes)
+        return basis | average
 
-    def start(self, name):
-        """The basis starts at random directions; see `Momentum`."""
-        if name != "momentum_basis":
+    def initial(self, name):
+        """A random orthonormal basis; see `Momentum`."""
+        # A plan of the memory has no use for the values.
+        if name != "momentum_basis" or symbolic.is_active():
             return None
         return _random_basis(min(self.rows, self.columns), self.rank)
 
-    def is_refresh(self, step):
-        """Whether a step is one that finds another basis; see `Momentum`."""
-        place = ops.cast(step, "int32") - 1
-        return ops.logical_or(
-            (place + self.offset) % self.refresh_every == 0, place == 0
-        )
+    def is_subspace_update(self, step):
+        """Whether the basis is updated at a step; see `Momentum`."""
+        since_start = ops.cast(step, "int32") - 1
+        is_due = (since_start + self.offset) % self.refresh_every == 0
+        return ops.logical_or(is_due, since_start == 0)
 
-    def __call__(self, update, held, step, is_refresh=None):
+    def staggered(self, position, count):
+        """With the updates of `count` variables spread in time; see `Momentum`."""
+        offset = position * self.refresh_every // count
+        return dataclasses.replace(self, offset=offset)
+
+    def __call__(self, update, state, step, is_subspace_update=None):
         """One step; see `Momentum`."""
+        if is_subspace_update is None:
+            is_subspace_update = self.is_subspace_update(step)
         update = update.as_matrix(self.rows, self.columns)
-        left, right, held = self._correction(update, held, step, is_refresh)
-        return UpdatePlusProduct(update, left, right), held
-
-    def of_gradient(self, update, held, step, is_refresh=None):
-        """One step whose average is of the gradient; see `Momentum`."""
-        plain = update.gradient.plain()
-        gradient = plain.as_matrix(self.rows, self.columns)
-        left, right, held = self._correction(gradient, held, step, is_refresh)
-        if gradient is plain:
-            return update.of_gradient_plus(left, right), held
-        averaged = UpdatePlusProduct(gradient, left, right)
-        return update.of_gradient(averaged.times(1.0)), held
+        state = self._with_new_basis(update, state, is_subspace_update)
+        basis, average = self._dequantized(state)
+        inside = finite(self._project(update, basis))
+        kept, direction = self.averages(average, inside)
+        change = direction / self.weight(step) - inside
+        left, right = (
+            (basis, change) if self._is_wide else (change, ops.transpose(basis))
+        )
+        return UpdatePlusProduct(update, left, right), self._quantized(basis, kept)
 
     @property
     def _basis_dtype(self):
@@ -106,68 +128,55 @@ class SubspaceMomentum(Momentum):
         return self.rows <= self.columns
 
     @property
-    def _along_direction(self):
+    def _scale_axes(self):
         return (1,) if self._is_wide else (0,)
 
-    def _correction(self, update, held, step, is_refresh):
-        """What turns an update into the direction: a product of two thin matrices."""
-        if is_refresh is None:
-            is_refresh = self.is_refresh(step)
-        basis, average = self._decoded(self._refreshed(update, held, is_refresh))
-        inside = self.taken_in(self._inside(update, basis))
-        average = self.decay * average + (1.0 - self.decay) * inside
-        held = self._encoded(basis, average)
-        change = average / self.weight(step) - inside
-        if self._is_wide:
-            return basis, change, held
-        return change, ops.transpose(basis), held
-
-    def _inside(self, update, basis):
-        """Pᵀ U, or of a tall one U P."""
+    def _project(self, update, basis):
+        """Pᵀ U, or U P if U has more rows than columns."""
         if self._is_wide:
             return update.left_product(basis)
         return update.right_product(basis)
 
-    def _refreshed(self, update, held, is_due):
-        """The basis and the momentum in it, where it is time for another basis."""
+    def _with_new_basis(self, update, state, is_due):
+        """The state after a subspace update, if one is due."""
 
-        def refreshed():
-            basis, average = self._decoded(held)
-            new = self._iterated(update, basis)
+        def updated():
+            basis, average = self._dequantized(state)
+            new = self._iterate(update, basis)
             turn = ops.matmul(ops.transpose(new), basis)
             if self._is_wide:
-                return self._encoded(new, ops.matmul(turn, average))
-            return self._encoded(new, ops.matmul(average, ops.transpose(turn)))
+                return self._quantized(new, ops.matmul(turn, average))
+            return self._quantized(new, ops.matmul(average, ops.transpose(turn)))
 
-        if tracing.is_known(is_due):
-            # JAX would compile both ways anew at every step.
-            return refreshed() if bool(is_due) else held
-        return ops.cond(is_due, refreshed, lambda: list(held))
+        if is_concrete(is_due):
+            # JAX would compile both branches again at every step.
+            return updated() if bool(is_due) else state
+        return ops.cond(is_due, updated, lambda: list(state))
 
-    def _iterated(self, update, basis):
+    def _iterate(self, update, basis):
         """The basis after a step of subspace iteration."""
-        inside = _over_largest(self._inside(update, basis))
+        inside = _over_largest(self._project(update, basis))
         if self._is_wide:
             turned = update.right_product(ops.transpose(inside))
         else:
             turned = ops.transpose(update.left_product(inside))
-        return _orthonormal(_of_length_1(turned) + SHARE_OF_OLD_BASIS * basis)
+        return _orthonormal(_normalized(turned) + SHARE_OF_OLD_BASIS * basis)
 
-    def _decoded(self, held):
-        return ops.cast(held[0], "float32"), stored.decode(held[1:])
+    def _dequantized(self, state):
+        return ops.cast(state[0], "float32"), quantization.dequantize(state[1:])
 
-    def _encoded(self, basis, average):
-        average = stored.encode(average, self.dtype, self._along_direction)
+    def _quantized(self, basis, average):
+        average = quantization.quantize(average, self.dtype, self._scale_axes)
         return [ops.cast(basis, self._basis_dtype), *average]
 
 
 def _orthonormal(matrix):
-    """The matrix of orthonormal columns that is nearest to one of length about 1.
+    """The nearest matrix with orthonormal columns to one with a norm of about 1.
 
-    Its columns span the same space. By the iteration of Newton and Schulz, whose steps
-    are products alone: a small singular value grows by half in each of them, from
-    `SHARE_OF_OLD_BASIS` to 1 in 23, and is then exact in six more. Of XLA's own QR on
-    TensorFlow the program takes a third longer to compile.
+    Its columns span the same space. Newton-Schulz iteration needs only products: each
+    step multiplies a small singular value by 1.5, which takes it from
+    `SHARE_OF_OLD_BASIS` to about 1 in 23 steps, and six more make it exact. With XLA's
+    QR, TensorFlow programs take a third longer to compile.
     """
     identity = ops.eye(matrix.shape[1])
 
@@ -175,26 +184,27 @@ def _orthonormal(matrix):
         gram = ops.matmul(ops.transpose(found), found)
         return ops.matmul(found, 1.5 * identity - 0.5 * gram)
 
-    if tracing.is_known(matrix):
-        return functools.reduce(lambda found, _: nearer(_, found), range(STEPS), matrix)
-    return ops.fori_loop(0, STEPS, nearer, matrix)
+    steps = NEWTON_SCHULZ_STEPS
+    if is_concrete(matrix):
+        return functools.reduce(lambda found, _: nearer(_, found), range(steps), matrix)
+    return ops.fori_loop(0, steps, nearer, matrix)
 
 
 def _over_largest(matrix):
-    """The matrix over its largest entry; of zeros, or with NaN or infinity, it is 0."""
+    """The matrix divided by its largest absolute entry; 0 if that is 0, inf or NaN."""
     largest = ops.max(ops.abs(matrix))
     is_usable = ops.logical_and(ops.isfinite(largest), largest > 0)
     return ops.where(is_usable, matrix, 0.0) / ops.where(is_usable, largest, 1.0)
 
 
-def _of_length_1(matrix):
-    """The matrix over its norm; one of zeros, or with NaN or infinity, is 0."""
+def _normalized(matrix):
+    """The matrix divided by its Frobenius norm; 0 if that is 0 or not finite."""
     scaled = _over_largest(matrix)
     return scaled / ops.sqrt(ops.maximum(ops.sum(ops.square(scaled)), 1.0))
 
 
 @functools.lru_cache(maxsize=64)
 def _random_basis(size, rank):
-    """The same random orthonormal directions every time."""
+    """The same random orthonormal matrix every time."""
     gaussian = np.random.default_rng(0).standard_normal((size, rank))
     return np.linalg.qr(gaussian)[0].astype("float32")

@@ -1,218 +1,209 @@
-"""The Keras shell that all optimizers of this library share."""
+"""The Keras optimizer that all optimizers of this library are."""
 
 import dataclasses
-import itertools
-import math
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+import functools
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import InitVar, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import keras
 from keras import ops
 
 from et_optimizer import checks, momenta, naming
-from et_optimizer.compilers import bits, tracing
-from et_optimizer.optimizers import batched as together
-from et_optimizer.optimizers import learning_rates as rate_scales
-from et_optimizer.optimizers import options as given
-from et_optimizer.optimizers import rounding
-from et_optimizer.optimizers.nonfinite import FiniteSteps, check_nonfinite
-from et_optimizer.optimizers.saved_state import SavedForm
-from et_optimizer.optimizers.step import Clock, State, Step
-from et_optimizer.preconditioners import Preconditioner
+from et_optimizer.compilers.barriers import sequence_after
+from et_optimizer.compilers.bits import is_16_bit
+from et_optimizer.compilers.layouts import is_distributed
+from et_optimizer.compilers.tracing import trace_once
+from et_optimizer.optimizers import batched, learning_rates, rounding
+from et_optimizer.optimizers.averages import Averages
+from et_optimizer.optimizers.clipping import Clipping
+from et_optimizer.optimizers.nonfinite import NonfiniteHandling
+from et_optimizer.optimizers.options import HasArguments
+from et_optimizer.optimizers.rule import Rule
+from et_optimizer.optimizers.saved_state import SavedState
+from et_optimizer.optimizers.slots import (
+    SKIPPED_STEPS,
+    Slot,
+    StatePlan,
+    StateVariables,
+    add_slot,
+    check_floating,
+    plan_slots,
+    value_of,
+)
+from et_optimizer.optimizers.step import State, Step, StepContext
 from et_optimizer.types import (
     ByPath,
-    KerasArguments,
     LearningRate,
-    MomentumDtype,
     MomentumRank,
     NamedShapes,
-    Nonfinite,
     RateScale,
     Self,
-    Shape,
-    StochasticRounding,
     Tensor,
-    Unpack,
     Variable,
 )
 from et_optimizer.views import gradients
-from et_optimizer.views.tensor_index import (
-    TensorIndex,
-    by_path,
-    checked_values,
-    matrix_shape,
-)
+from et_optimizer.views.tensor_index import TensorIndex, matched, values_by_path
 
-MOMENTUM_OF = ("update", "gradient")
+if TYPE_CHECKING:
+    from et_optimizer.types import KerasOptimizer as KerasBase
+else:
+    from keras.optimizers import Optimizer as KerasBase
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What the optimizer is to hold for one variable of the model.
+class PreconditionedOptimizer(
+    HasArguments, NonfiniteHandling, SavedState, Clipping, Averages, KerasBase
+):
+    """A Keras optimizer made of a rule, a tensor index and a momentum.
 
-    Attributes:
-        index: The variable's `TensorIndex`.
-        momentum: Its `Momentum`.
-        rate_scale: What its learning rate is multiplied by.
-        held: The name, shape and dtype of everything to be held.
-    """
-
-    index: TensorIndex
-    momentum: momenta.Momentum
-    rate_scale: float
-    held: list[tuple[str, Shape, str]]
-
-    def starts(self) -> list[Any]:
-        """What each of these starts at: an array, or `None` for zeros."""
-        return [self.momentum.start(name) for name, _, _ in self.held]
-
-
-@dataclasses.dataclass(frozen=True)
-class HeldForVariable:
-    """What the optimizer holds for one variable of the model."""
-
-    index: TensorIndex
-    momentum: momenta.Momentum
-    rate_scale: float
-    slots: list[Variable]
-    averages: list[Variable]
-    skipped_steps: Variable
-
-    @classmethod
-    def of(cls, plan: Plan, made: list[Variable], skipped_steps: Variable) -> Self:
-        """From a plan, what was made of it in its order, and a counter."""
-        named = {name: one for (name, _, _), one in zip(plan.held, made)}
-        averages = [named.pop(name) for name in plan.momentum.plan()]
-        slots = list(named.values())
-        own = plan.index, plan.momentum, plan.rate_scale
-        return cls(*own, slots, averages, skipped_steps)
-
-    def state(self, variable: Variable) -> State:
-        """The values of the variable and of what is held for it, a `State`."""
-        return State(
-            _value(variable),
-            [_value(slot) for slot in self.slots],
-            [_value(average) for average in self.averages],
-            _value(self.skipped_steps),
-        )
-
-
-def by_path_to_keep(given: ByPath[Any]) -> Any:
-    """An argument as an attribute, where Keras would track a dict."""
-    return tuple(given.items()) if isinstance(given, Mapping) else given
-
-
-def by_path_as_given(kept: Any) -> Any:
-    """What `by_path_to_keep` was given."""
-    return dict(kept) if isinstance(kept, tuple) else kept
-
-
-def read_only(value: Callable[[Any], Any], meaning: str) -> Any:
-    """A property, for an attribute that is annotated as what it gives, and `Final`."""
-    return property(value, doc=meaning)
-
-
-def argument_of_preconditioner(name: str, meaning: str) -> Any:
-    """An optimizer's read-only attribute that its preconditioner has."""
-    return read_only(lambda self: getattr(self._preconditioner, name), meaning)
-
-
-class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer):
-    """Makes the slots, calls the preconditioner, clips, averages, decays and steps.
-
-    A subclass is its arguments, its docstring, the preconditioner it passes on and
-    `index_variables`, which says how that sees the variables. The preconditioner's
-    fields are arguments of the subclass, of the same names.
+    A subclass names its rule, declares its arguments as annotated class attributes, and
+    may say by `index_variables` how the rule views the variables. A rule's fields are
+    taken from the arguments of the same name. See the page "Write your own optimizer".
 
     Args:
-        preconditioner: What a paper keeps and computes; see
-            `et_optimizer.preconditioners`.
-        learning_rate: As in `keras.optimizers.Optimizer`.
-        momentum: Decay in [0, 1) of a moving average of the updates.
-        momentum_of: `"update"`, or `"gradient"` for an average before the scaling.
-        momentum_rank, refresh_every, momentum_dtype, clip_threshold, update_bound,
-            nonfinite, spike_threshold, stochastic_rounding, rate_scale: As in
-            `et_optimizer.ExtremeTensoring`.
-        **kwargs: The arguments of `keras.optimizers.Optimizer`.
+        learning_rate: A float ≥ 0, a `keras.optimizers.schedules.LearningRateSchedule`,
+            or a callable without arguments that returns the learning rate.
+        momentum_rank: The rank r of the momentum of a matrix. `"auto"` is 1/32 of its
+            shorter side, and at least 8. `None` is full momentum, of 2·m·n bytes in
+            bfloat16; 0 is no momentum. Variables of more than two axes count as
+            matrices, split where rows and columns are fewest. Vectors, and matrices
+            with r·(m + n) ≥ m·n, have full momentum. Or a dict from regular expressions
+            on paths to these.
+        refresh_every: The number of steps from one subspace update of a variable's
+            momentum to the next, at least 1. The updates of different variables are
+            staggered.
+        momentum_dtype: The dtype of the momentum: `"float32"`, `"bfloat16"` or
+            `"int8"`. `"int8"` adds a float32 scale per basis vector (per row for full
+            momentum), and keeps bases and vectors in bfloat16.
+        clip_threshold: The largest root mean square of a variable's update before
+            momentum, as in Adafactor. A larger update is scaled down to it, which takes
+            one more pass over the gradient. `None` turns it off.
+        update_bound: The largest absolute value of an entry of the update after
+            momentum, relative to the learning rate. It takes no pass of its own. `None`
+            turns it off.
+        nonfinite: What happens to a variable's step if its gradient contains NaN or
+            infinity, if its squares overflow, alone or added to the state, or if its
+            learning rate is not finite. `"skip"`: the variable neither moves nor
+            decays, its state stays as it is, and `skipped_steps` counts the step.
+            `"raise"`: an error before anything changes, for a gradient that is not
+            finite or whose squares overflow as Keras hands it over. A compiled step
+            cannot raise: it skips, and the error comes at the end of `fit`. Keras's own
+            averages do not skip, and `global_clipnorm` spreads a NaN to all variables
+            before the optimizer sees them.
+        spike_threshold: The largest norm of a variable's gradient relative to the root
+            mean square of its earlier ones (steps without a gradient count as gradients
+            of 0). A larger gradient is scaled down to that before it enters statistics
+            and momentum. While the earlier ones are 0, nothing is scaled. Without it,
+            statistics remember a gradient spike until `beta_2` has forgotten it:
+            entries that share a slice with it hardly move, and in the rank-one
+            combination all others move by up to `update_bound`. `None` turns it off.
+        stochastic_rounding: Whether bfloat16 and float16 weights, and their moving
+            averages (`use_ema`), are rounded stochastically, so that on average no
+            update below half a unit in the last place is lost. `False` rounds to
+            nearest. Either way the step, weight decay included, is computed in float32
+            and rounded once. The random bits are a function of the iteration, the
+            variable's index and the entry: they take no memory, and runs repeat and
+            resume bit for bit. Float32 and float64 weights are not affected.
+        rate_scale: Multiplies the learning rate of a variable, but not its weight
+            decay. `"auto"` is 8 for embeddings, also of positions, and for the output
+            projection (LM head), and 1 for all other variables. Embeddings are matrices
+            whose own name contains "embedding", as in Keras's and KerasHub's layers,
+            except those of LoRA. The output projection is the only other matrix with
+            the transposed shape of the largest embedding that is not of positions, if
+            there is exactly one. Language models trained from scratch are best at about
+            this ratio; for fine-tuning, start with `None`, which is 1 for all. Or a
+            number; or a dict from regular expressions on paths to these. Optimizers
+            saved by version 0.2 load with `None`.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
+            ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
+            name: As in every Keras optimizer. `use_ema` and
+            `gradient_accumulation_steps` make Keras keep the model's size once more.
+
+    Raises:
+        ValueError: if an argument is unknown or out of range.
     """
 
-    # The name that a paper gives the decay of its momentum.
+    # A subclass sets the first, and may set the others.
+    rule: ClassVar[type[Rule]]
+    # The paper's name for the decay of the momentum.
     momentum_argument = "beta_1"
-    # Whether the momentum's start at 0 is corrected for, as in Adam.
+    # Whether the momentum is corrected for its start at 0, as in Adam.
     momentum_is_corrected = True
-    # Whether the rate is in what the momentum averages, or multiplies the average.
-    momentum_of_steps = False
-    # The arguments that decide which slots there are.
-    form_arguments: tuple[str, ...] = ()
-    # Those that every subclass takes without naming them.
-    shared_arguments: tuple[str, ...] = ("rate_scale",)
-    # Those that decide what the numbers in them mean.
-    meaning_arguments: tuple[str, ...] = ("beta_2",)
+    # What the momentum averages: "update", "gradient", or "step", which is the update
+    # times the learning rate.
+    momentum_of = "update"
+    # The arguments that decide what slots there are, and what their values mean.
+    slot_argument_names: ClassVar[tuple[str, ...]] = ()
+    state_argument_names: ClassVar[tuple[str, ...]] = ("beta_2",)
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        # Before an argument of another name meets one that a subclass passes on.
-        names = given.takes(cls)
-        for name, value in kwargs.items():
-            if name not in names:
-                raise ValueError(
-                    f"Argument not recognized by {cls.__name__}: {name}={value!r}."
-                    f"{given.hint(name, names)} It takes {', '.join(names)}."
-                )
-        return super().__new__(cls)
+    learning_rate: InitVar[LearningRate] = field(default=0.001, kw_only=False)
+    momentum_rank: ByPath[MomentumRank] = "auto"
+    refresh_every: int = 50
+    momentum_dtype: Literal["float32", "bfloat16", "int8"] = "bfloat16"
+    clip_threshold: float | None = None
+    update_bound: float | None = None
+    nonfinite: Literal["skip", "raise"] = "skip"
+    spike_threshold: float | None = None
+    stochastic_rounding: bool = True
+    rate_scale: ByPath[RateScale] = None
+    weight_decay: InitVar[float | None] = None
+    clipnorm: InitVar[float | None] = None
+    clipvalue: InitVar[float | None] = None
+    global_clipnorm: InitVar[float | None] = None
+    use_ema: InitVar[bool] = False
+    ema_momentum: InitVar[float] = 0.99
+    ema_overwrite_frequency: InitVar[int | None] = None
+    loss_scale_factor: InitVar[float | None] = None
+    gradient_accumulation_steps: InitVar[int | None] = None
+    name: InitVar[str | None] = None
 
-    def __init__(
-        self,
-        preconditioner: Preconditioner,
-        learning_rate: LearningRate,
-        *,
-        momentum: float,
-        momentum_rank: ByPath[MomentumRank],
-        refresh_every: int,
-        momentum_dtype: MomentumDtype,
-        clip_threshold: float | None,
-        update_bound: float | None,
-        nonfinite: Nonfinite,
-        spike_threshold: float | None,
-        stochastic_rounding: StochasticRounding,
-        momentum_of: Literal["update", "gradient"] = "update",
-        rate_scale: ByPath[RateScale] = None,
-        **kwargs: Unpack[KerasArguments],
-    ):
-        checks.decay(self.momentum_argument, momentum)
-        _check_ranks(momentum_rank)
-        checks.whole("refresh_every", refresh_every, 1)
-        checks.choice("momentum_dtype", momentum_dtype, momenta.DTYPES)
-        checks.choice("momentum_of", momentum_of, MOMENTUM_OF)
-        checks.positive("clip_threshold", clip_threshold, or_none=True)
-        checks.positive("update_bound", update_bound, or_none=True, example=3.0)
-        check_nonfinite(nonfinite)
-        rate_scales.check(rate_scale)
-        checks.positive("spike_threshold", spike_threshold, or_none=True, example=10.0)
-        choices = rounding.STOCHASTIC
-        checks.choice("stochastic_rounding", stochastic_rounding, choices)
-        super().__init__(learning_rate=learning_rate, **kwargs)
-        self.refresh_every = refresh_every
-        self.momentum_dtype = momentum_dtype
-        self.momentum_of = momentum_of
-        self.clip_threshold = clip_threshold
-        self.update_bound = update_bound
-        self.nonfinite = nonfinite
-        self.spike_threshold = spike_threshold
-        self.stochastic_rounding = stochastic_rounding
-        self._momentum_rank = by_path_to_keep(momentum_rank)
-        self._rate_scale = by_path_to_keep(rate_scale)
-        self._momentum_decay = momentum
-        self._preconditioner = preconditioner
-        self._held: tuple[HeldForVariable | None, ...] = ()
-        # Past Keras, which would track it and, on TensorFlow, save it.
-        object.__setattr__(self, "_steps", {})
+    def __init__(self, *learning_rate: Any, **arguments: Any):
+        of_keras, own = self.bind(learning_rate, arguments)
+        self.check_arguments(own | of_keras)
+        fields = {one.name for one in dataclasses.fields(self.rule)}
+        rule = self.rule(**{k: v for k, v in own.items() if k in fields})
+        super().__init__(**of_keras)
+        # A namespace, because Keras would replace a dict by one of its own.
+        self._arguments = types.SimpleNamespace(**own)
+        self._rule = rule
+        self._states: tuple[StateVariables | None, ...] = ()
+        # Without Keras, which would track it and, on TensorFlow, save it.
+        object.__setattr__(self, "_traced_steps", {})
 
-    def index_variables(self, named_shapes: NamedShapes) -> list[TensorIndex]:
-        """The tensor index of every variable.
+    @classmethod
+    def check_arguments(cls, given: Mapping[str, Any]) -> None:
+        """Raises `ValueError` for a bad value of an argument that is not the rule's.
 
         Args:
-            named_shapes: A list of `(path, shape)`, one a variable.
+            given: The values of all arguments, by name.
+        """
+        if isinstance(given["learning_rate"], (int, float)):
+            checks.not_negative("learning_rate", given["learning_rate"])
+        checks.decay(cls.momentum_argument, given.get(cls.momentum_argument, 0.0))
+        for rank in values_by_path("momentum_rank", given["momentum_rank"]):
+            momenta.check_rank(rank)
+        for scale in values_by_path("rate_scale", given["rate_scale"]):
+            learning_rates.check_rate_scale(scale)
+        checks.whole("refresh_every", given["refresh_every"], 1)
+        for name, example in (
+            ("clip_threshold", 1.0),
+            ("update_bound", 3.0),
+            ("spike_threshold", 10.0),
+        ):
+            checks.positive(name, given[name], or_none=True, example=example)
+        is_limited = given["spike_threshold"] is not None
+        if is_limited and cls.rule.mean_squares is Rule.mean_squares:
+            raise ValueError(
+                "spike_threshold needs the size of earlier gradients, which "
+                f"{cls.__name__} does not keep; received "
+                f"spike_threshold={given['spike_threshold']!r}. Use None."
+            )
+
+    def index_variables(self, named_shapes: NamedShapes) -> list[TensorIndex]:
+        """The tensor index of every variable. Defaults to its own axes, level 1.
+
+        Args:
+            named_shapes: A list of `(path, shape)`, one per variable.
 
         Returns:
             A list of `TensorIndex`.
@@ -220,52 +211,98 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         Raises:
             ValueError: if an argument does not fit the variables.
         """
-        raise NotImplementedError
+        return [TensorIndex.from_shape(shape, level=1) for _, shape in named_shapes]
 
-    def build(self, var_list: Sequence[Variable]) -> None:
-        """Makes what is held for the variables.
+    def momentum_decays(self) -> tuple[float, float | None]:
+        """The decay of the momentum's state, and of its direction if another one.
+
+        See `et_optimizer.momenta.Momentum`.
+        """
+        return self.argument(self.momentum_argument), None
+
+    def by_path(self, name: str, named_shapes: NamedShapes) -> list[Any]:
+        """The value of an argument by path for every variable.
 
         Args:
-            var_list: List of the variables to be trained.
+            name: The argument. Where it is a dict, variables that no expression matches
+                get its default.
+            named_shapes: A list of `(path, shape)`, one per variable.
 
         Raises:
-            ValueError: if a variable is not of a floating-point dtype, or an
-                argument does not fit the variables. Nothing is made then.
+            ValueError: if an expression matches no path.
         """
-        if self.built:
-            return
-        learned = self._learned(var_list)
-        plans = self.plan(learned)
-        self.check_restored([plan.held for plan in plans])
-        super().build(var_list)
-        # Before all that depends on the index: TensorFlow's checkpoints go by places,
-        # and would stop at another dtype before they know of another form.
-        counters = [self._add(v, "skipped_steps", (), "int32") for v in learned]
-        held = {
-            id(variable): self._hold(variable, plan, counter)
-            for variable, plan, counter in zip(learned, plans, counters)
-        }
-        self._held = tuple(held.get(id(variable)) for variable in var_list)
+        default = type(self).__signature__.parameters[name].default
+        paths = [path for path, _ in named_shapes]
+        return matched(name, self.argument(name), paths, default)
 
-    def plan(self, variables: Sequence[Variable]) -> list[Plan]:
-        """What is to be held for variables.
+    def plan_state(self, variables: Sequence[Variable]) -> list[StatePlan]:
+        """The state that variables will have.
 
         Args:
             variables: List of variables to be trained.
 
         Returns:
-            A list with a `Plan` for each variable.
+            A list with a `StatePlan` for each variable.
 
         Raises:
             ValueError: as `build`.
         """
         for variable in variables:
-            _check_floating(variable)
+            check_floating(variable)
         named_shapes = [(naming.path(v), tuple(v.shape)) for v in variables]
+        decay, direction_decay = self.momentum_decays()
+        kinds = momenta.for_variables(
+            [shape for _, shape in named_shapes],
+            self.by_path("momentum_rank", named_shapes),
+            self.momentum_dtype,
+            self.refresh_every,
+            decay=decay,
+            direction_decay=direction_decay,
+            is_corrected=self.momentum_is_corrected,
+            is_of_gradient=self.momentum_of == "gradient",
+        )
+        scales = learning_rates.rate_scales(
+            self.by_path("rate_scale", named_shapes), named_shapes
+        )
         indices = self.index_variables(named_shapes)
-        kinds = self._momenta(named_shapes)
-        scales = rate_scales.of_variables(self.rate_scale, named_shapes)
-        return [self._plan(*of_one) for of_one in zip(indices, kinds, scales)]
+        return [
+            plan_slots(index, self._rule, momentum, scale)
+            for index, momentum, scale in zip(indices, kinds, scales)
+        ]
+
+    def build(self, var_list: Sequence[Variable]) -> None:
+        """Makes the state of the variables.
+
+        Args:
+            var_list: List of the variables to be trained.
+
+        Raises:
+            ValueError: if a variable does not have a floating-point dtype, or an
+                argument does not fit the variables. Nothing was made then.
+        """
+        if self.built:
+            return
+        learned = self._learned(var_list)
+        plans = self.plan_state(learned)
+        self.check_restored(plans)
+        super().build(var_list)
+        # First, because TensorFlow's checkpoints go by the order of variables, and
+        # would fail at another dtype before they reach the description of the state.
+        counter = Slot(SKIPPED_STEPS, (), "int32")
+        counters = [add_slot(self, variable, counter) for variable in learned]
+        states = {
+            id(variable): StateVariables.make(
+                plan, counter, functools.partial(add_slot, self, variable)
+            )
+            for variable, plan, counter in zip(learned, plans, counters)
+        }
+        self._states = tuple(states.get(id(variable)) for variable in var_list)
+
+    def state_plans(self) -> list[StatePlan]:
+        """The plan of the state that was built; empty before."""
+        if not self.built:
+            return []
+        return self.plan_state(self._learned(self._trainable_variables))
 
     def apply(
         self,
@@ -275,120 +312,94 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         """One step; see the base.
 
         Raises:
-            ValueError: if a gradient has not its variable's shape, or is of no
-                floating-point dtype; if there are not as many as variables; or if one
-                is not finite, `nonfinite` is `"raise"` and the step is not compiled.
-                Nothing has been changed then.
+            ValueError: if the gradients do not fit the variables in number, shape and
+                dtype; or if one is not finite, `nonfinite` is `"raise"` and the step is
+                not compiled. Nothing has been changed then.
         """
         grads, variables = list(grads), self._trainable_variables
         if trainable_variables is not None:
             trainable_variables = variables = list(trainable_variables)
         if grads and (variables or trainable_variables is not None):
-            given.check_gradients(grads, variables)
+            gradients.check_gradients(grads, variables)
             self.check_finite(grads, variables)
         return super().apply(grads, trainable_variables)
 
     def update_step(
         self, gradient: Tensor, variable: Variable, learning_rate: Tensor
     ) -> None:
-        """Updates a variable and what is held for it.
+        """Updates a variable and its state.
 
         Args:
-            gradient: Its gradient, dense or `tf.IndexedSlices`.
+            gradient: Its gradient, dense or sparse.
             variable: The variable.
             learning_rate: Scalar.
         """
-        held = self._held[self._get_variable_index(variable)]
-        clock = self._clock(variable, learning_rate)
-        self.take_step(held, gradient, variable, clock)
+        index = self._get_variable_index(variable)
+        context = self._context(variable, learning_rate)
+        self.take_step(self._states[index], gradient, variable, context)
 
     def take_step(
         self,
-        held: HeldForVariable,
+        state: StateVariables,
         gradient: Tensor,
         variable: Variable,
-        clock: Clock,
+        context: StepContext,
         after: Tensor | None = None,
     ) -> Tensor | None:
-        """Updates a variable and what is held for it, whoever holds it.
+        """Updates a variable and its state, whichever framework they belong to.
 
         Args:
-            held: Its `HeldForVariable`.
-            gradient: Its gradient, dense or `tf.IndexedSlices`.
+            state: Its `StateVariables`.
+            gradient: Its gradient, dense or sparse.
             variable: The variable.
-            clock: A `Clock`.
-            after: What the call for the variable before returned, or `None`.
+            context: A `StepContext`.
+            after: The result of this function for the previous variable, or `None`.
 
         Returns:
-            A tensor that there is when the steps are taken that write something out.
+            A tensor that exists once the steps so far have materialized what they do.
         """
-        if not held.index.slots:
+        if not state.index.slots:
             return after
-        before, step = held.state(variable), self._step(held)
-        is_refresh = held.momentum.is_refresh(clock.step)
-        writes_out = isinstance(held.momentum, momenta.SubspaceMomentum)
-        if together.is_possible(gradient):
+        before, step = state.read(variable), self._step(state)
+        materializes = state.momentum.is_of_matrix
+        if gradients.is_traced(gradient) and not is_distributed():
             step = self._traced_once(step)
-            if after is not None and writes_out:
-                # So that what is written out is there for one variable at a time.
-                before.averages[0] = gradients.in_turn(before.averages[0], after)
-                if bits.is_half(before.value.dtype):
-                    waiting = gradients.in_turn(before.value, after)
-                    before = before._replace(value=waiting)
-                if bits.is_half(gradient.dtype):
-                    # Small ones are cast as a whole, as soon as they are there.
-                    gradient = gradients.in_turn(gradient, after)
-        new, rows = step(gradient, before, clock, is_refresh)
-        self._put(held, variable, before, new)
+            if after is not None and materializes:
+                before, gradient = _sequence_after(after, before, gradient)
+        is_subspace_update = state.momentum.is_subspace_update(context.step)
+        new, rows = step(gradient, before, context, is_subspace_update)
+        state.write(variable, before, new, self.assign)
         if rows is not None:
-            is_new = bits.is_half(variable.dtype)
-            (self.assign if is_new else self.assign_sub)(variable, rows)
-        return new.value if writes_out else after
+            replace = is_16_bit(variable.dtype)
+            (self.assign if replace else self.assign_sub)(variable, rows)
+        return new.value if materializes else after
 
-    def rounding_seed(self, dtype: Any, iteration: Tensor, place: int) -> Tensor:
-        """What a variable's random bits begin from, where it is rounded by them, or 0.
+    def rounding_seed(self, dtype: Any, iteration: Tensor, index: int) -> Tensor:
+        """The seed of a variable's random bits, or 0 if it is not rounded by them.
 
         Args:
-            dtype: The variable's.
+            dtype: The variable's dtype.
             iteration: Scalar integer, the number of steps before this one.
-            place: The variable's place among those that are trained.
+            index: The variable's index among those that are trained.
         """
-        if not (bits.is_half(dtype) and self.stochastic_rounding):
+        if not (is_16_bit(dtype) and self.stochastic_rounding):
             return 0
-        return rounding.seed(iteration, place)
+        return rounding.seed(iteration, index)
 
-    momentum_rank: Final[ByPath[MomentumRank]] = read_only(
-        lambda self: by_path_as_given(self._momentum_rank),
-        'The directions of the momentum: "auto", a number, `None`, or a dict.',
-    )
-    rate_scale: Final[ByPath[RateScale]] = read_only(
-        lambda self: by_path_as_given(self._rate_scale),
-        'What rates are multiplied by: "auto", a number, `None`, or a dict.',
-    )
-    momentum_decay: Final[float] = read_only(
-        lambda self: self._momentum_decay,
-        "The decay of the momentum; 0 keeps none.",
-    )
+    def state_arguments(self) -> dict[str, Any]:
+        """The arguments that say what the state means, by name."""
+        return {name: getattr(self, name) for name in self.state_argument_names}
+
+    def slot_arguments(self) -> dict[str, Any]:
+        """The arguments that decide what slots there are, by name."""
+        names = [*self.slot_argument_names, self.momentum_argument]
+        names += ["momentum_rank", "momentum_dtype"]
+        return {name: self.argument(name) for name in names}
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer."""
-        config = super().get_config()
-        config.update(
-            dataclasses.asdict(self._preconditioner)
-            | {
-                self.momentum_argument: self._momentum_decay,
-                "momentum_rank": self.momentum_rank,
-                "refresh_every": self.refresh_every,
-                "momentum_dtype": self.momentum_dtype,
-                "clip_threshold": self.clip_threshold,
-                "update_bound": self.update_bound,
-                "nonfinite": self.nonfinite,
-                "spike_threshold": self.spike_threshold,
-                "stochastic_rounding": self.stochastic_rounding,
-                "rate_scale": self.rate_scale,
-            }
-        )
-        return config
+        names = vars(self._arguments)
+        return super().get_config() | {name: self.argument(name) for name in names}
 
     @classmethod
     def from_config(
@@ -396,159 +407,46 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         config: Mapping[str, Any],
         custom_objects: Mapping[str, Any] | None = None,
     ) -> Self:
-        """An optimizer from `get_config`'s dictionary."""
+        """An optimizer from `get_config`'s dictionary, also of earlier versions."""
         # A copy, because Keras puts the schedule it makes in the dictionary's place.
         config = dict(config)
-        if "momentum_dtype" in config:  # It is a whole one; of 0.2 it has one rate.
+        if "momentum_dtype" in config:
+            # A whole configuration. Before 0.3 all variables had one learning rate.
             config.setdefault("rate_scale", None)
+        if config.get("stochastic_rounding") == "auto":
+            config["stochastic_rounding"] = True
         return super().from_config(config, custom_objects=custom_objects)
 
-    def _plan(
-        self, index: TensorIndex, momentum: momenta.Momentum, rate_scale: float
-    ) -> Plan:
-        """What is to be held for a variable."""
-        shapes = self._preconditioner.slot_shapes(index)
-        held = [(slot, shape, "float32") for slot, shape in shapes.items()]
-        held += [(name, *of_name) for name, of_name in momentum.plan().items()]
-        return Plan(index, momentum, rate_scale, held)
-
-    def _momenta(self, named_shapes: NamedShapes) -> list[momenta.Momentum]:
-        """The momentum of every variable."""
-        paths = [path for path, _ in named_shapes]
-        ranks: list[MomentumRank] = by_path(
-            "momentum_rank", self.momentum_rank, paths, momenta.AUTO
-        )
-        kinds = [
-            self._momentum(shape, rank) for (_, shape), rank in zip(named_shapes, ranks)
-        ]
-        in_subspaces = [
-            (place, kind)
-            for place, kind in enumerate(kinds)
-            if isinstance(kind, momenta.SubspaceMomentum)
-        ]
-        # Spread over the steps, so that none of them takes much longer than another.
-        for count, (place, kind) in enumerate(in_subspaces):
-            offset = count * self.refresh_every // len(in_subspaces)
-            kinds[place] = dataclasses.replace(kind, offset=offset)
-        return kinds
-
-    def _momentum(self, shape: Shape, rank: MomentumRank) -> momenta.Momentum:
-        """The momentum of a variable of a shape."""
-        own: dict[str, Any] = {
-            "decay": self._momentum_decay,
-            "is_corrected": self.momentum_is_corrected,
-        }
-        if not self._momentum_decay or rank == 0 or math.prod(shape) == 0:
-            return momenta.Momentum()
-        matrix = matrix_shape(shape)
-        if matrix is None:
-            # Of the few numbers of a vector each is worth two bytes.
-            dtype = "bfloat16" if self.momentum_dtype == "int8" else self.momentum_dtype
-            return momenta.FullMomentum(**own, shape=shape, dtype=dtype)
-        if rank == momenta.AUTO:
-            rank = momenta.auto_rank(*matrix)
-        rows, columns = matrix
-        if rank is None or rank * (rows + columns) >= rows * columns:
-            leading = list(itertools.accumulate(shape, operator.mul)).index(rows) + 1
-            return momenta.FullMomentum(
-                **own, shape=shape, dtype=self.momentum_dtype, rows=leading
-            )
-        return momenta.SubspaceMomentum(
-            **own,
-            rows=rows,
-            columns=columns,
-            rank=int(rank),
-            refresh_every=self.refresh_every,
-            dtype=self.momentum_dtype,
-        )
-
-    def _hold(
-        self, variable: Variable, plan: Plan, counter: Variable
-    ) -> HeldForVariable:
-        made = [
-            self._add(variable, *of_one, start)
-            for of_one, start in zip(plan.held, plan.starts())
-        ]
-        return HeldForVariable.of(plan, made, counter)
-
-    def _add(
-        self, variable: Variable, name: str, shape: Shape, dtype: str, start: Any = None
-    ) -> Variable:
-        """Makes something that is held for a variable."""
-        return self.add_variable(
-            shape=shape,
-            dtype=dtype,
-            initializer="zeros" if start is None else _constant(start),
-            name=naming.slot_prefix(variable) + name,
-            layout=_layout(name, shape, variable),
-        )
-
-    def _step(self, held: HeldForVariable) -> Step:
+    def _step(self, state: StateVariables) -> Step:
         """The function that a step of a variable is."""
-        momentum = held.momentum
-        if isinstance(momentum, momenta.SubspaceMomentum):
-            # When it is refreshed is given, so that equal variables have equal steps.
-            momentum = dataclasses.replace(momentum, offset=0)
         return Step(
-            index=held.index,
-            preconditioner=self._preconditioner,
-            momentum=momentum,
+            index=state.index,
+            rule=self._rule,
+            momentum=state.momentum,
             momentum_of=self.momentum_of,
-            momentum_of_steps=self.momentum_of_steps,
             clip_threshold=self.clip_threshold,
             update_bound=self.update_bound,
             spike_threshold=self.spike_threshold,
-            stochastic_rounding=bool(self.stochastic_rounding),
-            rate_scale=held.rate_scale,
+            stochastic_rounding=self.stochastic_rounding,
+            rate_scale=state.rate_scale,
         )
 
     def _traced_once(self, step: Step) -> Step:
-        """The step, traced once for all variables of which it is."""
-        if step not in self._steps:
-            self._steps[step] = tracing.once(step)
-        return self._steps[step]
+        """The step, traced once for all variables that have it."""
+        if step not in self._traced_steps:
+            self._traced_steps[step] = trace_once(step)
+        return self._traced_steps[step]
 
-    def _clock(self, variable: Variable, learning_rate: Tensor) -> Clock:
-        """What a step of a variable has in common with those of others."""
+    def _context(self, variable: Variable, learning_rate: Tensor) -> StepContext:
         decay = self.weight_decay if self._use_weight_decay(variable) else None
-        decay = None if decay is None else _value(decay)
-        step = ops.cast(self.iterations + 1, "float32")
-        place = self._get_variable_index(variable)
-        # Keras's own counter, also of steps that only accumulate gradients.
-        seed = self.rounding_seed(variable.dtype, self._iterations, place)
-        return Clock(_value(learning_rate), step, decay, seed)
-
-    def _put(
-        self, held: HeldForVariable, variable: Variable, before: State, after: State
-    ) -> None:
-        """Gives a variable and what is held for it the values of a `State`."""
-        own = [*held.slots, *held.averages, held.skipped_steps, variable]
-        old = [*before.slots, *before.averages, before.skipped_steps, before.value]
-        new = [*after.slots, *after.averages, after.skipped_steps, after.value]
-        for target, was, value in zip(own, old, new):
-            if value is not was:
-                self.assign(target, value)
-
-    def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
-        """Nothing: a variable decays in its own step, where that is taken."""
-
-    def _clip_gradients(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The clipped gradients; in a compiled step on JAX without writing them out."""
-        is_of_one = self.clipnorm is not None and self.clipnorm > 0
-        limit = self.clipnorm if is_of_one else self.global_clipnorm
-        is_jax = keras.backend.backend() == "jax"
-        can_be_scaled = is_jax and all(map(gradients.is_traced, grads))
-        if not can_be_scaled or limit is None or limit <= 0:
-            return super()._clip_gradients(grads)
-        norms = [ops.sqrt(gradients.sum_of_squares(gradient)) for gradient in grads]
-        if not is_of_one:
-            total = ops.sqrt(sum(ops.square(norm) for norm in norms))
-            # Where it is not finite, no number is: of none a step is taken then.
-            norms = [total + (total - total)] * len(grads)
-        return [
-            gradients.Scaled(gradient, limit / ops.maximum(norm, limit))
-            for gradient, norm in zip(grads, norms)
-        ]
+        index = self._get_variable_index(variable)
+        return StepContext(
+            value_of(learning_rate),
+            ops.cast(self.iterations + 1, "float32"),
+            None if decay is None else value_of(decay),
+            # Keras's own counter also counts steps that only accumulate gradients.
+            self.rounding_seed(variable.dtype, self._iterations, index),
+        )
 
     def _backend_update_step(
         self,
@@ -556,153 +454,56 @@ class PreconditionedOptimizer(FiniteSteps, SavedForm, keras.optimizers.Optimizer
         trainable_variables: Iterable[Variable],
         learning_rate: Tensor,
     ) -> None:
-        """Updates all variables, of which those that are small and alike together."""
+        """Updates all variables, small ones of equal shape in batches."""
         # A subclass with an update of its own expects it to be called.
         is_own = type(self).update_step is PreconditionedOptimizer.update_step
-        if not is_own or together.are_in_parts():
+        if not is_own or is_distributed():
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
         grads, variables = list(grads), list(trainable_variables)
-        held = [self._held[self._get_variable_index(v)] for v in variables]
-        clocks = [self._clock(variable, learning_rate) for variable in variables]
-        kinds = [(self._step(h), c.weight_decay is None) for h, c in zip(held, clocks)]
+        states = [self._states[self._get_variable_index(v)] for v in variables]
+        contexts = [self._context(v, learning_rate) for v in variables]
+        steps = [self._step(state) for state in states]
         after = None
-        # The last first: their gradients are there first, and would stay alive while
-        # that of the first is waited for.
-        for places in reversed(together.parted(kinds, grads, variables)):
-            first = places[0]
-            if len(places) == 1:
-                of_one = held[first], grads[first], variables[first], clocks[first]
+        # The gradients of the last variables are ready first, and would stay alive
+        # while those of the first are waited for.
+        for batch in reversed(batched.batches(steps, grads, variables, contexts)):
+            if len(batch) == 1:
+                i = batch[0]
+                of_one = states[i], grads[i], variables[i], contexts[i]
                 after = self.take_step(*of_one, after)
                 continue
-            before = [held[place].state(variables[place]) for place in places]
-            of_all = [grads[place] for place in places]
-            states = together.take(
-                kinds[first][0], of_all, before, [clocks[place] for place in places]
+            before = [states[i].read(variables[i]) for i in batch]
+            new = batched.take(
+                steps[batch[0]],
+                [grads[i] for i in batch],
+                before,
+                [contexts[i] for i in batch],
             )
-            for place, *pair in zip(places, before, states):
-                self._put(held[place], variables[place], *pair)
+            for i, *values in zip(batch, before, new):
+                states[i].write(variables[i], *values, self.assign)
 
-    def _update_model_variables_moving_average(
-        self, trainable_variables: Sequence[Variable]
-    ) -> None:
-        """Keras's averages of weights; those in two bytes are rounded as these are."""
-        halves = (bits.is_half(v.dtype) for v in trainable_variables)
-        if not (self.use_ema and self.stochastic_rounding and any(halves)):
-            super()._update_model_variables_moving_average(trainable_variables)
-            return
-        is_later = ops.not_equal(self.iterations, 0)
-        momentum = ops.cast(is_later, "float32") * self.ema_momentum
-        averages = self._model_variables_moving_average
-        for place, (variable, average) in enumerate(zip(trainable_variables, averages)):
-            if average is None:
-                continue
-            # Of the steps between two that accumulate gradients each has its own bits.
-            found = rounding.averaged(
-                _value(average), _value(variable), momentum, self._iterations, place
-            )
-            average.assign(found)
-
-    def _backend_reset_gradient_accumulators(self) -> None:
-        # Keras multiplies them by 0 on PyTorch, where NaN would stay for ever.
-        for accumulator in self._accumulated_gradients:
-            if accumulator is not None:
-                accumulator.assign(ops.zeros_like(accumulator))
-
-    def state_arguments(self) -> dict[str, Any]:
-        """The arguments that say what the numbers held mean, by name."""
-        return {name: getattr(self, name) for name in self.meaning_arguments}
-
-    def settings(self) -> dict[str, str]:
-        """The arguments that decide what is held, and how: name → value as text."""
-        names = [*self.form_arguments, self.momentum_argument]
-        names += ["momentum_rank", "momentum_dtype"]
-        return {name: repr(getattr(self, name)) for name in names}
-
-    def check_fits(
-        self, saved: list[Any], own: list[Any], settings: Mapping[str, str]
-    ) -> None:
-        """Raises unless what was saved has the form of what this optimizer holds.
-
-        Args:
-            saved, own: Lists of what is held.
-            settings: What `settings` was when it was saved; empty if not known.
-        """
-        if not saved or saved == own:
-            return
-        form = self.settings()
-        given = ", ".join(f"{name}={value}" for name, value in form.items())
-        others = [
-            f"{name}={settings[name]}"
-            for name, value in form.items()
-            if settings.get(name, value) != value
-        ]
-        saved_with = f" ({', '.join(others)})" if others else ""
-        raise ValueError(
-            f"The saved optimizer state does not fit this {type(self).__name__} "
-            f"({given}): it has the shapes {saved}, this optimizer {own}. Make the "
-            f"optimizer with the {', '.join(form)} that the state was saved with"
-            f"{saved_with}, or load the model without the optimizer and start with a "
-            "fresh one. Nothing was loaded into this optimizer."
-        )
-
-    def _plans(self) -> list[list[tuple[str, Shape, str]]]:
-        if not self.built:
-            return []
-        return [
-            plan.held for plan in self.plan(self._learned(self._trainable_variables))
-        ]
+    def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
+        """Nothing: a variable decays in its own step, if that is taken."""
 
     def _learned(self, variables: Sequence[Variable]) -> list[Variable]:
-        """The variables that are trained, without those that take their gradient."""
+        """The variables that are trained by steps, rather than set to their gradient.
+
+        Keras sets the scales of float8 to their gradient.
+        """
         return [v for v in variables if not self._overwrite_variable_with_gradient(v)]
 
 
-def _value(slot: Any) -> Tensor:
-    """A slot's value, a tensor; to Keras a `tf.Variable` is itself one."""
-    if isinstance(slot, keras.Variable):
-        slot = slot.value
-    return slot.read_value() if hasattr(slot, "read_value") else slot
+def _sequence_after(after: Tensor, state: State, gradient: Any) -> tuple[State, Any]:
+    """A state and a gradient that are available only once `after` is.
 
-
-def _layout(name: str, shape: Shape, variable: Variable) -> Any:
-    """Where the parts of a slot lie under `keras.distribution`.
-
-    Momentum of the variable's shape lies as the variable does. All else, being small,
-    lies on every device; a `LayoutMap` is not asked, whose expressions are meant for
-    the variables' axes.
+    So that what a step materializes exists for one variable at a time.
     """
-    distribution = keras.distribution.distribution()
-    if distribution is None:
-        return None
-    if name == "momentum" and shape == tuple(variable.shape):
-        return getattr(variable, "_layout", None)
-    return keras.distribution.TensorLayout(
-        [None] * len(shape), distribution.device_mesh
-    )
-
-
-def _constant(start: Any) -> Callable[..., Tensor]:
-    """An initializer that gives an array."""
-    return lambda shape, dtype: ops.convert_to_tensor(start, dtype)
-
-
-def _check_ranks(momentum_rank: Any) -> None:
-    for rank in checked_values("momentum_rank", momentum_rank):
-        is_whole = checks.is_integer(rank) and rank >= 0
-        if not is_whole and rank is not None and rank != momenta.AUTO:
-            raise ValueError(
-                'momentum_rank must be "auto", an integer ≥ 0 (0 for no momentum), '
-                "None for full momentum, or a dict from regular expressions on paths "
-                f"to these; received momentum_rank={momentum_rank!r}."
-            )
-
-
-def _check_floating(variable: Variable) -> None:
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    if "float" not in dtype:
-        raise ValueError(
-            f"Only floating-point variables can be trained; received variable "
-            f"{naming.path(variable)!r} of dtype {dtype}. Set trainable=False on it or "
-            "leave it out of the list of variables."
-        )
+    first, *rest = state.averages
+    state = state._replace(averages=[sequence_after(first, after), *rest])
+    if is_16_bit(state.value.dtype):
+        state = state._replace(value=sequence_after(state.value, after))
+    if is_16_bit(gradient.dtype):
+        # Small 16-bit gradients are cast as a whole, as soon as they are ready.
+        gradient = gradients.wait_for(gradient, after)
+    return state, gradient

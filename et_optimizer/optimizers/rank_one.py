@@ -1,15 +1,15 @@
 """The rank-one estimate of second moments from their means over slices.
 
-With M_i[j] the mean over slice j of mode i and m the mean over all entries, the entry I
-is estimated as
+With M_i[j] the mean over slice j of mode i and m the mean over all entries, the second
+moment of entry I is estimated as
 
     v̂[I] = m · Π_i (M_i[I_i] / m)
 
-which is exact where the second moments are an outer product over the modes. Of all
-non-negative outer products it is the one closest to them in generalised
-Kullback-Leibler divergence (Huang, Sidiropoulos, 2017, arXiv:1711.07925; Ghalamkari,
-Sugiyama, 2021, arXiv:2103.02898). For two modes it is Adafactor's (Shazeer, Stern,
-2018, arXiv:1804.04235).
+which is exact where the second moments are an outer product over the modes. It is the
+closest non-negative outer product to them in generalised Kullback-Leibler divergence
+(Huang, Sidiropoulos, 2017, arXiv:1711.07925; Ghalamkari, Sugiyama, 2021,
+arXiv:2103.02898). With two modes it equals Adafactor's estimate (Shazeer, Stern, 2018,
+arXiv:1804.04235).
 """
 
 from keras import ops
@@ -18,7 +18,7 @@ from et_optimizer import checks
 
 
 def ratios(means, average):
-    """One vector a mode, whose product at an entry is v̂.
+    """One vector per mode, whose product at an entry is v̂.
 
     Args:
         means, average: As for `inverse_roots`.
@@ -27,21 +27,21 @@ def ratios(means, average):
         A list of tensors of the shapes of `means`.
     """
     average = ops.maximum(average, checks.SMALLEST_FLOAT32)
-    # The last mode has the scale, all others are relative to the mean.
+    # The last mode carries the scale; all others are relative to the mean.
     return [*(mean / average for mean in means[:-1]), means[-1]]
 
 
 def inverse_roots(means, average):
-    """One vector a mode, whose product at an entry is v̂^(−1/2).
+    """One vector per mode, whose product at an entry is v̂^(−1/2).
 
     Args:
-        means: A list of tensors of shape (slices,) or (stack, slices), one a mode: M_i.
-        average: A tensor that goes with all of them, m.
+        means: A list of tensors of shape (slices,) or (stack, slices), one per mode.
+        average: A tensor that broadcasts with all of them, m.
 
     Returns:
         A list of tensors of the shapes of `means`. Roots are taken before anything is
-        multiplied: M / m leaves float32 easily. A slice of zeros has a finite root:
-        its gradients are 0, whatever they are multiplied by.
+        multiplied, because M / m overflows float32 easily. A slice of zeros has a
+        finite root: its gradients are 0, whatever they are multiplied by.
     """
     least = checks.SMALLEST_FLOAT32
     roots = [ops.rsqrt(ops.maximum(mean, least)) for mean in means]

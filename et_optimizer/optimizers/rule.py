@@ -1,25 +1,45 @@
-"""What all preconditioners have in common."""
+"""The interface of an update rule, and what several rules share."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from keras import ops
 
+from et_optimizer.types import Shape, Tensor
+from et_optimizer.views.dense import DenseView
+from et_optimizer.views.tensor_index import TensorIndex
+from et_optimizer.views.updates import Update
 
-class Preconditioner:
-    """What a paper keeps for a variable, and how it scales a gradient.
 
-    Pure: it holds no variable, and every method is a function of its arguments.
+class Rule:
+    """What a paper keeps for a variable, and how it preconditions a gradient.
+
+    A rule is pure: it holds no variable and knows no framework except `keras.ops`. It
+    is a frozen dataclass, and its fields are arguments of its optimizer. Any rule goes
+    with any momentum, and with dense, sparse and sharded gradients, if it asks nothing
+    of a gradient except what its view and its update offer.
+
+    Example: the sign of the gradient, with nothing kept.
+
+    ```python
+    @dataclasses.dataclass(frozen=True)
+    class Sign(Rule):
+        def slot_shapes(self, index):
+            return {}
+
+        def __call__(self, view, slots, step):
+            return lambda gradient: gradient.mapped(ops.sign), slots
+    ```
     """
 
-    # Whether a gradient must be finite to be given to it. Otherwise NaN and infinity in
-    # a gradient, and squares that overflow, are seen in the slots that come of it.
-    is_of_finite_gradients = False
-    # What there is for each paper is a dataclass, whose fields are its arguments.
+    # Whether the rule needs finite, dense gradients. Otherwise NaN, infinities and
+    # squares that overflow are found in the slots that they lead to.
+    needs_finite_gradients = False
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def slot_shapes(self, index):
-        """What is kept for a variable.
+    def slot_shapes(self, index: TensorIndex) -> dict[str, Shape]:
+        """The slots of a variable.
 
         Args:
             index: The variable's `TensorIndex`.
@@ -29,41 +49,48 @@ class Preconditioner:
         """
         return {f"mode_{i}": shape for i, shape in enumerate(index.slot_shapes)}
 
-    def __call__(self, gradient, slots, step):
+    def __call__(
+        self, view: DenseView, slots: list[Tensor], step: Tensor
+    ) -> tuple[Callable[[Update], Update], list[Tensor]]:
         """One step.
 
         Args:
-            gradient: A gradient seen through its tensor index.
+            view: A gradient, viewed through the variable's tensor index; see
+                `et_optimizer.views.dense.DenseView`.
             slots: List of float32 tensors, in the order of `slot_shapes`.
             step: Scalar float32 tensor, t from 1.
 
         Returns:
-            `(update, new_slots)`; the update is to be subtracted times the rate.
+            `(precondition, new_slots)`. `precondition` maps an update, which is the
+            gradient or its moving average, to the update that is subtracted, times the
+            learning rate; see `et_optimizer.views.updates.Update`.
         """
         raise NotImplementedError
 
-    def sizes(self, gradient, slots, steps):
-        """How large gradients were before, by the slots, and how large this one is.
+    def mean_squares(
+        self, view: DenseView, slots: list[Tensor], steps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The size of earlier gradients, and of this one. For `spike_threshold`.
 
         Args:
-            gradient: A gradient seen through its tensor index.
-            slots: List of float32 tensors, in the order of `slot_shapes`.
+            view, slots: As for a step.
             steps: Scalar float32 tensor, how many gradients are in the slots.
 
         Returns:
             `(before, now)`, float32 scalars: the mean of g² over all entries, or
-            another measure of g² of which the slots have the average over time.
-            `before` is 0 where no gradient was.
+            another measure of g² whose average over time the slots contain. `before` is
+            0 if there was no gradient.
         """
         raise NotImplementedError
 
-    def rate(self, learning_rate, value, step):
+    def learning_rate(
+        self, learning_rate: Tensor, value: Callable[[], Tensor], step: Tensor
+    ) -> Tensor:
         """What a variable's update is multiplied by.
 
         Args:
             learning_rate: Scalar float32 tensor.
-            value: Without arguments, gives the variable's value before the step,
-                decayed.
+            value: Returns the variable's value before the step, after weight decay.
             step: Scalar float32 tensor, t from 1.
 
         Returns:
@@ -72,11 +99,10 @@ class Preconditioner:
         return learning_rate
 
 
-def sum_over(slots, size):
-    """The sum of all that is in some slots, over a number of entries.
+def mean_over(slots: list[Tensor], size: int) -> Tensor:
+    """The sum of all elements of some slots, divided by a number of entries.
 
-    Of all slots at once, divided first: the sum may leave float32 where this does not.
-    A compiler finds it once for all who ask for it.
+    Each element is divided first: the sum itself may overflow float32.
 
     Args:
         slots: List of tensors.
@@ -86,26 +112,12 @@ def sum_over(slots, size):
     return ops.sum(joined / size)
 
 
-def weight_of_all(beta_2, steps):
-    """What divides a sum over steps, decayed or not, to make it their average.
-
-    Args:
-        beta_2: The decay in [0, 1), or `None` where there is none.
-        steps: Scalar float32 tensor, how many terms the sum has.
-
-    Returns:
-        A scalar float32 tensor, as if there were a step where there is none.
-    """
-    steps = ops.maximum(steps, 1.0)
-    return steps if beta_2 is None else total_weight(beta_2, steps)
-
-
-def total_weight(beta_2, steps):
-    """Σ_{s<t} β₂^s, what divides a decayed sum to make it a bias-corrected average.
+def total_weight(beta_2: float | None, steps: Tensor) -> Tensor:
+    """Σ_{s<t} β₂^s: divides a decayed sum to make it a bias-corrected average.
 
     Args:
         beta_2: The decay in [0, 1), or `None` where sums stay sums.
-        steps: Scalar float32 tensor, how many terms the sum has, t.
+        steps: Scalar float32 tensor, the number of terms, t.
 
     Returns:
         A scalar float32 tensor, 1 where there is nothing to divide by.
@@ -114,3 +126,13 @@ def total_weight(beta_2, steps):
         return ops.ones((), "float32")
     # expm1 keeps the digits that 1 − β₂^t loses to cancellation at small t.
     return -ops.expm1(steps * math.log(beta_2)) / (1.0 - beta_2)
+
+
+def average_weight(beta_2: float | None, steps: Tensor) -> Tensor:
+    """As `total_weight`, but the number of terms where sums do not decay.
+
+    Returns:
+        A scalar float32 tensor, at least that of one step.
+    """
+    steps = ops.maximum(steps, 1.0)
+    return steps if beta_2 is None else total_weight(beta_2, steps)

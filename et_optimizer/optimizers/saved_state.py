@@ -1,173 +1,157 @@
-"""Saved state that knows what it is, and is refused where it is something else."""
+"""Saved state that describes itself, and is refused where it does not fit."""
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
-from et_optimizer.types import AnyOptimizer, Variable
+from et_optimizer.optimizers.slots import SKIPPED_STEPS, StatePlan
+from et_optimizer.types import KerasOptimizer, Variable
 from et_optimizer.version import __version__
 from et_optimizer.views.tensor_index import TensorIndex
 
-# The key of the form, among those of the variables' places.
-FORM = "form"
+# The key of the description, among those of the variables.
+DESCRIPTION = "form"
 SLOT = "slot"
-SKIPPED_STEPS = "skipped_steps"
 
-Form: TypeAlias = dict[str, Any]
+Description: TypeAlias = dict[str, Any]
 
 
-class SavedForm(AnyOptimizer):
-    """For an optimizer, in Keras or tf_keras, with `built` and `variables`.
+class SavedState(KerasOptimizer):
+    """Mixed into an optimizer of Keras or tf_keras.
 
-    It says what it holds by `_plans`, what the numbers mean by `state_arguments`, what
-    decides which there are by `settings`, and by `check_fits(saved, own, settings)`
-    raises a `ValueError` unless something saved, with these settings, has its form.
+    The optimizer has `built`, `variables`, `_states`, `state_plans()`, and two methods
+    that return arguments by name: `state_arguments`, which change what the state means,
+    and `slot_arguments`, which decide what slots there are.
     """
 
     # How many variables an optimizer saves that was never built: in Keras 3 its
     # iteration and learning rate.
     unbuilt_variables = 2
-    _restored_plans: list[Any] | None = None
-    _restored_form: Form | None = None
+    # What a checkpoint said that was restored before the optimizer was built.
+    _restored: tuple[Description | None, list[Any]] | None = None
 
-    def form(self) -> Form:
-        """What the state is of: a dict that JSON can hold."""
+    def describe_state(self, plans: Sequence[StatePlan]) -> Description:
+        """What the state is, as a dict that JSON can store."""
         return {
             "version": __version__,
-            "rule": self._rule(),
+            "rule": self._rule_name(),
             "arguments": self.state_arguments(),
-            "settings": self.settings(),
+            "settings": _shown(self.slot_arguments()),
             "kinds": self._kinds(),
-            "views": self._views(),
+            "views": [_view(plan.index) for plan in plans],
             "accumulation": self._accumulation(),
         }
 
-    def check_form(self, saved: Form | None) -> None:
-        """Raises unless a form is that of this optimizer's rule, or `None`.
+    def check_state(
+        self,
+        saved: Description | None,
+        saved_slots: list[Any],
+        own_slots: list[Any],
+        plans: Sequence[StatePlan],
+    ) -> None:
+        """Raises unless saved state fits this optimizer.
+
+        Args:
+            saved: Its description; `None` before version 0.2.
+            saved_slots, own_slots: Lists of what slots there are, in the same form.
+            plans: A `StatePlan` for every variable of this optimizer.
 
         Raises:
-            ValueError: if it is of another rule, or of an argument that gives the
-                numbers held another meaning. The message names the difference.
+            ValueError: if it belongs to another rule, has other slots, views variables
+                in another way, or was saved with arguments that give the state another
+                meaning. The message names the difference.
         """
-        if saved is None:
-            return
-        own = self.form()
-        differences = [
-            f"saved with {name}={saved['arguments'].get(name)!r}, here {name}={value!r}"
-            for name, value in own["arguments"].items()
-            if saved["arguments"].get(name) != value
-        ]
-        if saved["rule"] != own["rule"]:
-            differences = [f"saved by {saved['rule']}, here {own['rule']}"]
-        if differences:
+        own = self.describe_state(plans)
+        before = own if saved is None else saved
+        found = []
+        if before["rule"] != own["rule"]:
+            found = [f"saved by {before['rule']}, here {own['rule']}"]
+        else:
+            found = _differences(*map(_shown, (before["arguments"], own["arguments"])))
+        if not found and saved_slots and saved_slots != own_slots:
+            found = _differences(before["settings"], own["settings"])
+            found.append(f"it has the shapes {saved_slots}, this optimizer {own_slots}")
+        if not found and before["views"] != own["views"]:
+            view, here = next(
+                pair for pair in zip(before["views"], own["views"]) if len({*pair}) > 1
+            )
+            found = [f"a variable is viewed as {view}, here as {here}"]
+        if found:
             raise ValueError(
                 f"The saved optimizer state does not fit this {own['rule']}: "
-                f"{'; '.join(differences)} (et_optimizer {saved['version']}). The same "
-                "numbers mean something else there. Make the optimizer as it was "
-                "saved, or load the model without it and start with a fresh one. "
-                "Nothing was loaded into this optimizer."
+                f"{'; '.join(found)} (et_optimizer {before['version']}). Make the "
+                "optimizer with the arguments that the state was saved with, or load "
+                "the model without the optimizer and start with a fresh one. Nothing "
+                "was loaded into this optimizer."
             )
 
-    def check_views(self, saved: Form | None) -> None:
-        """Raises unless a form sees all variables as this optimizer, or is `None`.
-
-        Raises:
-            ValueError: if the same shapes are those of other slices.
-        """
-        own = self._views()
-        for view, here in zip(own if saved is None else saved["views"], own):
-            if view != here:
-                raise ValueError(
-                    f"The saved optimizer state does not fit this {self._rule()}: it "
-                    f"is that of a variable seen as {view}, here {here}. Make the "
-                    "optimizer with the arguments that the state was saved with, or "
-                    "load the model without it and start with a fresh one. Nothing was "
-                    "loaded into this optimizer."
-                )
-
-    def _views(self) -> list[str]:
-        """How each variable is seen: text, in the order of the variables."""
-        return [_view(held.index) for held in self._held if held is not None]
-
-    def _rule(self) -> str:
-        """The library's class, of which this may be an instance of a subclass."""
-        own = (c for c in type(self).__mro__ if c.__module__.startswith("et_optimizer"))
-        return next(own).__name__
-
-    def _accumulation(self) -> int:
-        """Every how many of Keras's iterations a step is taken."""
-        return getattr(self, "gradient_accumulation_steps", None) or 1
-
-    def check_restored(self, plans: list[Any]) -> None:
-        """Raises unless what a checkpoint had before building fits these plans."""
-        self.check_form(self._restored_form)
-        self.check_fits(self._restored_plans, plans, _settings(self._restored_form))
+    def check_restored(self, plans: Sequence[StatePlan]) -> None:
+        """Raises unless a checkpoint that was restored before building fits."""
+        if self._restored is not None:
+            saved, slots = self._restored
+            self.check_state(saved, slots, [plan.slots for plan in plans], plans)
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves the state, and what it is of."""
+        """Saves the state and its description."""
         super().save_own_variables(store)
-        store[FORM] = np.frombuffer(_text(self.form()).encode(), "uint8")
+        text = _json(self.describe_state(self.state_plans()))
+        store[DESCRIPTION] = np.frombuffer(text.encode(), "uint8")
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads the state; refuses, before changing it, that of something else.
+        """Loads the state that was saved.
 
-        What Keras adds to it is matched by its kind: a learning rate that was saved is
-        left where a schedule gives the rate, and gradient accumulators and averages of
-        weights that were not saved begin anew.
+        Raises:
+            ValueError: if it does not fit this optimizer. Nothing was loaded then.
+
+        Variables are matched by kind: a saved learning rate is ignored where a schedule
+        gives it, and gradient accumulators and averages of weights that were not saved
+        start anew.
         """
-        saved = {key: _read(store[key]) for key in store.keys()}
-        form = saved.pop(FORM, None)
-        form = None if form is None else json.loads(bytes(np.asarray(form, "uint8")))
-        values = [saved[str(place)] for place in range(len(saved))]
+        saved = {key: _array(store[key]) for key in store.keys()}
+        description = saved.pop(DESCRIPTION, None)
+        if description is not None:
+            description = json.loads(bytes(np.asarray(description, "uint8")))
+        values = [saved[str(index)] for index in range(len(saved))]
         if self.built and len(values) > self.unbuilt_variables:
-            self.check_form(form)
-            values = self._matched(values, form)
+            values = self._matched(values, description)
         super().load_own_variables({str(i): value for i, value in enumerate(values)})
 
-    def _matched(self, values: list[Any], form: Form | None) -> list[Any]:
-        """For each own variable what was saved of it, or what it begins with."""
+    def _matched(self, values: list[Any], saved: Description | None) -> list[Any]:
+        """The saved value of each variable, or its initial one."""
         kinds = self._kinds()
-        if form is None:
-            saved_kinds = kinds
-            if len(values) != len(kinds):  # before 0.2 no steps were counted
-                saved_kinds = [kind for kind in kinds if kind != SKIPPED_STEPS]
-            if len(values) != len(saved_kinds):
-                saved_kinds = [SLOT] * len(values)
-        else:
-            saved_kinds = form["kinds"]
-        saved = defaultdict(list)
-        for kind, value in zip(saved_kinds, values):
-            saved[kind].append(value)
+        of_kind = defaultdict(list)
+        for kind, value in zip(_saved_kinds(saved, kinds, len(values)), values):
+            of_kind[kind].append(value)
         slots = [v for v, kind in zip(self.variables, kinds) if kind == SLOT]
-        self.check_fits(
-            [tuple(value.shape) for value in saved[SLOT]],
+        self.check_state(
+            saved,
+            [tuple(value.shape) for value in of_kind[SLOT]],
             [tuple(slot.shape) for slot in slots],
-            _settings(form),
+            self.state_plans(),
         )
-        self.check_views(form)
-        starts = {"average": iter(self._averaged_variables())}
+        averaged = iter(self._averaged_variables())
         found = []
         for variable, kind in zip(self.variables, kinds):
-            start = next(starts[kind]) if kind in starts else variable
-            value = saved[kind].pop(0) if saved[kind] else start.numpy()
-            if kind == "iteration" and form is not None:
-                value = value * self._accumulation() // form["accumulation"]
+            initial = next(averaged) if kind == "average" else variable
+            value = of_kind[kind].pop(0) if of_kind[kind] else initial.numpy()
+            if kind == "iteration" and saved is not None:
+                value = value * self._accumulation() // saved["accumulation"]
             if np.shape(value) != tuple(variable.shape):
                 raise ValueError(
                     f"The saved optimizer state has the shape {np.shape(value)} where "
-                    f"this {self._rule()} has {tuple(variable.shape)} ({kind}). Make "
-                    "the optimizer with the arguments that the state was saved with. "
-                    "Nothing was loaded into this optimizer."
+                    f"this {self._rule_name()} has {tuple(variable.shape)} ({kind}). "
+                    "Make the optimizer with the arguments that the state was saved "
+                    "with. Nothing was loaded into this optimizer."
                 )
             found.append(value)
         return found
 
     def _kinds(self) -> list[str]:
-        """What each variable is: a slot, or of which of the frameworks' kinds."""
+        """What each variable is: a slot, or a kind of the frameworks'."""
         kinds = {id(getattr(self, "_learning_rate", None)): "learning_rate"}
         kinds[id(self._iterations)] = "iteration"
         for name, kind in (
@@ -176,65 +160,93 @@ class SavedForm(AnyOptimizer):
         ):
             of_kind = getattr(self, name, None) or ()
             kinds |= {id(v): kind for v in of_kind if v is not None}
-        counters = [held.skipped_steps for held in self._held if held is not None]
+        counters = [state.skipped_steps for state in self._states if state is not None]
         kinds |= {id(counter): SKIPPED_STEPS for counter in counters}
         return [kinds.get(id(v), SLOT) for v in self.variables]
 
     def _averaged_variables(self) -> list[Variable]:
-        """The model's variables of which Keras keeps an average."""
+        """The model's variables of which Keras keeps a moving average."""
         averages = getattr(self, "_model_variables_moving_average", None) or ()
         pairs = zip(self._trainable_variables, averages)
         return [variable for variable, average in pairs if average is not None]
 
-    # What `tf.train.Checkpoint` saves of an object itself and restores before any
-    # variable below it: here the form of the slots, so that a checkpoint of another
-    # level is refused while nothing has been changed, or, if it is restored before
-    # the optimizer is built, when that is about to happen.
+    def _rule_name(self) -> str:
+        """The name of the library's class, also for a subclass of a user."""
+        own = (c for c in type(self).__mro__ if c.__module__.startswith("et_optimizer"))
+        return next(own).__name__
+
+    def _accumulation(self) -> int:
+        """How many of Keras's iterations make a step."""
+        return getattr(self, "gradient_accumulation_steps", None) or 1
+
+    # `tf.train.Checkpoint` saves these tensors of an object, and restores them before
+    # its variables: so a checkpoint of another rule is refused before anything changes,
+    # or, if it is restored before the optimizer is built, when it is built.
 
     def _serialize_to_tensors(self) -> dict[str, Any]:
         import tensorflow as tf
 
-        held = {"form": self.form(), "plans": self._plans()}
-        return {"plans": tf.constant(_text(held))}
+        plans = self.state_plans()
+        slots = [plan.slots for plan in plans]
+        saved = {"form": self.describe_state(plans), "plans": slots}
+        return {"plans": tf.constant(_json(saved))}
 
     def _restore_from_tensors(self, restored_tensors: Mapping[str, Any]) -> Any:
         import tensorflow as tf
 
         if tf.executing_eagerly():
-            held = json.loads(restored_tensors["plans"].numpy().decode())
-            # Before 0.2 a list of plans was all.
-            held = {"form": None, "plans": held} if isinstance(held, list) else held
-            plans = [[(n, tuple(s), d) for n, s, d in plan] for plan in held["plans"]]
+            saved = json.loads(restored_tensors["plans"].numpy().decode())
+            # Before 0.2 a list of slots was all.
+            saved = {"form": None, "plans": saved} if isinstance(saved, list) else saved
+            slots = [
+                [(n, tuple(s), d) for n, s, d in of_one] for of_one in saved["plans"]
+            ]
+            # Without the frameworks, which would replace it by a list of their own.
+            object.__setattr__(self, "_restored", (saved["form"], slots))
             if self.built:
-                self.check_form(held["form"])
-                self.check_fits(plans, self._plans(), _settings(held["form"]))
-                self.check_views(held["form"])
-            # Past the frameworks, which would put a list of their own in its place.
-            object.__setattr__(self, "_restored_plans", plans)
-            object.__setattr__(self, "_restored_form", held["form"])
+                self.check_restored(self.state_plans())
         return tf.no_op()
 
     def _copy_trackable_to_cpu(self, object_map: Any) -> None:
-        """Nothing: the form, unlike the variables, does not change while saved."""
+        """Nothing: the description does not change while it is saved."""
+
+
+def _saved_kinds(
+    saved: Description | None, kinds: list[str], count: int
+) -> Sequence[str]:
+    """The kind of each saved value, by what is known of it."""
+    if saved is not None:
+        return saved["kinds"]
+    if count != len(kinds):  # before 0.2 skipped steps were not counted
+        kinds = [kind for kind in kinds if kind != SKIPPED_STEPS]
+    return kinds if count == len(kinds) else [SLOT] * count
+
+
+def _differences(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """The arguments that differ, in words."""
+    return [
+        f"saved with {name}={saved[name]}, here {name}={value}"
+        for name, value in own.items()
+        if saved.get(name, value) != value
+    ]
+
+
+def _shown(arguments: Mapping[str, Any]) -> dict[str, str]:
+    return {name: repr(value) for name, value in arguments.items()}
 
 
 def _view(index: TensorIndex) -> str:
-    """A tensor index in words: which modes each axis of the shape has."""
+    """A tensor index in words: the modes of each axis of the shape."""
     modes = [tuple(axis.modes) for axis in index.axes]
     return f"{index.shape} with the modes {modes} of its axes"
 
 
-def _text(held: Any) -> str:
-    """As JSON, of NumPy's numbers too."""
-    return json.dumps(held, default=float)
+def _json(description: Any) -> str:
+    """As JSON, also with NumPy's numbers."""
+    return json.dumps(description, default=float)
 
 
-def _settings(form: Form | None) -> dict[str, str]:
-    """The settings in a form, or none where there is no form."""
-    return {} if form is None else form["settings"]
-
-
-def _read(saved: Any) -> np.ndarray:
-    """An array that was saved; NumPy's files do not say what bfloat16 is."""
+def _array(saved: Any) -> np.ndarray:
+    """A saved array; NumPy's files do not say what bfloat16 is."""
     array = np.asarray(saved)
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array

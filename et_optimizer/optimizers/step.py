@@ -1,4 +1,4 @@
-"""One step of a variable, as a pure function: what all the optimizers compute."""
+"""One step of one variable, as a pure function: what all optimizers compute."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,25 +6,26 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from et_optimizer.compilers import bits
-from et_optimizer.momenta import Momentum, SubspaceMomentum
+from et_optimizer.compilers.bits import is_16_bit
+from et_optimizer.momenta import Momentum
 from et_optimizer.optimizers import rounding
-from et_optimizer.optimizers.nonfinite import are_finite, are_finite_squares
-from et_optimizer.optimizers.rounding import widened
-from et_optimizer.preconditioners import Preconditioner
+from et_optimizer.optimizers.nonfinite import are_finite, are_squares_finite
+from et_optimizer.optimizers.rounding import widen
+from et_optimizer.optimizers.rule import Rule
 from et_optimizer.types import Tensor
 from et_optimizer.views import gradients
 from et_optimizer.views.tensor_index import TensorIndex
+from et_optimizer.views.updates import Update
 
 
 class State(NamedTuple):
-    """A variable and what is held for it, as tensors.
+    """A variable and its optimizer state, as tensors.
 
     Attributes:
         value: The variable's value.
-        slots: List of what the preconditioner keeps.
-        averages: List of what the momentum keeps.
-        skipped_steps: How many steps were not taken.
+        slots: List of the rule's state.
+        averages: List of the momentum's state.
+        skipped_steps: How many steps were skipped.
     """
 
     value: Tensor
@@ -33,17 +34,18 @@ class State(NamedTuple):
     skipped_steps: Tensor
 
 
-class Clock(NamedTuple):
-    """What a step of a variable has in common with those of others, as scalars.
+class StepContext(NamedTuple):
+    """What a step depends on besides the gradient and the state, as scalars.
 
     Attributes:
-        rate: The learning rate.
+        learning_rate: η.
         step: t, float32, from 1.
-        weight_decay: In units of the rate, or `None` where the variable does not decay.
-        seed: What the random bits begin from, of one variable alone; see `rounding`.
+        weight_decay: Relative to the learning rate, or `None` for a variable that does
+            not decay.
+        seed: The seed of the variable's random bits; see `rounding`.
     """
 
-    rate: Tensor
+    learning_rate: Tensor
     step: Tensor
     weight_decay: Tensor | None
     seed: Tensor
@@ -51,24 +53,25 @@ class Clock(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Clips, scales, averages, decays and steps; pure, and equal for equal variables.
+    """Clips, preconditions, averages, decays and subtracts. Pure.
+
+    Steps that are equal, for variables of equal shape, are traced once.
 
     Args:
         index: The variable's `TensorIndex`.
-        preconditioner: A `Preconditioner`.
+        rule: A `Rule`.
         momentum: A `Momentum`.
-        momentum_of: `"update"` or `"gradient"`.
-        momentum_of_steps: Whether the rate is in what the momentum averages.
-        clip_threshold, update_bound, spike_threshold: As arguments of the optimizer.
-        stochastic_rounding: Whether a value in two bytes is rounded so.
-        rate_scale: What the rate is multiplied by, but for weight decay.
+        momentum_of: `"update"`, `"gradient"`, or `"step"` for updates times the
+            learning rate.
+        clip_threshold, update_bound, spike_threshold, stochastic_rounding: As arguments
+            of the optimizer.
+        rate_scale: Multiplies the learning rate, but not weight decay.
     """
 
     index: TensorIndex
-    preconditioner: Preconditioner
+    rule: Rule
     momentum: Momentum
     momentum_of: str
-    momentum_of_steps: bool
     clip_threshold: float | None
     update_bound: float | None
     spike_threshold: float | None
@@ -76,51 +79,50 @@ class Step:
     rate_scale: float
 
     def __call__(
-        self, gradient: Tensor, state: State, clock: Clock, is_refresh: Tensor = False
+        self,
+        gradient: Any,
+        state: State,
+        context: StepContext,
+        is_subspace_update: Tensor = False,
     ) -> tuple[State, Any]:
         """One step.
 
         Args:
-            gradient: The gradient, dense or of some rows.
+            gradient: The gradient, dense or sparse.
             state: A `State`.
-            clock: A `Clock`.
-            is_refresh: Scalar, whether momentum in a subspace is to find another basis.
+            context: A `StepContext`.
+            is_subspace_update: Scalar, whether the momentum updates its basis.
 
         Returns:
-            `(state, rows)`, the new `State` and `None`; or, where the gradient is of
-            some rows and so is the step, what is yet to be subtracted from rows of the
-            value; of a value in two bytes, what is to be put in their place.
+            `(state, rows)`, the new `State` and `None`; or, if the gradient and the
+            step are sparse, what is yet to be subtracted from some rows of the value.
+            If the value is 16-bit, `rows` are to be put in their place.
         """
         gradient, is_taken = self._usable(gradient, state.slots)
-        is_matrix = isinstance(self.momentum, SubspaceMomentum)
-        seen = gradients.see(gradient, self.index, as_matrix=is_matrix)
-        seen = self._without_spike(seen, state, clock.step)
-        update, slots = self.preconditioner(seen, state.slots, clock.step)
-        if not self.preconditioner.is_of_finite_gradients:
+        as_matrix = self.momentum.is_of_matrix
+        view = gradients.view(gradient, self.index, as_matrix)
+        view = self._limit_spike(view, state, context.step)
+        precondition, slots = self.rule(view, state.slots, context.step)
+        if not self._needs_finite(state.slots):
             is_taken = are_finite(slots, self.index.size)
-        rate = self.rate_scale * ops.cast(clock.rate, "float32")
-        rate = self.preconditioner.rate(
-            rate, lambda: _decayed(widened(state.value), clock), clock.step
-        )
+        rate = self._learning_rate(state.value, context)
         is_taken = ops.logical_and(is_taken, ops.isfinite(rate))
-        direction, averages = self._averaged(
-            self._clipped(update), state.averages, rate, clock.step, is_refresh
+        change, averages = self._change(
+            view, precondition, state.averages, rate, context.step, is_subspace_update
         )
-        direction = self._bounded(direction, rate).mapped(
-            lambda entries: ops.where(is_taken, entries, 0.0)
-        )
+        change = change.mapped(lambda entries: ops.where(is_taken, entries, 0.0))
 
         def chosen(new: list[Tensor], old: list[Tensor]) -> list[Tensor]:
             return [ops.where(is_taken, *pair) for pair in zip(new, old)]
 
-        def moved(
-            value: Tensor, change: Tensor, entries: Callable[[Tensor], Tensor]
+        def subtract(
+            value: Tensor, change: Tensor, positions: Callable[[Tensor], Tensor]
         ) -> Tensor:
-            wide = widened(value)
-            if clock.weight_decay is not None:
-                wide = ops.where(is_taken, _decayed(wide, clock), wide)
+            wide = widen(value)
+            if context.weight_decay is not None:
+                wide = ops.where(is_taken, _decayed(wide, context), wide)
             wide = wide - ops.cast(change, wide.dtype)
-            return self.rounded(wide, value.dtype, clock.seed, entries)
+            return self.rounded(wide, value.dtype, context.seed, positions)
 
         after = State(
             state.value,
@@ -128,84 +130,109 @@ class Step:
             chosen(averages, state.averages),
             state.skipped_steps + (1 - ops.cast(is_taken, "int32")),
         )
-        if direction.goes_by_blocks:
-            value = direction.taken_from(state.value, moved)
+        if change.needs_row_blocks:
+            value = change.subtract_by_blocks(state.value, subtract)
             return after._replace(value=value), None
-        change = direction.in_form(direction.entries())
-        decays = clock.weight_decay is not None
-        value, rows = gradients.take_from(state.value, change, moved, decays)
+        has_decay = context.weight_decay is not None
+        value, rows = gradients.subtract_from(
+            state.value, change.evaluate(), subtract, has_decay
+        )
         return after._replace(value=value), rows
 
     def rounded(
         self,
-        numbers: Tensor,
+        value: Tensor,
         dtype: Any,
         seed: Tensor,
-        entries: Callable[[Tensor], Tensor],
+        positions: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """What is stored of the value that was computed.
+        """A computed value in the variable's dtype.
 
         Args:
-            numbers: The value, as wide as `widened` makes it.
-            dtype: The dtype that it is stored in.
-            seed: As in a `Clock`.
-            entries: Of a number gives it plus the number of every entry.
+            value: The value, as wide as `widen` makes it.
+            dtype: The variable's dtype.
+            seed: As in a `StepContext`.
+            positions: Maps an offset to the position of every entry, plus the offset.
         """
-        if bits.is_half(dtype) and self.stochastic_rounding:
-            return rounding.stochastic(numbers, dtype, seed, entries(seed))
-        return ops.cast(numbers, dtype)
+        if is_16_bit(dtype) and self.stochastic_rounding:
+            return rounding.stochastic(value, dtype, seed, positions(seed))
+        return ops.cast(value, dtype)
+
+    def _needs_finite(self, slots: list[Tensor]) -> bool:
+        """Whether the gradient itself must be finite, as no slot would show it."""
+        return self.rule.needs_finite_gradients or not slots
 
     def _usable(self, gradient: Any, slots: list[Tensor]) -> tuple[Any, Tensor]:
-        """The gradient in a form that all can use, and whether it may be used."""
-        needs_finite = self.preconditioner.is_of_finite_gradients
-        if needs_finite or self.momentum.plan():
-            # All entries take part in a step of momentum.
-            gradient = gradients.made_dense(gradient, self.index.shape)
+        """The gradient in a usable form, and whether it is finite where that counts."""
+        needs_finite = self._needs_finite(slots)
+        if needs_finite or self.momentum.slots():
+            # With momentum, every entry moves at every step.
+            gradient = gradients.to_dense(gradient, self.index.shape)
         if not needs_finite:
             return gradient, True
-        gradient = gradients.multiplied_out(gradient)
-        is_taken = are_finite_squares(gradient, slots)
-        return ops.where(is_taken, gradient, ops.zeros_like(gradient)), is_taken
+        gradient = gradients.multiply_out(gradient)
+        is_finite = are_squares_finite(gradient, slots)
+        return ops.where(is_finite, gradient, ops.zeros_like(gradient)), is_finite
 
-    def _without_spike(self, gradient: Any, state: State, step: Tensor) -> Any:
-        """The gradient, scaled down where it is far larger than those before it."""
+    def _limit_spike(self, view: Any, state: State, step: Tensor) -> Any:
+        """The gradient, scaled down if its norm is far above its running value."""
         if self.spike_threshold is None:
-            return gradient
+            return view
         steps = step - 1.0 - ops.cast(state.skipped_steps, "float32")
-        before, now = self.preconditioner.sizes(gradient, state.slots, steps)
-        # One that is not finite is no spike, but a step not to be taken.
+        before, now = self.rule.mean_squares(view, state.slots, steps)
+        # A gradient that is not finite is no spike; its step is skipped.
         is_known = ops.logical_and(before > 0.0, ops.isfinite(now))
-        # Roots first: the quotient of the squares may leave float32.
+        # Roots first: the quotient of the squares may overflow float32.
         largest = self.spike_threshold * ops.sqrt(before) / ops.sqrt(now)
-        return gradient.times(ops.where(is_known, ops.minimum(largest, 1.0), 1.0))
+        return view.times(ops.where(is_known, ops.minimum(largest, 1.0), 1.0))
 
-    def _clipped(self, update: Any) -> Any:
-        if self.clip_threshold is None:
-            return update
-        excess = update.root_mean_square() / self.clip_threshold
-        return update.scaled(1.0 / ops.maximum(excess, 1.0))
+    def _learning_rate(self, value: Tensor, context: StepContext) -> Tensor:
+        rate = self.rate_scale * ops.cast(context.learning_rate, "float32")
+        return self.rule.learning_rate(
+            rate, lambda: _decayed(widen(value), context), context.step
+        )
 
-    def _averaged(
-        self, update: Any, averages: list[Tensor], rate: Tensor, *when: Tensor
-    ) -> tuple[Any, list[Tensor]]:
-        """The update times the rate after momentum, and what this keeps now."""
-        if self.momentum_of_steps:
-            return self.momentum(update.scaled(rate), averages, *when)
-        is_of_gradient = self.momentum_of == "gradient"
-        average = self.momentum.of_gradient if is_of_gradient else self.momentum
-        direction, averages = average(update, averages, *when)
-        return direction.scaled(rate), averages
-
-    def _bounded(self, direction: Any, rate: Tensor) -> Any:
+    def _change(
+        self,
+        view: Any,
+        precondition: Callable[[Update], Update],
+        averages: list[Tensor],
+        rate: Tensor,
+        *when: Tensor,
+    ) -> tuple[Update, list[Tensor]]:
+        """What is subtracted from the value, and the new state of the momentum."""
+        update = precondition(view.plain())
+        scale = self._clip_scale(update)
+        if self.momentum_of == "gradient":
+            averaged, averages = self.momentum(view.plain(), averages, *when)
+            change = _times(precondition(view.from_average(averaged)), scale)
+            change = change.scaled(rate)
+        elif self.momentum_of == "step":
+            update = _times(update, scale).scaled(rate)
+            change, averages = self.momentum(update, averages, *when)
+        else:
+            change, averages = self.momentum(_times(update, scale), averages, *when)
+            change = change.scaled(rate)
         if self.update_bound is None:
-            return direction
+            return change, averages
         limit = self.update_bound * ops.abs(rate)
-        return direction.mapped(lambda entries: ops.clip(entries, -limit, limit))
+        return change.mapped(lambda entries: ops.clip(entries, -limit, limit)), averages
+
+    def _clip_scale(self, update: Update) -> Tensor | None:
+        """What scales an update down to the largest RMS allowed, or `None`."""
+        if self.clip_threshold is None:
+            return None
+        excess = update.root_mean_square() / self.clip_threshold
+        return 1.0 / ops.maximum(excess, 1.0)
 
 
-def _decayed(value: Tensor, clock: Clock) -> Tensor:
+def _times(update: Update, scale: Tensor | None) -> Update:
+    return update if scale is None else update.scaled(scale)
+
+
+def _decayed(value: Tensor, context: StepContext) -> Tensor:
     """The value after Keras's weight decay, x − η λ x."""
-    if clock.weight_decay is None:
+    if context.weight_decay is None:
         return value
-    rate = ops.cast(clock.rate, value.dtype)
-    return value - value * ops.cast(clock.weight_decay, value.dtype) * rate
+    rate = ops.cast(context.learning_rate, value.dtype)
+    return value - value * ops.cast(context.weight_decay, value.dtype) * rate

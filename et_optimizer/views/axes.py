@@ -1,4 +1,4 @@
-"""Numbers along the axes of a tensor index: to the slices of its modes, and back."""
+"""Values along the axes of a tensor index: to the slices of its modes, and back."""
 
 import dataclasses
 import math
@@ -9,36 +9,41 @@ from keras import ops
 
 @dataclasses.dataclass(frozen=True)
 class Combination:
-    """How the numbers of an entry's slices become one: `pairwise`, and from what."""
+    """How the values of an entry's slices become one.
+
+    Attributes:
+        pairwise: `(tensor, tensor) -> tensor`, entry by entry.
+        neutral: The value that changes nothing.
+    """
 
     pairwise: Callable
-    start: float
+    neutral: float
 
 
 PRODUCT = Combination(ops.multiply, 1.0)
 MINIMUM = Combination(ops.minimum, math.inf)
 
 
-def over_axes(numbers, axes, reduction):
-    """Reduces numbers per position over every slice of the modes of `axes`.
+def reduce_to_modes(values, axes, reduction):
+    """Reduces one value per position over every slice of the modes of `axes`.
 
     Args:
-        numbers: Shape (positions,) or (stack, positions).
+        values: Shape (positions,) or (stack, positions).
         axes: The axes that index the positions.
         reduction: A `Reduction`.
 
     Returns:
-        A list of tensors of shape (slices,) or (stack, slices), one a mode.
+        A list of tensors of shape (slices,) or (stack, slices), one per mode.
     """
-    if not modes_of(axes):
+    if not count_modes(axes):
         return []
-    stack = (-1,) if len(numbers.shape) > 1 else ()
-    numbers = ops.reshape(numbers, (*stack, *(axis.length for axis in axes)))
+    stack = (-1,) if len(values.shape) > 1 else ()
+    values = ops.reshape(values, (*stack, *(axis.length for axis in axes)))
     found = []
     for position, axis in enumerate(axes):
         if not axis.modes:
             continue
-        marginal = _marginal(numbers, position + len(stack), stack, reduction)
+        marginal = _marginal(values, position + len(stack), stack, reduction)
         if axis.cells > axis.length:
             unpadded = [[0, 0]] * len(stack)
             marginal = ops.pad(marginal, [*unpadded, [0, axis.cells - axis.length]])
@@ -56,14 +61,15 @@ def _marginal(tensor, kept, stack, reduction):
     return reduction.along(tensor, axis=others) if others else tensor
 
 
-def along_axes(vectors, axes, combination):
-    """Combines one number a mode at every position of `axes`, flattened."""
+def broadcast_from_modes(vectors, axes, combination):
+    """Combines one vector per mode at every position of `axes`, flattened."""
     along_axes, taken = [], 0
     for axis in axes:
         modes = vectors[taken : taken + len(axis.modes)]
         taken += len(axis.modes)
         if not modes:
-            along_axes.append(ops.full((axis.length,), combination.start, "float32"))
+            neutral = ops.full((axis.length,), combination.neutral, "float32")
+            along_axes.append(neutral)
         elif axis.cells > axis.length:
             along_axes.append(_outer(modes, combination)[..., : axis.length])
         else:
@@ -94,15 +100,18 @@ def _outer(vectors, combination):
 
 
 def combine(tensors, combination):
+    """Combines tensors entry by entry."""
     combined = tensors[0]
     for tensor in tensors[1:]:
         combined = combination.pairwise(combined, tensor)
     return combined
 
 
-def length_of(axes):
+def count_positions(axes):
+    """The number of positions that axes index."""
     return math.prod(axis.length for axis in axes)
 
 
-def modes_of(axes):
+def count_modes(axes):
+    """The number of modes of some axes."""
     return sum(len(axis.modes) for axis in axes)

@@ -1,56 +1,56 @@
-"""Rows of a gradient, as embeddings have them, seen through a tensor index."""
+"""Sparse gradients, as embeddings have them, viewed through a tensor index."""
 
 import dataclasses
 import math
 
 from keras import ops
 
-from et_optimizer.compilers.bits import entries_of
+from et_optimizer.compilers.bits import positions
 from et_optimizer.views.axes import combine
-from et_optimizer.views.dense import DenseGradient
+from et_optimizer.views.dense import DenseView
 
-# Repeated indices are found with one integer a row of the table, which beats
-# sorting the indices until the table has this many times more rows than them.
+# Duplicates are found with one integer per row of the table, which is faster than
+# sorting the indices until the table has this many times more rows than there are.
 MAX_SCRATCH_RATIO = 512
 
 
-class RowsOfGradient(DenseGradient):
-    """Rows of a gradient; every other row of the variable has gradient 0."""
+class SparseRowsView(DenseView):
+    """Some rows of a gradient; the gradient of every other row is 0."""
 
     def __init__(self, gradient, index):
         self.index = index
-        self._like = gradient
+        self._gradient = gradient
 
     def slice_maxima_above(self, vectors, minima):
-        """The largest of g² + minimum, as if every row were given; see the base."""
+        """The largest g² + minimum, as if every row were given; see the base."""
         maxima = super().slice_maxima_above(vectors, minima)
-        # Of the rows not given, where g = 0, none has more than the slice's own
-        # number; and as much as that there is at some entry of the slice.
+        # In the other rows g = 0: there no entry exceeds its slice's own value, and
+        # some entry of the slice reaches it.
         return [ops.maximum(*pair) for pair in zip(vectors, maxima)]
 
     def restore(self, matrix):
         """Gives a matrix of this gradient's shape the form of the gradient."""
         values = ops.reshape(matrix, (-1, *self.index.shape[1:]))
-        return self._like.in_form(values)
+        return self._gradient.with_values(values)
 
 
-class SparseGradient(RowsOfGradient):
-    """Rows of a gradient whose index tells rows or entries of the variable apart.
+class SparseView(SparseRowsView):
+    """Some rows of a gradient, viewed through an index without a stack.
 
     Attributes:
-        given: Float32, shape (rows given, columns). Rows given for the same row
-            of the variable are added up in one of them, the others are 0.
-        rows: The variable's row behind each row of the matrix.
+        given: Float32, shape (rows given, columns). Duplicates are summed in one of
+            them; the others are 0.
+        rows: The row of the variable behind each row of the matrix.
     """
 
     def __init__(self, gradient, index):
         super().__init__(gradient, index)
         width = math.prod(index.shape[1:])
-        self.given = _added_up(gradient, index.shape[0], width)
+        self.given = _summed(gradient, index.shape[0], width)
         self.rows, cut = gradient.indices, index.leading_axes()
         if cut is None:
-            # The index runs across the end of the first dimension, so it tells
-            # entries apart and not rows: each entry becomes a row of its own.
+            # An axis of the index crosses the end of the first dimension, so that its
+            # positions are entries and not rows: each entry becomes a row of its own.
             columns, cut = ops.arange(width, dtype="int64"), len(index.axes)
             first = ops.expand_dims(ops.cast(self.rows, "int64") * width, -1)
             self.rows = ops.reshape(first + columns, (-1,))
@@ -58,15 +58,15 @@ class SparseGradient(RowsOfGradient):
         self.row_axes, self.column_axes = index.axes[:cut], index.axes[cut:]
 
     def at_slices(self, vectors):
-        """Picks from one vector a mode what this gradient touches; see the base."""
+        """The values of those slices that this gradient touches; see the base."""
         if self.index.is_one_slice:
             return vectors
         digits = self._digits()
-        picked = [
+        gathered = [
             None if vector is None else ops.take(vector, digit, axis=0)
             for vector, (digit, _) in zip(vectors, digits)
         ]
-        return picked + vectors[len(digits) :]
+        return gathered + vectors[len(digits) :]
 
     def _over_row_slices(self, rows, reduction):
         return [
@@ -77,7 +77,7 @@ class SparseGradient(RowsOfGradient):
         return combine(vectors, combination)
 
     def _digits(self):
-        """(digits, size) a row mode: the slice of that mode each row lies in."""
+        """(digits, size) for every row mode: the slice that each row belongs to."""
         rest, digits = self.rows, []
         for axis in reversed(self.row_axes):
             position, rest = rest % axis.length, rest // axis.length
@@ -87,90 +87,90 @@ class SparseGradient(RowsOfGradient):
         return digits[::-1]
 
 
-class SparseStackGradient(RowsOfGradient):
-    """Rows of a gradient whose index stacks tensors: some of the stack.
+class SparseStackView(SparseRowsView):
+    """Some rows of a gradient, viewed through an index that stacks tensors.
 
     Attributes:
-        given: Float32, shape (stacked tensors given, rows, columns). Of those given
-            repeatedly one has the sum, the others are 0.
+        given: Float32, shape (stacked tensors given, rows, columns). Duplicates are
+            summed in one of them; the others are 0.
     """
 
     def __init__(self, gradient, index):
         super().__init__(gradient, index)
         self._table_rows = index.shape[0]
         width = math.prod(index.shape[1:])
-        values = _added_up(gradient, self._table_rows, width)
-        self.given = self._as_matrix(values)
+        self.given = self._as_matrix(_summed(gradient, self._table_rows, width))
 
     def at_slices(self, vectors):
-        """Picks from one vector a mode what this gradient touches; see the base."""
-        return [None if v is None else self._picked(v) for v in vectors]
+        """The values of those slices that this gradient touches; see the base."""
+        return [None if v is None else self._gathered(v) for v in vectors]
 
-    def _picked(self, vector):
+    def _gathered(self, vector):
         by_row = ops.reshape(vector, (self._table_rows, -1))
-        picked = ops.take(by_row, self._like.indices, axis=0)
-        return ops.reshape(picked, (-1, *vector.shape[1:]))
+        gathered = ops.take(by_row, self._gradient.indices, axis=0)
+        return ops.reshape(gathered, (-1, *vector.shape[1:]))
 
-    def _over_slices(self, reduction, numbers, factors=()):
-        given = super()._over_slices(reduction, numbers, factors)
+    def _over_slices(self, reduction, elementwise, factors=()):
+        given = super()._over_slices(reduction, elementwise, factors)
         return [
-            self._into_stack(vector, shape, reduction)
+            self._scattered(vector, shape, reduction)
             for vector, shape in zip(given, self.index.slot_shapes)
         ]
 
-    def _into_stack(self, vector, shape, reduction):
+    def _scattered(self, vector, shape, reduction):
         by_row = ops.reshape(vector, (-1, math.prod(shape) // self._table_rows))
-        table = reduction.by_segment(by_row, self._like.indices, self._table_rows)
+        indices = self._gradient.indices
+        table = reduction.by_segment(by_row, indices, self._table_rows)
         return ops.reshape(table, shape)
 
 
-def values_of_rows(value, rows, moved):
-    """What the rows of a table are after a step; alike for those given repeatedly.
+def subtract_from_rows(value, rows, subtract):
+    """The rows of a table after a step; duplicates get the same value.
 
     Args:
         value: The table.
-        rows: What is subtracted, `Rows`.
-        moved: As of `et_optimizer.views.gradients.take_from`.
+        rows: What the step subtracts, `SparseRows`.
+        subtract: As in `et_optimizer.views.gradients.subtract_from`.
     """
     width = math.prod(value.shape[1:])
-    place = _common_place(rows.indices, value.shape[0])
-    change = ops.take(_added_up_at(place, rows, width), place, axis=0)
+    common = _common_position(rows.indices, value.shape[0])
+    change = ops.take(_summed_at(common, rows, width), common, axis=0)
     before = ops.take(value, rows.indices, axis=0)
 
-    def entries(first):
+    def row_positions(first):
         of_rows = ops.expand_dims(ops.cast(rows.indices, "int32") * width, -1)
-        return of_rows + entries_of((1, width), first)
+        return of_rows + positions((1, width), first)
 
-    found = moved(ops.reshape(before, (-1, width)), change, entries)
+    found = subtract(ops.reshape(before, (-1, width)), change, row_positions)
     return ops.reshape(found, (-1, *value.shape[1:]))
 
 
-def added_up(rows, shape):
-    """The same gradient, of whose repeated rows one has the sum and others are 0.
+def sum_duplicates(rows, shape):
+    """The same gradient, with the sum of duplicates in one of them and 0 in the others.
 
     Args:
-        rows: `Rows`.
+        rows: `SparseRows`.
         shape: The variable's shape.
     """
-    total = _added_up(rows, shape[0], math.prod(shape[1:]))
+    total = _summed(rows, shape[0], math.prod(shape[1:]))
     total = ops.reshape(ops.cast(total, rows.dtype), (-1, *shape[1:]))
     return dataclasses.replace(rows, values=total)
 
 
-def _added_up(gradient, table_rows, width):
-    """The rows given as (rows given, width), repeated ones added up in one of them."""
-    place = _common_place(gradient.indices, table_rows)
-    return _added_up_at(place, gradient, width)
+def _summed(gradient, table_rows, width):
+    """The values as (rows given, width), duplicates summed in one of them."""
+    common = _common_position(gradient.indices, table_rows)
+    return _summed_at(common, gradient, width)
 
 
-def _added_up_at(place, gradient, width):
-    """The same, where all rows that are repeated have one position in common."""
+def _summed_at(common, gradient, width):
+    """The same, for duplicates with a known common position."""
     values = ops.reshape(ops.cast(gradient.values, "float32"), (-1, width))
-    return ops.segment_sum(values, place, ops.shape(values)[0])
+    return ops.segment_sum(values, common, ops.shape(values)[0])
 
 
-def _common_place(indices, table_rows):
-    """For each position, one position that all of the same index agree on."""
+def _common_position(indices, table_rows):
+    """For each given row, one position that all rows with its index agree on."""
     count = indices.shape[0]
     if count is not None and table_rows <= MAX_SCRATCH_RATIO * count:
         last = ops.segment_max(ops.arange(count), indices, table_rows)

@@ -1,4 +1,4 @@
-"""A tensor index: the numbers of one variable, seen as a p-way tensor.
+"""A tensor index: the entries of one variable, viewed as a p-way tensor.
 
 Plain Python on shapes: nothing here touches a tensor or a framework.
 """
@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from et_optimizer import checks
@@ -22,24 +22,22 @@ from et_optimizer.types import (
     TensorIndices,
 )
 
-# A padded split is taken only where the exact one keeps over 10% more numbers
-# than the best padded one, so that 512 stays 16 x 32 (48 numbers; 23 x 23 would
-# keep 46) while 50257 = 29 x 1733 becomes 224 x 225.
+# A padded split is taken only if the exact one has over 10% more slices than the best
+# padded one, so that 512 stays 16 x 32 (48 slices; 23 x 23 would have 46) while
+# 50257 = 29 x 1733 becomes 224 x 225.
 EXACT_SPLIT_TOLERANCE = 1.1
-# Sizes by hand that hold over twice the variable were meant for another one.
-MOST_PADDING = 2
 # Beyond this level every factor of any axis is prime or at most 3.
 LAST_LEVEL = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One axis of a tensor index's view, and the modes its positions split into.
+    """One axis of a tensor index's view, and the modes that its positions split into.
 
-    Position k of the axis sits at the mixed-radix digits of k in `modes` (the
-    last mode runs fastest). The modes may hold more cells than the axis has
-    positions: the last cells then never receive gradient. An axis without modes
-    is not told apart: all its positions share their slices.
+    Position k of the axis has the mixed-radix digits of k in `modes` (the last mode
+    runs fastest). The modes may have more cells than the axis has positions: the last
+    cells then never receive gradient. All positions of an axis without modes share
+    their slices.
     """
 
     length: int
@@ -47,18 +45,18 @@ class Axis:
 
     @property
     def cells(self) -> int:
-        """How many positions the modes could hold; at least `length`."""
+        """The number of cells of the modes' grid; at least `length`."""
         return math.prod(self.modes)
 
     def positions_per_slice(self) -> list[int | tuple[int, ...]]:
-        """For each mode, how many positions of the axis share a slice of it."""
+        """For each mode, how many positions of the axis are in a slice of it."""
         if self.cells <= self.length:
             return [self.length // n for n in self.modes]
         counts: list[int | tuple[int, ...]] = []
         stride = self.cells
         for n in self.modes:
-            # Slice j holds `stride` positions of every run of n·stride positions;
-            # the last run is cut short.
+            # Slice j has `stride` positions of every run of n·stride positions; the
+            # last run is cut short.
             runs, rest = divmod(self.length, stride)
             stride //= n
             counts.append(
@@ -76,10 +74,10 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class TensorIndex:
-    """How the numbers of a variable are indexed by p modes.
+    """How the entries of a variable are indexed by p modes.
 
-    Extreme tensoring keeps one number for every slice of every mode, so the
-    modes fix both what an optimizer holds and how finely it can adapt.
+    Extreme tensoring keeps one statistic for every slice of every mode, so the modes
+    decide both the size of its state and how finely it can adapt.
 
     Make one with `TensorIndex.from_shape` (levels), `TensorIndex.from_sizes` (by
     hand), `TensorIndex.from_merged_axes` (Shampoo), `TensorIndex.with_one_mode`
@@ -91,7 +89,7 @@ class TensorIndex:
             its row-major order. Where none of them has modes (a scalar, level
             `"inf"`) the whole variable is the only slice of a single mode.
         stack: How many tensors of these axes the variable stacks, one after the
-            other in its row-major order. Each has slots of its own. Defaults to 1.
+            other in its row-major order. Each has its own slots. Defaults to 1.
 
     Example:
 
@@ -125,8 +123,8 @@ class TensorIndex:
         - An exact split stays unless its sum is over 1.1 × the smallest sum that
           a padded split into as many factors can reach.
         - An axis stays as it is at the level below where splitting it further
-          would keep no fewer numbers (5 as 2×3), so that a higher level never
-          keeps more. Axes of length 1 are no modes: their only slice is the whole
+          would not reduce the number of slices (5 as 2×3), so that a higher level
+          never keeps more. Axes of length 1 are no modes: their only slice is the whole
           tensor, which would only blur the others.
 
         Args:
@@ -155,48 +153,39 @@ class TensorIndex:
 
         Args:
             shape: The variable's shape.
-            sizes: A list or tuple of positive integers. If they multiply to the
-                variable's size, they are a reshape of it, whether or not they
-                respect its axes. If they multiply to more, they are dealt out to
-                the axes in order, each axis padded; where that does not work out,
-                the flattened variable is padded (the one case in which a
-                temporary as large as the variable is made).
+            sizes: A list or tuple of positive integers that multiply to the variable's
+                size: a reshape of it, whether or not it respects its axes.
 
         Returns:
             A `TensorIndex`.
 
         Raises:
-            ValueError: if `sizes` are not positive integers, or cannot hold the
-                variable.
+            ValueError: if `sizes` are not positive integers, or multiply to anything
+                else.
         """
         shape = tuple(int(n) for n in shape)
         sizes = check_sizes(sizes)
         size, cells = math.prod(shape), math.prod(sizes)
         if size == 0:
             return cls(shape, ())
-        if not size <= cells <= MOST_PADDING * size or not sizes:
+        if size != cells or not sizes:
             raise ValueError(
-                "The sizes of a tensor_index must multiply to at least the number "
-                "of entries of the variable, and to at most twice as much; received "
-                f"sizes={sizes}, which hold {cells}, for shape={shape}, which has "
-                f"{size}. Change a size, or let the expression match fewer variables."
+                "The sizes of a tensor_index must multiply to the number of entries of "
+                f"the variable; received sizes={sizes}, which multiply to {cells}, for "
+                f"shape={shape}, which has {size}. Change a size, let the expression "
+                "match fewer variables, or use level, which pads sizes that do not "
+                "factor well."
             )
-        if cells == size:
-            return cls(shape, tuple(Axis(n, (n,)) for n in sizes))
-        dealt = _deal(shape, sizes)
-        if dealt is None:
-            return cls(shape, (Axis(size, sizes),))
-        axes = [_exact_or_padded(n, group) for n, group in zip(shape, dealt)]
-        return cls(shape, tuple(itertools.chain.from_iterable(axes)))
+        return cls(shape, tuple(Axis(n, (n,)) for n in sizes))
 
     @classmethod
     def from_merged_axes(cls, shape: Sequence[int], level: Level) -> "TensorIndex":
-        """The tensor index of a level, of a variable seen as a matrix.
+        """The tensor index of a level, for a variable viewed as a matrix.
 
         Args:
-            shape: The variable's shape. Of more than two axes longer than 1, the
-                first ones make up the rows of a matrix and the others its columns, cut
-                where rows and columns are fewest together: (128, 4, 32) becomes
+            shape: The variable's shape. If it has more than two axes longer than 1, the
+                first ones make up the rows of a matrix and the others its columns,
+                split where rows + columns are fewest: (128, 4, 32) becomes
                 (128, 128), (3, 3, 64, 128) becomes (576, 128).
             level: As in `from_shape`.
 
@@ -204,7 +193,7 @@ class TensorIndex:
             A `TensorIndex`.
 
         Raises:
-            ValueError: if `level` is none.
+            ValueError: as `from_shape`.
         """
         own = cls.from_shape(shape, 1)
         if len(own.axes) <= 2:
@@ -215,14 +204,14 @@ class TensorIndex:
 
     @classmethod
     def with_one_mode(cls, shape: Sequence[int], axis: KeptAxis) -> "TensorIndex":
-        """The tensor index that keeps one number for each position of one axis.
+        """The tensor index with a slice for each position of one axis.
 
         Args:
             shape: The variable's shape.
-            axis: Which axis; negative ones count from the last. `"auto"` sees the
-                variable as a matrix, of its last axis by all others together, and
-                keeps the shorter of the two (the last, where they are equal). A
-                variable of at most one axis longer than 1 keeps all its entries.
+            axis: Which axis; negative ones count from the last. `"auto"` views the
+                variable as a matrix of its last axis by all others, and takes the
+                shorter of the two (the last, if they are equal). A variable with at
+                most one axis longer than 1 has a slice for each entry.
 
         Returns:
             A `TensorIndex`.
@@ -261,14 +250,14 @@ class TensorIndex:
 
     @classmethod
     def of_matrices(cls, shape: Sequence[int]) -> "TensorIndex":
-        """The tensor index that keeps the rows and columns of every matrix.
+        """The tensor index with the rows and columns of every matrix.
 
         Args:
             shape: The variable's shape. Its last two axes are those of a matrix, and
                 the others stack matrices.
 
         Returns:
-            A `TensorIndex`. Matrices of one row or one column have a single mode.
+            A `TensorIndex`. Matrices with one row or one column have a single mode.
         """
         shape = tuple(int(n) for n in shape)
         if math.prod(shape) == 0:
@@ -295,17 +284,17 @@ class TensorIndex:
 
     @property
     def slots(self) -> int:
-        """How many numbers are kept, one a slice: d₁ + … + d_p a stacked tensor."""
+        """The number of slices: d₁ + … + d_p for each stacked tensor."""
         return self.stack * sum(self.modes)
 
     @property
     def is_one_slice(self) -> bool:
-        """Whether no axis is told apart, so that one slice holds every entry."""
+        """Whether no axis has modes, so that one slice contains every entry."""
         return self.order == 1 and not any(axis.modes for axis in self.axes)
 
     @property
     def slot_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shape of each mode's slot, without an axis where a slice is all."""
+        """The shape of each mode's slot: a scalar where one slice contains all."""
         stack = (self.stack,) if self.stack > 1 else ()
         if self.is_one_slice:
             return (stack,)
@@ -313,10 +302,10 @@ class TensorIndex:
 
     @property
     def entries_per_slice(self) -> tuple[int | tuple[int, ...], ...]:
-        """How many entries of the variable each slice holds.
+        """How many entries of the variable each slice contains.
 
-        One integer a mode where its slices are equally large, a tuple of one
-        integer a slice where padding leaves some of them short.
+        For each mode an integer if its slices are equally large; a tuple of one integer
+        per slice if padding leaves some of them short.
         """
         size = self.size // self.stack
         counts = [
@@ -330,9 +319,9 @@ class TensorIndex:
 
     @property
     def cut(self) -> int:
-        """Where to cut the axes so that rows + columns of the matrix are fewest.
+        """Where to split the axes so that rows + columns of the matrix are fewest.
 
-        The first `cut` axes together index the rows of a matrix that holds the
+        The first `cut` axes together index the rows of a matrix that contains the
         variable in row-major order, the others its columns.
         """
         lengths = [axis.length for axis in self.axes]
@@ -345,8 +334,8 @@ class TensorIndex:
         """As `cut`, but between two dimensions of the variable, or at an end.
 
         Returns:
-            `(axes, dimensions)`: how many axes, and how many dimensions of what is
-            stacked, lie before it.
+            `(axes, dimensions)`: how many axes, and how many dimensions of a stacked
+            tensor, come before it.
         """
         lengths = [axis.length for axis in self.axes]
         sizes = self.stacked_shape
@@ -363,14 +352,14 @@ class TensorIndex:
 
     @property
     def stacked_shape(self) -> tuple[int, ...]:
-        """The shape of one of the stacked tensors; without a stack, the variable's."""
+        """The shape of one of the stacked tensors; the variable's if there is one."""
         before = itertools.accumulate(self.shape, lambda a, b: a * b, initial=1)
         return self.shape[list(before).index(self.stack) :]
 
     def leading_axes(self) -> int | None:
         """How many axes make up the variable's first dimension exactly.
 
-        `None` where a view axis runs across the end of the first dimension.
+        `None` if an axis of the view crosses the end of the first dimension.
         """
         products = itertools.accumulate(
             (axis.length for axis in self.axes), lambda a, b: a * b, initial=1
@@ -387,31 +376,30 @@ class TensorIndex:
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
-    """A variable's shape, seen as a matrix.
+    """The shape of a variable as a matrix.
 
     Args:
         shape: The variable's shape.
 
     Returns:
-        `(rows, columns)`: of more than two axes longer than 1 the first ones make up
-        the rows, cut where rows and columns are fewest together. `None` where there
-        are fewer than two.
+        `(rows, columns)`: with more than two axes longer than 1, the first ones make up
+        the rows, split where rows + columns are fewest. `None` with fewer than two.
     """
     merged = TensorIndex.from_merged_axes(shape, 1).modes
     return merged if len(merged) == 2 else None
 
 
-def by_path(
-    argument: str, given: ByPath[T], paths: Sequence[str], otherwise: T
+def matched(
+    argument: str, given: ByPath[T], paths: Sequence[str], default: T
 ) -> list[T]:
-    """What an argument says for every variable.
+    """The value of an argument for every variable.
 
     Args:
         argument: The argument's name.
         given: One value for all; or a mapping from regular expressions, searched for
             in a variable's path (the first match wins), to values.
         paths: The variables' paths.
-        otherwise: The value of variables that no expression matches.
+        default: The value for variables that no expression matches.
 
     Returns:
         A list of values.
@@ -421,27 +409,33 @@ def by_path(
     """
     if not isinstance(given, Mapping):
         return [given] * len(paths)
-    _check_all_match(argument, given, paths)
-    return [_first_match(given, path, otherwise) for path in paths]
+    for pattern in given:
+        if not any(re.search(pattern, path) for path in paths):
+            raise ValueError(
+                f"{argument} has an expression that matches no variable: "
+                f"{pattern!r}. The paths of the variables are: {', '.join(paths)}."
+            )
+    return [
+        next((v for pattern, v in given.items() if re.search(pattern, path)), default)
+        for path in paths
+    ]
 
 
 def index_variables(
     named_shapes: NamedShapes,
-    level: ByPath[Level],
+    levels: Sequence[Level],
     overrides: TensorIndices = None,
     merge_axes: bool = False,
 ) -> list[TensorIndex]:
     """The tensor index of every variable of a model.
 
     Args:
-        named_shapes: A sequence of `(path, shape)`, one a variable.
-        level: The level for variables that no override names; or a mapping to it from
-            a regular expression, searched for in the path (the first match wins).
-            Variables that none matches get level 1.
+        named_shapes: A sequence of `(path, shape)`, one per variable.
+        levels: The level of every variable that no override names.
         overrides: `None`; or a mapping from a regular expression, searched for in
             the path (the first match wins), to mode sizes; or a callable
             `(path, shape) -> sizes or None`.
-        merge_axes: Whether variables that no override names are seen as matrices, as
+        merge_axes: Whether variables that no override names are viewed as matrices, as
             in `TensorIndex.from_merged_axes`.
 
     Returns:
@@ -450,62 +444,63 @@ def index_variables(
     Raises:
         ValueError: if an expression matches no path, or sizes do not fit.
     """
-    of_level = TensorIndex.from_merged_axes if merge_axes else TensorIndex.from_shape
-    paths = [path for path, _ in named_shapes]
-    levels: list[Level] = by_path("level", level, paths, otherwise=1)
+    from_level = TensorIndex.from_merged_axes if merge_axes else TensorIndex.from_shape
     if callable(overrides):
         by_hand = [overrides(path, shape) for path, shape in named_shapes]
     else:
-        by_hand = by_path("tensor_index", overrides, paths, otherwise=None)
-    indices = []
-    for (path, shape), own, sizes in zip(named_shapes, levels, by_hand):
+        paths = [path for path, _ in named_shapes]
+        by_hand = matched("tensor_index", overrides, paths, default=None)
+
+    def index(shape: Shape, level: Level, sizes: Sizes | None) -> TensorIndex:
         if sizes is None:
-            indices.append(of_level(shape, own))
-            continue
-        try:
-            indices.append(TensorIndex.from_sizes(shape, sizes))
-        except ValueError as error:
-            raise ValueError(f"tensor_index for variable {path!r}: {error}") from None
-    return indices
+            return from_level(shape, level)
+        return TensorIndex.from_sizes(shape, sizes)
+
+    return _of_each("tensor_index", named_shapes, index, levels, by_hand)
 
 
 def index_one_mode(
-    named_shapes: NamedShapes, axis: ByPath[KeptAxis]
+    named_shapes: NamedShapes, axes: Sequence[KeptAxis]
 ) -> list[TensorIndex]:
     """The tensor index with one mode of every variable of a model.
 
     Args:
-        named_shapes: A sequence of `(path, shape)`, one a variable.
-        axis: As in `TensorIndex.with_one_mode`; or a mapping to it from a regular
-            expression, searched for in the path (the first match wins). Variables that
-            none matches get `"auto"`.
+        named_shapes: A sequence of `(path, shape)`, one per variable.
+        axes: The axis of every variable, as in `TensorIndex.with_one_mode`.
 
     Returns:
         A list of `TensorIndex` in the same order.
 
     Raises:
-        ValueError: if an expression matches no path, or a variable lacks its axis.
+        ValueError: if a variable lacks its axis.
     """
-    axes: list[KeptAxis] = by_path(
-        "axis", axis, [path for path, _ in named_shapes], otherwise="auto"
-    )
-    indices = []
-    for (path, shape), own in zip(named_shapes, axes):
+    return _of_each("axis", named_shapes, TensorIndex.with_one_mode, axes)
+
+
+def _of_each(
+    argument: str,
+    named_shapes: NamedShapes,
+    index: Callable[..., TensorIndex],
+    *values: Sequence[Any],
+) -> list[TensorIndex]:
+    """The index of each variable; an error names the argument and the variable."""
+    found = []
+    for (path, shape), *own in zip(named_shapes, *values):
         try:
-            indices.append(TensorIndex.with_one_mode(shape, own))
+            found.append(index(shape, *own))
         except ValueError as error:
-            raise ValueError(f"axis for variable {path!r}: {error}") from None
-    return indices
+            raise ValueError(f"{argument} for variable {path!r}: {error}") from None
+    return found
 
 
 def check_levels(level: Any) -> None:
     """Raises `ValueError` unless `level` is a level, or a dict from paths to them."""
-    for own in checked_values("level", level):
+    for own in values_by_path("level", level):
         check_level(own)
 
 
-def checked_values(argument: str, given: Any) -> list[Any]:
-    """What an argument gives that may be one value, or a dict from paths to values.
+def values_by_path(argument: str, given: Any) -> list[Any]:
+    """The values of an argument that may be a dict from expressions to values.
 
     Raises:
         ValueError: if a key of the dict is no regular expression.
@@ -522,7 +517,7 @@ def check_level(level: Any) -> None:
     if not is_count and not (isinstance(level, str) and level == "inf"):
         raise ValueError(
             f'level must be 1, 2, 3, … or "inf"; received level={level!r}. '
-            'Use level=1 for one mode an axis, a higher level or "inf" for less '
+            'Use level=1 for one mode per axis, a higher level or "inf" for less '
             "memory."
         )
 
@@ -535,7 +530,7 @@ def check_sizes(sizes: Any) -> tuple[int, ...]:
         return tuple(int(n) for n in sizes)
     raise ValueError(
         "The sizes of a tensor_index must be a tuple of positive integers; "
-        f"received {sizes!r}. Give one size a mode, such as (40, 50, 16, 32)."
+        f"received {sizes!r}. Give one size per mode, such as (40, 50, 16, 32)."
     )
 
 
@@ -556,12 +551,9 @@ def check_overrides(overrides: Any) -> None:
 
 def check_axis(axis: Any) -> None:
     """Raises `ValueError` unless `axis` can be the argument of Subset-Norm."""
-    if isinstance(axis, Mapping):
-        check_expressions("axis", axis)
-    for given in axis.values() if isinstance(axis, Mapping) else [axis]:
-        if not checks.is_integer(given) and not (
-            isinstance(given, str) and given == "auto"
-        ):
+    for given in values_by_path("axis", axis):
+        is_auto = isinstance(given, str) and given == "auto"
+        if not checks.is_integer(given) and not is_auto:
             raise ValueError(
                 'axis must be an integer, "auto", or a dict from regular expressions '
                 f'on variable paths to either; received axis={axis!r}. Use "auto" for '
@@ -638,38 +630,7 @@ def _near_equal_factors(n: int, count: int) -> tuple[int, ...]:
 
 
 def _exact_or_padded(length: int, modes: tuple[int, ...]) -> list[Axis]:
-    """Exact modes each become an axis of their own; padded ones must share one."""
+    """Exact modes become an axis each; padded ones share one."""
     if math.prod(modes) == length:
         return [Axis(n, (n,)) for n in modes]
     return [Axis(length, modes)]
-
-
-def _deal(shape: Shape, sizes: Shape) -> list[tuple[int, ...]] | None:
-    """Consecutive groups of sizes, one an axis, each able to hold its axis."""
-    if not shape:
-        return [] if not sizes else None
-    for taken in range(len(sizes) + 1):
-        if math.prod(sizes[:taken]) < shape[0]:
-            continue
-        rest = _deal(shape[1:], sizes[taken:])
-        if rest is not None:
-            return [sizes[:taken], *rest]
-    return None
-
-
-def _check_all_match(
-    argument: str, overrides: Mapping[str, Any], paths: Sequence[str]
-) -> None:
-    for pattern in overrides:
-        if not any(re.search(pattern, path) for path in paths):
-            raise ValueError(
-                f"{argument} has an expression that matches no variable: "
-                f"{pattern!r}. The paths of the variables are: {', '.join(paths)}."
-            )
-
-
-def _first_match(overrides: Mapping[str, T], path: str, otherwise: T) -> T:
-    for pattern, value in overrides.items():
-        if re.search(pattern, path):
-            return value
-    return otherwise

@@ -1,30 +1,25 @@
 """Updates: what a step subtracts from a variable, made where it is subtracted.
 
-An update is a rule that makes entries from a gradient and small vectors. It is never
-written out by itself: whoever applies it fuses it into one pass over the variable. Seen
-as a matrix it also gives its products with thin matrices, for a momentum that lives in
-a subspace.
+An update is a rule that makes entries from a gradient and small vectors. It is not
+materialized: whoever applies it fuses it into one pass over the variable. As a matrix
+it also gives its products with thin matrices, for a momentum in a subspace.
 """
 
-import copy
+import math
 
-import keras
 from keras import ops
 
 from et_optimizer.compilers import row_blocks
+from et_optimizer.compilers.barriers import barrier
 from et_optimizer.compilers.bits import (
-    entries_of,
-    integers_of,
-    is_half,
-    numbers_of,
-    wrapped,
+    bits_of,
+    from_bits,
+    is_16_bit,
+    positions,
+    wrap_int32,
 )
-from et_optimizer.compilers.layouts import may_be_in_parts, on_every_device
-from et_optimizer.compilers.reductions import apart, root_mean_square, sum_of
-
-# Up to this rank a product of thin matrices is added term by term, in the pass over the
-# variable, and not written out. With more terms the pass takes longer than a product.
-MAX_FUSED_TERMS = {"jax": 8, "tensorflow": 0, "torch": 0}
+from et_optimizer.compilers.layouts import is_sharded, replicate
+from et_optimizer.compilers.reductions import root_mean_square, sum_of
 
 
 class Update:
@@ -32,76 +27,98 @@ class Update:
 
     Attributes:
         row_shape, column_shape: The dimensions of the matrix of its entries that are
-            rows and columns: one each, or under `ModelParallel` the variable's own.
+            rows and columns: one each, or the variable's own if it is sharded.
     """
 
     row_shape = column_shape = ()
 
     def entries(self, rows=None):
-        """The entries, a float32 tensor as the gradient's matrix.
+        """The entries, a float32 tensor in the shape of the gradient's matrix.
 
         Args:
-            rows: `(start, count)` for some rows of a matrix, or `None` for all.
+            rows: `(start, count)` for a block of rows of a matrix, or `None` for all.
         """
         raise NotImplementedError
 
-    def in_form(self, entries):
-        """What `entries` gave, in the form of the gradient or of the variable."""
+    def restore(self, entries):
+        """Gives the result of `entries` the form of the gradient or of the variable."""
         raise NotImplementedError
 
-    def root_mean_square(self):
-        """The root mean square over all entries of the variable."""
-        return root_mean_square(self.entries())
+    def evaluate(self, scalar=None):
+        """The update, times a scalar if given, in the form of the gradient."""
+        return self.restore((self if scalar is None else self.scaled(scalar)).entries())
 
-    def times(self, scalar):
-        """The update times a scalar, in the form of the gradient."""
-        return self.in_form(self.scaled(scalar).entries())
+    def mapped(self, function, factors=()):
+        """The update whose entries are an elementwise function of this one's.
+
+        Args:
+            function: `(entries, *factors) -> entries`.
+            factors: `()`, or a pair of a row and a column vector, as those of
+                `DenseView.factors`.
+        """
+        return MappedUpdate(self, function, factors)
 
     def scaled(self, scalar):
         """The update times a scalar, an update."""
         return self.mapped(lambda entries: entries * scalar)
 
-    def mapped(self, function):
-        """The update whose entries are an elementwise function of this one's."""
-        return MappedUpdate(self, function)
+    def times_factors(self, row_factor, column_factor, scalar=1.0):
+        """The update times a row vector, a column vector and a scalar, an update."""
+
+        def product(entries, row_factor, column_factor):
+            return entries * (row_factor * scalar) * column_factor
+
+        return self.mapped(product, (row_factor, column_factor))
+
+    def root_mean_square(self):
+        """The root mean square over all entries of the variable."""
+        return root_mean_square(self.entries())
+
+    def root_mean_square_of(self, function, factors):
+        """The root mean square of an elementwise function of the entries."""
+        return root_mean_square(function(self.entries(), *factors))
 
     def as_matrix(self, rows, columns):
-        """The same update, of which rows and columns are those of a matrix."""
-        if (_size(self.row_shape), _size(self.column_shape)) == (rows, columns):
+        """The same update as a matrix with these numbers of rows and columns."""
+        if (math.prod(self.row_shape), math.prod(self.column_shape)) == (rows, columns):
             return self
-        written = self.times(1.0)
-        return WrittenUpdate(ops.reshape(written, (rows, columns)), shape=written.shape)
+        tensor = self.evaluate()
+        return MaterializedUpdate(
+            ops.reshape(tensor, (rows, columns)), shape=tensor.shape
+        )
 
     @property
-    def goes_by_blocks(self):
-        """Whether it is to be applied by `taken_from`, as it is written out."""
+    def needs_row_blocks(self):
+        """Whether its entries would be materialized, and are too many for that."""
         return False
 
-    def taken_from(self, value, moved):
-        """A variable's value after this update, made of some rows at a time.
+    def subtract_by_blocks(self, value, subtract):
+        """A variable's value after this update, made one block of rows at a time.
 
         Args:
             value: The value before.
-            moved: `(value, change, entries) -> value`; see `take_from`.
+            subtract: `(value, change, positions) -> value`; see
+                `et_optimizer.views.gradients.subtract_from`.
         """
-        rows, columns = _size(self.row_shape), _size(self.column_shape)
-        matrix, is_of_bits = ops.reshape(value, (rows, columns)), is_half(value.dtype)
-        if is_of_bits:
-            # Of these XLA:CPU changes some rows where they lie.
-            matrix = integers_of(matrix)
+        rows, columns = math.prod(self.row_shape), math.prod(self.column_shape)
+        matrix, as_bits = ops.reshape(value, (rows, columns)), is_16_bit(value.dtype)
+        if as_bits:
+            # XLA:CPU updates a slice in place for integers, but not for 16-bit floats.
+            matrix = bits_of(matrix)
 
-        def move(matrix, start, count):
-            def entries(first):
-                return entries_of((count, columns), first + wrapped(start * columns))
+        def subtract_block(matrix, start, count):
+            def positions_from(first):
+                first = first + wrap_int32(start * columns)
+                return positions((count, columns), first)
 
             block = row_blocks.take(matrix, (start, count))
-            block = numbers_of(block, value.dtype) if is_of_bits else block
-            block = moved(block, self.entries((start, count)), entries)
-            block = integers_of(block) if is_of_bits else block
+            block = from_bits(block, value.dtype) if as_bits else block
+            block = subtract(block, self.entries((start, count)), positions_from)
+            block = bits_of(block) if as_bits else block
             return row_blocks.put(matrix, start, block)
 
-        matrix = row_blocks.over(rows, columns, move, matrix)
-        matrix = numbers_of(matrix, value.dtype) if is_of_bits else matrix
+        matrix = row_blocks.loop(rows, columns, subtract_block, matrix)
+        matrix = from_bits(matrix, value.dtype) if as_bits else matrix
         return ops.reshape(matrix, value.shape)
 
     def left_product(self, thin):
@@ -112,9 +129,9 @@ class Update:
             part = ops.reshape(row_blocks.take(thin, rows), (*self._rows(rows), -1))
             axes = list(range(len(self.row_shape)))
             found = ops.tensordot(part, self.entries(rows), axes=[axes, axes])
-            return total + _whole(ops.reshape(found, (thin.shape[1], -1)))
+            return total + _replicated(ops.reshape(found, (thin.shape[1], -1)))
 
-        total = ops.zeros((thin.shape[1], _size(self.column_shape)), "float32")
+        total = ops.zeros((thin.shape[1], math.prod(self.column_shape)), "float32")
         return self._over_rows(add, total)
 
     def right_product(self, thin):
@@ -127,107 +144,58 @@ class Update:
             entries = self.entries(rows)
             columns = [len(self.row_shape) + axis for axis in axes]
             found = ops.tensordot(entries, part, axes=[columns, axes])
-            found = _whole(ops.reshape(found, (-1, thin.shape[1])))
+            found = _replicated(ops.reshape(found, (-1, thin.shape[1])))
             return found if rows is None else row_blocks.put(filled, start, found)
 
-        filled = ops.zeros((_size(self.row_shape), thin.shape[1]), "float32")
+        filled = ops.zeros((math.prod(self.row_shape), thin.shape[1]), "float32")
         return self._over_rows(fill, filled)
 
     @property
     def _is_in_blocks(self):
-        return row_blocks.are_needed(_size(self.row_shape), _size(self.column_shape))
+        rows, columns = math.prod(self.row_shape), math.prod(self.column_shape)
+        return row_blocks.are_needed(rows, columns)
 
     def _over_rows(self, body, carry):
-        rows, columns = _size(self.row_shape), _size(self.column_shape)
-        return row_blocks.over(rows, columns, body, carry)
+        rows, columns = math.prod(self.row_shape), math.prod(self.column_shape)
+        return row_blocks.loop(rows, columns, body, carry)
 
     def _rows(self, rows):
-        """The dimensions of rows, of all or of some."""
+        """The dimensions of all rows, or of a block of rows."""
         return self.row_shape if rows is None else (rows[1],)
 
 
 class GradientUpdate(Update):
-    """An update made of a gradient and two factors.
+    """A gradient, as an update.
 
     Attributes:
-        gradient: A gradient seen through its tensor index.
+        view: A gradient viewed through its tensor index.
     """
 
-    def __init__(self, gradient):
-        self.gradient = gradient
-        self.row_shape, self.column_shape = gradient.row_shape, gradient.column_shape
-
-    def in_form(self, entries):
-        """What `entries` gave, in the form of the gradient."""
-        return self.gradient.restore(entries)
-
-    def of_gradient(self, values):
-        """The same rule for another gradient, a tensor of the variable's shape."""
-        other = copy.copy(self)
-        other.gradient = self.gradient.with_values(values)
-        return other
-
-    def of_gradient_plus(self, left, right):
-        """The same rule for the gradient plus a product of two thin matrices."""
-        raise NotImplementedError
-
-
-class ScaledGradient(GradientUpdate):
-    """An update that is a gradient times a row factor times a column factor."""
-
-    def __init__(self, gradient, row_factor, column_factor, scalar):
-        super().__init__(gradient)
-        self.row_factor = row_factor
-        self.column_factor = column_factor
-        self.scalar = scalar
+    def __init__(self, view):
+        self.view = view
+        self.row_shape, self.column_shape = view.row_shape, view.column_shape
 
     def entries(self, rows=None):
         """The entries; see the base."""
-        matrix = self.gradient.part(rows)
-        row_factor = row_blocks.take(self.row_factor, rows)
-        column_factor = row_blocks.take(self.column_factor, rows)
-        return matrix * (row_factor * self.scalar) * column_factor
+        return self.view.part(rows)
 
-    def scaled(self, scalar):
-        """The update times a scalar, an update."""
-        return ScaledGradient(
-            self.gradient, self.row_factor, self.column_factor, self.scalar * scalar
-        )
+    def restore(self, entries):
+        """Gives the result of `entries` the form of the gradient."""
+        return self.view.restore(entries)
 
-    def root_mean_square(self):
-        """The root mean square over all entries of the variable."""
-        factors = self.row_factor, self.column_factor
-        squares, factors = self.gradient.of_given(_scaled_squares, factors)
-        total = sum_of(squares, self.gradient.given, factors)
-        return self.scalar * ops.sqrt(total / self.gradient.index.size)
+    def times_factors(self, row_factor, column_factor, scalar=1.0):
+        """The gradient times vectors and a scalar; see the base."""
+        return ScaledGradient(self.view, row_factor, column_factor, scalar)
 
-    # The factors go to the thin side, so that only the gradient is read.
+    def root_mean_square_of(self, function, factors):
+        """Without materializing the entries; see the base."""
 
-    def left_product(self, thin):
-        """thinᵀ · U; see the base."""
-        thin = thin * ops.reshape(self.row_factor, (-1, 1)) * self.scalar
-        found = self.gradient.plain().left_product(thin)
-        return found * ops.reshape(self.column_factor, (1, -1))
+        def squares(matrix, *factors):
+            return ops.square(function(matrix, *factors))
 
-    def right_product(self, thin):
-        """U · thin; see the base."""
-        thin = thin * ops.reshape(self.column_factor, (-1, 1)) * self.scalar
-        found = self.gradient.plain().right_product(thin)
-        return found * ops.reshape(self.row_factor, (-1, 1))
-
-    def of_gradient_plus(self, left, right):
-        """The same rule for the gradient plus a product of two thin matrices."""
-        left = left * ops.reshape(self.row_factor, (-1, 1)) * self.scalar
-        right = right * ops.reshape(self.column_factor, (1, -1))
-        return UpdatePlusProduct(self, left, right)
-
-
-class PlainGradient(GradientUpdate):
-    """The gradient itself, as an update."""
-
-    def entries(self, rows=None):
-        """The entries; see the base."""
-        return self.gradient.part(rows)
+        squares, factors = self.view.on_given(squares, factors)
+        total = sum_of(squares, self.view.given, factors)
+        return ops.sqrt(total / self.view.index.size)
 
     def left_product(self, thin):
         """thinᵀ · U; see the base."""
@@ -238,15 +206,15 @@ class PlainGradient(GradientUpdate):
         return self._product("right_product", thin)
 
     def _product(self, name, thin):
-        # With the gradient as it lies in memory, so that nothing is written out.
-        scale, plain = self.gradient.scale, PlainGradient(self.gradient.as_given())
-        found = getattr(super(PlainGradient, plain), name)(thin)
+        # With the gradient as it lies in memory, so that nothing is materialized.
+        scale, unscaled = self.view.scale, GradientUpdate(self.view.as_given())
+        found = getattr(super(GradientUpdate, unscaled), name)(thin)
         return found if scale is None else found * scale
 
     @property
     def _is_in_blocks(self):
-        # In float32 the product takes it as it is.
-        return super()._is_in_blocks and is_half(self.gradient.given.dtype)
+        # A matrix product takes float32 as it is.
+        return super()._is_in_blocks and is_16_bit(self.view.given.dtype)
 
     def _over_rows(self, body, carry):
         if self._is_in_blocks:
@@ -254,45 +222,91 @@ class PlainGradient(GradientUpdate):
         return body(carry, 0, None)
 
 
-class ElementwiseUpdate(GradientUpdate):
-    """An update that is made of a gradient and two factors entry by entry."""
+class ScaledGradient(Update):
+    """A gradient times a row factor, a column factor and a scalar.
 
-    def __init__(self, gradient, numbers, factors):
-        super().__init__(gradient)
-        self.numbers = numbers
-        self.factors = factors
+    Attributes:
+        view: A gradient viewed through its tensor index.
+    """
+
+    def __init__(self, view, row_factor, column_factor, scalar):
+        self.view = view
+        self.row_shape, self.column_shape = view.row_shape, view.column_shape
+        self.row_factor = row_factor
+        self.column_factor = column_factor
+        self.scalar = scalar
 
     def entries(self, rows=None):
         """The entries; see the base."""
-        factors = (row_blocks.take(factor, rows) for factor in self.factors)
-        return self.numbers(self.gradient.part(rows), *factors)
+        matrix = self.view.part(rows)
+        row_factor = row_blocks.take(self.row_factor, rows)
+        column_factor = row_blocks.take(self.column_factor, rows)
+        return matrix * (row_factor * self.scalar) * column_factor
+
+    def restore(self, entries):
+        """Gives the result of `entries` the form of the gradient."""
+        return self.view.restore(entries)
 
     def scaled(self, scalar):
         """The update times a scalar, an update."""
-
-        def numbers(matrix, *factors):
-            return self.numbers(matrix, *factors) * scalar
-
-        return ElementwiseUpdate(self.gradient, numbers, self.factors)
+        return ScaledGradient(
+            self.view, self.row_factor, self.column_factor, self.scalar * scalar
+        )
 
     def root_mean_square(self):
         """The root mean square over all entries of the variable."""
 
-        def squares(matrix, *factors):
-            return ops.square(self.numbers(matrix, *factors))
+        def product(matrix, row_factor, column_factor):
+            return matrix * row_factor * column_factor
 
-        squares, factors = self.gradient.of_given(squares, self.factors)
-        total = sum_of(squares, self.gradient.given, factors)
-        return ops.sqrt(total / self.gradient.index.size)
+        factors = self.row_factor, self.column_factor
+        return self.scalar * self.view.plain().root_mean_square_of(product, factors)
 
-    def of_gradient_plus(self, left, right):
-        """The same rule for the gradient plus a product of two thin matrices."""
-        plain = UpdatePlusProduct(PlainGradient(self.gradient), left, right)
-        return _ElementwiseOf(plain, self)
+    # The factors multiply the thin matrix, so that only the gradient is read.
+
+    def left_product(self, thin):
+        """thinᵀ · U; see the base."""
+        thin = thin * ops.reshape(self.row_factor, (-1, 1)) * self.scalar
+        found = self.view.plain().left_product(thin)
+        return found * ops.reshape(self.column_factor, (1, -1))
+
+    def right_product(self, thin):
+        """U · thin; see the base."""
+        thin = thin * ops.reshape(self.column_factor, (-1, 1)) * self.scalar
+        found = self.view.plain().right_product(thin)
+        return found * ops.reshape(self.row_factor, (-1, 1))
 
 
-class WrittenUpdate(Update):
-    """An update that is written out, times a scalar.
+class MappedUpdate(Update):
+    """An update whose entries are an elementwise function of another one's."""
+
+    def __init__(self, update, function, factors=()):
+        self.update = update
+        self.function = function
+        self.factors = factors
+        self.row_shape, self.column_shape = update.row_shape, update.column_shape
+
+    def entries(self, rows=None):
+        """The entries; see the base."""
+        factors = (row_blocks.take(factor, rows) for factor in self.factors)
+        return self.function(self.update.entries(rows), *factors)
+
+    def restore(self, entries):
+        """Gives the result of `entries` the form of the other update."""
+        return self.update.restore(entries)
+
+    def root_mean_square(self):
+        """The root mean square over all entries of the variable."""
+        return self.update.root_mean_square_of(self.function, self.factors)
+
+    @property
+    def needs_row_blocks(self):
+        """As the other update."""
+        return self.update.needs_row_blocks
+
+
+class MaterializedUpdate(Update):
+    """An update that is a tensor, times a scalar.
 
     Args:
         tensor: A tensor of the variable's shape, or a matrix of its entries.
@@ -312,46 +326,24 @@ class WrittenUpdate(Update):
         tensor = self.tensor if rows is None else row_blocks.take(self.tensor, rows)
         return ops.cast(tensor, "float32") * self.scalar
 
-    def in_form(self, entries):
-        """What `entries` gave, in the form of the variable."""
+    def restore(self, entries):
+        """Gives the result of `entries` the form of the variable."""
         return ops.reshape(entries, self._shape)
 
     def scaled(self, scalar):
         """The update times a scalar, an update."""
-        return WrittenUpdate(self.tensor, self.scalar * scalar, self._shape)
+        return MaterializedUpdate(self.tensor, self.scalar * scalar, self._shape)
 
     def root_mean_square(self):
         """The root mean square over all entries of the variable."""
         return self.scalar * root_mean_square(self.tensor)
 
 
-class MappedUpdate(Update):
-    """An update whose entries are an elementwise function of another one's."""
-
-    def __init__(self, update, function):
-        self.update = update
-        self.function = function
-        self.row_shape, self.column_shape = update.row_shape, update.column_shape
-
-    def entries(self, rows=None):
-        """The entries; see the base."""
-        return self.function(self.update.entries(rows))
-
-    def in_form(self, entries):
-        """What `entries` gave, in the form of the other update."""
-        return self.update.in_form(entries)
-
-    @property
-    def goes_by_blocks(self):
-        """As of the other update."""
-        return self.update.goes_by_blocks
-
-
 class UpdatePlusProduct(Update):
     """An update plus a product of two thin matrices.
 
     Args:
-        update: An update, seen as a matrix.
+        update: An update, viewed as a matrix.
         left, right: Float32, of shapes (rows, r) and (r, columns).
     """
 
@@ -365,17 +357,17 @@ class UpdatePlusProduct(Update):
         left = row_blocks.take(self.left, rows)
         left = ops.reshape(left, (*self._rows(rows), -1))
         right = ops.reshape(self.right, (-1, *self.column_shape))
-        if self._is_fused:
-            entries = self.update.entries(rows)
-            ones = [1] * len(self.column_shape)
-            for column, row in zip(ops.unstack(left, axis=-1), ops.unstack(right)):
-                entries = entries + ops.reshape(column, (*column.shape, *ones)) * row
-            return entries
-        return self.update.entries(rows) + ops.tensordot(left, right, axes=1)
+        entries = self.update.entries(rows)
+        if not self._is_fused:
+            return entries + ops.tensordot(left, right, axes=1)
+        ones = [1] * len(self.column_shape)
+        for column, row in zip(ops.unstack(left, axis=-1), ops.unstack(right)):
+            entries = entries + ops.reshape(column, (*column.shape, *ones)) * row
+        return entries
 
-    def in_form(self, entries):
-        """What `entries` gave, in the form of the other update."""
-        return self.update.in_form(entries)
+    def restore(self, entries):
+        """Gives the result of `entries` the form of the other update."""
+        return self.update.restore(entries)
 
     def scaled(self, scalar):
         """The update times a scalar, an update."""
@@ -383,44 +375,28 @@ class UpdatePlusProduct(Update):
             self.update.scaled(scalar), self.left * scalar, self.right
         )
 
-    @property
-    def _is_fused(self):
-        return self.left.shape[-1] <= MAX_FUSED_TERMS[keras.backend.backend()]
+    def times_factors(self, row_factor, column_factor, scalar=1.0):
+        """With the vectors multiplied into the thin matrices; see the base."""
+        return UpdatePlusProduct(
+            self.update.times_factors(row_factor, column_factor, scalar),
+            self.left * ops.reshape(row_factor, (-1, 1)) * scalar,
+            self.right * ops.reshape(column_factor, (1, -1)),
+        )
 
     @property
-    def goes_by_blocks(self):
-        """Whether the product is too large to be written out."""
+    def _is_fused(self):
+        return row_blocks.is_product_fused(self.left.shape[-1])
+
+    @property
+    def needs_row_blocks(self):
+        """Whether the product would be materialized, and is too large for that."""
         return self._is_in_blocks and not self._is_fused
 
 
-class _ElementwiseOf(MappedUpdate):
-    """An `ElementwiseUpdate`'s rule for other entries than its gradient's."""
-
-    def __init__(self, entries, rule):
-        super().__init__(entries, rule.numbers)
-        self._factors = rule.factors
-
-    def entries(self, rows=None):
-        """The entries; see the base."""
-        factors = (row_blocks.take(tensor, rows) for tensor in self._factors)
-        return self.function(self.update.entries(rows), *factors)
-
-
-def _size(shape):
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
-def _whole(product):
+def _replicated(product):
     """A thin product, which is small, on every device."""
-    if not may_be_in_parts():
+    if not is_sharded():
         return product
-    # What is asked of the product's own operation, XLA asks of what it is made of, and
-    # would gather all of an update before it multiplies it.
-    return on_every_device(*apart([product]))
-
-
-def _scaled_squares(matrix, row_factor, column_factor):
-    return ops.square(matrix * row_factor * column_factor)
+    # Behind a barrier: XLA would propagate the layout of the product's result to its
+    # operands, and gather all of an update before it multiplies it.
+    return replicate(*barrier([product]))
