@@ -1,11 +1,11 @@
-"""What the library shows to people: its public names, and the Python of its pages."""
+"""The library's public names, and the Python code of its pages."""
 
 import inspect
 import re
 
 
 def public(module):
-    """The public names of a module, in their order."""
+    """The public names of a module, in order."""
     own = [
         name
         for name, value in vars(module).items()
@@ -15,7 +15,7 @@ def public(module):
 
 
 def functions_and_classes(module):
-    """The public ones of a module or package, and of the modules in it."""
+    """The public functions and classes of a module and of its submodules."""
     for name in public(module):
         value = getattr(module, name)
         if inspect.ismodule(value):
@@ -25,14 +25,14 @@ def functions_and_classes(module):
 
 
 def blocks(page):
-    """The blocks of Python of a page, a path, of which those in lists are indented."""
+    """The Python blocks of a page (a path), without the indentation of lists."""
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         indent = re.match(" *", block).group()
         yield re.sub(f"(?m)^{indent}", "", block)
 
 
 def run(page):
-    """Runs a page from top to bottom, and returns the names that it has made."""
+    """Runs a page from top to bottom and returns the names that it defines."""
     names = {}
     for block in blocks(page):
         exec(block, names)

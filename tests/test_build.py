@@ -1,4 +1,4 @@
-"""What is built can be installed, and trains."""
+"""The built wheel installs and trains, and the packages have the right files."""
 
 import os
 import pathlib
@@ -41,7 +41,7 @@ def run(*command, **keywords):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A folder with a wheel and an sdist of the working tree, built in a copy."""
+    """A folder with a wheel and an sdist, built in a copy of the working tree."""
     pytest.importorskip("build")
     copy = tmp_path_factory.mktemp("source") / "tree"
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
@@ -53,7 +53,7 @@ def built(tmp_path_factory):
 
 def test_an_installed_wheel_trains_a_step(built, tmp_path):
     (wheel,) = built.glob("*.whl")
-    # Its dependencies are those of this environment; the library is the wheel's.
+    # Dependencies come from this environment, the library from the wheel.
     run("-m", "pip", "install", "--no-deps", "--target", tmp_path, wheel)
     found = run(
         "-c", TRAINS, tmp_path, cwd=tmp_path, env=os.environ | {"PYTHONPATH": tmp_path}
@@ -61,7 +61,7 @@ def test_an_installed_wheel_trains_a_step(built, tmp_path):
     assert wheel.name.startswith(f"et_optimizer-{found.strip()}-")
 
 
-def test_what_is_built_has_what_it_needs_and_no_results(built):
+def test_the_packages_have_all_data_files_but_no_tests_and_results(built):
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     names = zipfile.ZipFile(wheel).namelist()
     assert "et_optimizer/py.typed" in names

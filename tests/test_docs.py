@@ -1,4 +1,4 @@
-"""The pages of docs/ build, run, and describe every public name."""
+"""The pages of docs/ run, build, and describe every public name."""
 
 import html.parser
 import importlib
@@ -19,12 +19,13 @@ from tests.published import blocks, public, run
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {page.relative_to(DOCS).as_posix(): page for page in DOCS.rglob("*.md")}
-# The pages that say what `memory_report` prints of Keras's Adafactor and of ours.
-HELD_BY_ADAFACTORS = {"memory.md", "migrating.md"}
+# The pages with `memory_report`'s counts for Keras's Adafactor and this library's.
+SHOW_ADAFACTORS = {"memory.md", "migrating.md"}
 BUILDER = ("material", "mkdocs", "mkdocstrings")
 
 needs_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="the pages use tf_keras and rows"
+    keras.backend.backend() != "tensorflow",
+    reason="the pages use tf_keras",
 )
 
 
@@ -37,19 +38,19 @@ def test_a_page_runs_from_top_to_bottom(name, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # where it saves a model
     run(PAGES[name])
     printed = capsys.readouterr().out
-    held = re.findall(r"wide/kernel.*?1,024,000 │\s*([\d,]+) │", printed)
-    is_shown = name in HELD_BY_ADAFACTORS
-    assert held == (["1,026,512", "2,512"] if is_shown else [])
+    slots = re.findall(r"wide/kernel.*?1,024,000 │\s*([\d,]+) │", printed)
+    is_shown = name in SHOW_ADAFACTORS
+    assert slots == (["1,026,512", "2,512"] if is_shown else [])
 
 
 def described():
-    """The full names that the pages of the API describe."""
+    """The full names on the API pages."""
     pages = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
     return set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
 
 
 def missing(module):
-    """The public names of a module, and of those in it, that no page describes."""
+    """The public names of a module and its submodules that no page describes."""
     known, found = described(), []
     for name in public(module):
         value, full = getattr(module, name), f"{module.__name__}.{name}"
@@ -60,27 +61,27 @@ def missing(module):
     return found
 
 
-def test_every_public_name_has_a_place_in_the_api():
+def test_every_public_name_is_on_an_api_page():
     assert missing(et_optimizer) == []
     assert "`__version__`" in (DOCS / "api" / "index.md").read_text()
 
 
 @needs_tensorflow
-def test_every_public_name_for_tf_keras_has_one():
+def test_every_optimizer_for_tf_keras_is_on_an_api_page():
     module = importlib.import_module("et_optimizer.tf_keras")
     classes = [name for name in public(module) if inspect.isclass(vars(module)[name])]
     assert {f"et_optimizer.tf_keras.{name}" for name in classes} <= described()
 
 
 @pytest.mark.one_backend
-def test_every_picture_is_what_the_program_draws(tmp_path):
+def test_the_pictures_are_what_draw_py_draws(tmp_path):
     spec = importlib.util.spec_from_file_location("draw", DOCS / "draw.py")
     drawing = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(drawing)
     drawing.main(tmp_path)
 
     def shown(folder):
-        # Another release of matplotlib may draw the same in other words of SVG.
+        # Releases of matplotlib differ in their SVG, but not in texts and colours.
         return {
             path.name: (
                 re.findall(r">([^<>]+)</text>", path.read_text()),
@@ -95,9 +96,9 @@ def test_every_picture_is_what_the_program_draws(tmp_path):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built site, a folder. Broken links and anchors are errors."""
+    """The folder of the built site. Broken links and anchors are errors."""
     if not all(map(importlib.util.find_spec, BUILDER)):
-        pytest.skip("what builds the pages is not installed: pip install '.[docs]'")
+        pytest.skip("needs mkdocs: pip install '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir"]
     built = subprocess.run(
@@ -112,7 +113,7 @@ def site(tmp_path_factory):
 
 
 class Loaded(html.parser.HTMLParser):
-    """What a page shows and loads: pictures, and addresses of scripts and styles."""
+    """The pictures of a page, and the addresses of its scripts and styles."""
 
     def __init__(self, page):
         super().__init__()
@@ -142,14 +143,14 @@ def pages(site):
 
 
 @pytest.mark.one_backend
-def test_every_picture_has_words_in_its_place(site):
+def test_every_picture_has_a_text_alternative(site):
     shown = [(page.name, one) for page in pages(site) for one in Loaded(page).pictures]
     assert len(shown) > 10
     assert [name for name, picture in shown if not picture.get("alt")] == []
 
 
 @pytest.mark.one_backend
-def test_nothing_comes_from_another_host(site):
+def test_the_site_loads_nothing_from_another_host(site):
     addresses = {one for page in pages(site) for one in Loaded(page).addresses}
     assert [one for one in addresses if re.match(r"(\w+:)?//", one)] == []
     styles = "".join(path.read_text() for path in site.rglob("*.css"))
@@ -157,7 +158,7 @@ def test_nothing_comes_from_another_host(site):
 
 
 @pytest.mark.one_backend
-def test_every_argument_that_is_documented_is_on_a_page(site):
+def test_every_argument_is_on_an_api_page(site):
     shown = "".join(page.read_text() for page in (site / "api").glob("*.html"))
     counted = 0
     for full in sorted(described()):
@@ -176,7 +177,7 @@ def test_every_argument_that_is_documented_is_on_a_page(site):
 
 
 @pytest.mark.one_backend
-def test_the_search_knows_every_optimizer(site):
+def test_the_search_index_has_the_main_names(site):
     index = (site / "search" / "search_index.json").read_text()
     for name in ("ExtremeTensoring", "memory_plan", "SketchyShampoo", "Changelog"):
         assert name in index
