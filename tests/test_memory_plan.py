@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from et_optimizer import ExtremeTensoring, memory_plan, memory_report
-from et_optimizer.compilers import tracing
+from et_optimizer.compilers import symbolic, tracing
 from et_optimizer.memory import budget as budgets
 from et_optimizer.memory.shapes import variables_of
 from tests.optimizers import OPTIMIZERS
@@ -282,15 +282,17 @@ def test_variables_created_for_a_plan_have_no_values():
     has_values = []
 
     def make():
+        assert symbolic.is_active()
         model = language_model()
         for weight in model.weights:
             value = keras.ops.multiply(weight, 1)
             is_meta = getattr(getattr(value, "device", None), "type", "") == "meta"
-            has_values.append(tracing.is_known(value) and not is_meta)
+            has_values.append(tracing.is_concrete(value) and not is_meta)
         return model
 
     memory_plan(make)
     assert has_values and not any(has_values)
+    assert not symbolic.is_active()
 
 
 def gpt2_small():
