@@ -55,7 +55,7 @@ OUT_OF_RANGE = [
     ("relative_epsilon", [-1e-8, None, float("nan")], "must be 0 or a number"),
     ("merge_axes", [0, None], "True or False"),
     ("nonfinite", ["ignore", None], "'skip' or 'raise'"),
-    ("stochastic_rounding", [None, "no", 0, 1], "'auto' or True or False"),
+    ("stochastic_rounding", [None, "no", "auto", 0, 1], "True or False"),
     ("rate_scale", [0, -1.0, True, "8", float("inf"), [1]], '"auto", a number between'),
     ("spike_threshold", [0.0, -1.0, float("inf"), "10"], "between 1.2e-38.*or None"),
 ]
@@ -68,12 +68,11 @@ EVERY_CLASS = (
     SketchyShampoo,
     SketchyAdagrad,
 )
-SHARED = ExtremeTensoring.shared_arguments
 OF_EVERY_CLASS = [
     (optimizer, argument, values, message)
     for optimizer in EVERY_CLASS
     for argument, values, message in OUT_OF_RANGE
-    if argument in (*inspect.signature(optimizer).parameters, *SHARED)
+    if argument in inspect.signature(optimizer).parameters
 ]
 
 
@@ -99,7 +98,7 @@ def test_every_argument_of_every_optimizer_is_tried_out_of_range():
     own -= {"beta_1", "beta_2", "epsilon", "amsgrad"}
     tried = {(optimizer, argument) for optimizer, argument, *_ in OF_EVERY_CLASS}
     for optimizer in EVERY_CLASS:
-        for argument in (*inspect.signature(optimizer).parameters, *SHARED):
+        for argument in inspect.signature(optimizer).parameters:
             assert argument in own or (optimizer, argument) in tried
 
 
@@ -128,7 +127,7 @@ BY_PATH_OF_EVERY_CLASS = [
     (optimizer, argument, value)
     for optimizer in EVERY_CLASS
     for argument, value in BY_PATH.items()
-    if argument in (*inspect.signature(optimizer).parameters, *SHARED)
+    if argument in inspect.signature(optimizer).parameters
 ]
 
 
@@ -160,8 +159,8 @@ def model_and_start():
     ("overrides", "message"),
     [
         ({"embedding": (12,)}, "matches no variable: 'embedding'.*dense/kernel"),
-        ({"kernel$": (2, 5)}, "dense/kernel'.*hold 10.*which has 12"),
-        (lambda path, shape: (2,) if "kernel" in path else None, "hold 2"),
+        ({"kernel$": (2, 5)}, "dense/kernel'.*multiply to 10.*which has 12"),
+        (lambda path, shape: (2,) if "kernel" in path else None, "multiply to 2,"),
         (lambda path, shape: "12", "positive integers"),
     ],
 )
@@ -226,7 +225,7 @@ def test_the_state_of_another_index_is_refused_and_nothing_changes(saved, loadin
     trained(**saved).optimizer.save_own_variables(store)
     model = trained(**loading)
     before = [v.numpy() for v in model.optimizer.variables]
-    with pytest.raises(ValueError, match="does not fit.*level=.*Make the optimizer"):
+    with pytest.raises(ValueError, match="does not fit.*Make the optimizer"):
         model.optimizer.load_own_variables(store)
     for value, variable in zip(before, model.optimizer.variables):
         np.testing.assert_array_equal(value, variable.numpy())

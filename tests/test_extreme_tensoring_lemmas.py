@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from keras import ops
 
 import et_optimizer
-from et_optimizer import TensorIndex, preconditioners
+from et_optimizer import TensorIndex
+from et_optimizer.optimizers.extreme_tensoring import ExtremeTensoringRule
 from tests.reference import extreme_tensoring as reference
 from tests.updates import last_update, lengths_and_modes, random_gradients
 
@@ -19,7 +20,7 @@ shapes = st.lists(st.integers(1, 13), max_size=3).map(tuple)
 seeds = st.integers(0, 2**32 - 1)
 
 
-ACCUMULATED = preconditioners.ExtremeTensoring(None, "sum", 0.0, "geometric")
+ACCUMULATED = ExtremeTensoringRule(None, "sum", 0.0, "geometric")
 # The lemmas are about the paper's own steps: unaveraged, and as long as they are.
 PAPERS = dict(combination="geometric", beta_1=0, update_bound=None)
 
@@ -73,7 +74,7 @@ def test_equal_gradient_sizes_give_adams_step(shape, level, seed, beta_2):
 def test_scaling_all_gradients_leaves_the_update_unchanged(
     shape, level, seed, factor, statistic, beta_2
 ):
-    rule = preconditioners.ExtremeTensoring(beta_2, statistic, 0.0, "geometric")
+    rule = ExtremeTensoringRule(beta_2, statistic, 0.0, "geometric")
     index, steps = TensorIndex.from_shape(shape, level), random_gradients(shape, seed)
     np.testing.assert_allclose(
         last_update(rule, index, steps * factor),

@@ -14,7 +14,7 @@ if keras.backend.backend() != "jax":
 import jax
 
 from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
-from et_optimizer.compilers.bits import entries_of
+from et_optimizer.compilers.bits import positions
 from et_optimizer.optimizers import rounding
 from tests import distributed_training as training
 from tests.optimizers import (
@@ -132,7 +132,7 @@ def test_weights_in_bfloat16_are_rounded_alike_however_they_lie():
         assert_copies_are_equal(weight)
     bits = [
         jax.jit(
-            lambda: rounding.random_bits(np.int32(7), entries_of((16, 8), 7)),
+            lambda: rounding.random_bits(np.int32(7), positions((16, 8), 7)),
             out_shardings=keras.distribution.TensorLayout(axes, mesh()).backend_layout,
         )()
         for axes in ((None, None), ("batch", "model"))
@@ -155,7 +155,7 @@ def test_slots_are_on_every_device_and_full_momentum_lies_as_its_variable(make):
             assert slot.value.sharding == variable.value.sharding
         else:
             assert slot.value.sharding.is_fully_replicated
-    assert names == (len(by_path) if optimizer.momentum_decay else 0)
+    assert names == (len(by_path) if optimizer.momentum_decays()[0] else 0)
 
 
 def collectives(make, shape, spec):
@@ -292,7 +292,7 @@ def test_of_subspace_momentum_only_projections_go_between_devices(
     arguments, shape, spec, rows, columns
 ):
     make = functools.partial(ExtremeTensoring, beta_1=0.9, **arguments)
-    plan = make().plan([keras.Variable(np.ones(shape, "float32"))])
+    plan = make().plan_state([keras.Variable(np.ones(shape, "float32"))])
     rank = plan[0].momentum.rank
     found = collectives(make, shape, spec)
     assert {kind for kind, _ in found} <= {"all-reduce", "all-gather"}

@@ -129,7 +129,9 @@ def test_what_keras_tests_of_sparse_gradients(make, kept, name):
         if test.startswith(f"{name}_sgd_nesterov") or test == f"{name}_sgd"
     }
     arguments = {"momentum_rank": 0} if kept else {}
-    is_by_rows = make in KEEP_ROWS.values() and (kept or not make().momentum_decay)
+    is_by_rows = make in KEEP_ROWS.values() and (
+        kept or not make().momentum_decays()[0]
+    )
     of_one(
         suite(f"{name}_sgd"),
         make,

@@ -12,9 +12,9 @@ from keras import ops
 
 import et_optimizer
 from et_optimizer import TensorIndex, momenta
-from et_optimizer.compilers import row_blocks, updates
-from et_optimizer.momenta import quantization as stored
-from et_optimizer.views import gradients
+from et_optimizer.compilers import row_blocks
+from et_optimizer.momenta import quantization
+from et_optimizer.views.updates import MaterializedUpdate
 from tests.optimizers import OPTIMIZERS, slots_of
 from tests.reference import rank_one as rank_one_reference
 from tests.reference.subspace_momentum import SubspaceMomentum as Reference
@@ -40,8 +40,8 @@ def subspace(rows, columns, rank, refresh_every=3, offset=0, dtype="float32", **
 def start_of(momentum):
     """What a momentum holds before the first step."""
     held = []
-    for name, (shape, dtype) in momentum.plan().items():
-        start = momentum.start(name)
+    for name, (shape, dtype) in momentum.slots().items():
+        start = momentum.initial(name)
         held.append(ops.cast(np.zeros(shape) if start is None else start, dtype))
     return held
 
@@ -54,9 +54,9 @@ def directions(momentum, updates, is_compiled=False):
     """The direction and what is held after every step."""
 
     def step_of(update, held, step):
-        update = gradients.WrittenUpdate(update)
+        update = MaterializedUpdate(update)
         direction, held = momentum(update, held, step)
-        return direction.times(1.0), held
+        return direction.evaluate(), held
 
     take_step = compiled(step_of) if is_compiled else step_of
     held = start_of(momentum)
@@ -84,7 +84,7 @@ def test_directions_equal_the_transcription(
 ):
     momentum = subspace(*shape, rank, offset=offset, is_corrected=is_corrected)
     updates = random_gradients(shape, seed=0, steps=8)
-    basis = momentum.start("momentum_basis")
+    basis = momentum.initial("momentum_basis")
     reference = Reference(basis, 0.9, is_due(3, offset), is_corrected)
     for update, (direction, held) in zip(
         updates, directions(momentum, updates, is_compiled)
@@ -302,15 +302,17 @@ def test_integers_of_8_bits_are_within_half_a_step_of_their_scale(along):
     rng = np.random.default_rng(0)
     tensor = rng.standard_normal((3, 4, 50)) * 10 ** rng.uniform(-9, 9, (3, 4, 1))
     tensor[1, 2] = 0.0
-    held = stored.encode(ops.convert_to_tensor(tensor, "float32"), "int8", along)
+    held = quantization.quantize(
+        ops.convert_to_tensor(tensor, "float32"), "int8", along
+    )
     assert [keras.backend.standardize_dtype(h.dtype) for h in held] == [
         "int8",
         "float32",
     ]
-    plan = stored.plan("momentum", tensor.shape, "int8", along)
+    plan = quantization.slots("momentum", tensor.shape, "int8", along)
     assert [tuple(h.shape) for h in held] == [shape for shape, _ in plan.values()]
     step = np.max(np.abs(tensor), axis=along, keepdims=True) / 127
-    error = np.abs(ops.convert_to_numpy(stored.decode(held)) - tensor)
+    error = np.abs(ops.convert_to_numpy(quantization.dequantize(held)) - tensor)
     assert np.all(error <= step * 0.5 * (1 + 1e-4))
 
 
@@ -319,9 +321,9 @@ def test_a_variable_is_refreshed_on_its_own_steps():
     variables = [keras.Variable(np.zeros(shape), name=name) for name in "ab"]
     optimizer = et_optimizer.ExtremeTensoring(momentum_rank=2, refresh_every=every)
     optimizer.build(variables)
-    offsets = [held.momentum.offset for held in optimizer._held]
+    offsets = [held.momentum.offset for held in optimizer._states]
     assert offsets == [0, 2]
-    bases = [held.averages[0] for held in optimizer._held]
+    bases = [held.averages[0] for held in optimizer._states]
     changed = []
     for gradient in random_gradients((2, *shape), seed=0, steps=steps):
         before = [ops.convert_to_numpy(ops.cast(basis, "float32")) for basis in bases]
@@ -337,7 +339,7 @@ def test_refreshes_of_different_variables_fall_on_different_steps(count):
     variables = [keras.Variable(np.zeros((20, 20)), name=f"v{i}") for i in range(count)]
     optimizer = et_optimizer.ExtremeTensoring(momentum_rank=2, refresh_every=50)
     due = collections.Counter(
-        plan.momentum.offset for plan in optimizer.plan(variables)
+        plan.momentum.offset for plan in optimizer.plan_state(variables)
     )
     assert sum(due.values()) == count
     assert max(due.values()) == -(-count // 50)
@@ -384,7 +386,7 @@ def test_going_by_blocks_of_rows_changes_nothing(make, shape, monkeypatch):
         return variable.numpy()
 
     # Or a product of rank 2 is added term by term on JAX.
-    monkeypatch.setattr(updates, "MAX_FUSED_TERMS", {keras.backend.backend(): 0})
+    monkeypatch.setattr(row_blocks, "MAX_FUSED_TERMS", {keras.backend.backend(): 0})
     whole = weights()
     if keras.backend.backend() == "jax":
         import jax

@@ -72,7 +72,7 @@ def test_no_maximum_overlooks_nan(variant, place):
     variable = matrix(shape=(512, 512))
     gradient = np.ones((512, 512), "float32")
     gradient.flat[place] = np.nan
-    optimizer = SM3(0.1, variant)
+    optimizer = SM3(0.1, variant=variant)
     apply(optimizer, [gradient], [variable])
     assert optimizer.skipped_steps == {"kernel": 1}
     np.testing.assert_array_equal(variable.numpy(), 1.0)
@@ -84,7 +84,7 @@ def test_nor_does_one_compiled_by_tensorflow(variant):
         pytest.skip("compiled above, or not at all")
     import tensorflow as tf
 
-    variable, optimizer = matrix(shape=(512, 512)), SM3(0.1, variant)
+    variable, optimizer = matrix(shape=(512, 512)), SM3(0.1, variant=variant)
     optimizer.build([variable])
     gradient = np.ones((512, 512), "float32")
     gradient[300, 7] = np.nan
@@ -228,11 +228,12 @@ def test_a_step_compiled_by_tensorflow_skips_too(make, jit_compile):
 
 @pytest.mark.parametrize("weight_decay", [None, 0.1])
 def test_a_rate_that_is_not_finite_moves_and_decays_nothing(weight_decay):
-    for optimizer, start in (
-        (ExtremeTensoring(np.nan, weight_decay=weight_decay), 1.0),
-        # The mean square of the weights, which scales its rate, is infinite.
-        (Adafactor(0.1, weight_decay=weight_decay), 1e20),
+    for optimizer, rate, start in (
+        (ExtremeTensoring(0.1, weight_decay=weight_decay), np.nan, 1.0),
+        # The mean square of the weights, which scales its learning rate, is infinite.
+        (Adafactor(0.1, weight_decay=weight_decay), 0.1, 1e20),
     ):
+        optimizer.learning_rate = rate
         variable = keras.Variable(np.full(SHAPE, start, "float32"), name="kernel")
         apply(optimizer, [GRADIENTS[0]], [variable])
         np.testing.assert_array_equal(variable.numpy(), np.float32(start))

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from keras import ops
 
 import et_optimizer
-from et_optimizer import TensorIndex, preconditioners
+from et_optimizer import TensorIndex
+from et_optimizer.optimizers.adafactor import AdafactorRule
+from et_optimizer.optimizers.extreme_tensoring import ExtremeTensoringRule
 from tests.reference import rank_one as reference
 from tests.updates import (
     last_update,
@@ -32,7 +34,7 @@ shapes = st.lists(st.sampled_from([1, 2, 3, 4, 5, 7, 8, 11, 12, 13]), max_size=5
 
 
 def rank_one(beta_2=0.9, epsilon=0.0):
-    return preconditioners.ExtremeTensoring(beta_2, "mean", epsilon, "rank_one")
+    return ExtremeTensoringRule(beta_2, "mean", epsilon, "rank_one")
 
 
 def assert_equals_the_transcription(rule, index, steps, **kwargs):
@@ -90,7 +92,7 @@ def test_the_ends_of_the_documented_range_are_exact(rule, decades):
     [
         ((20, 12), (15, 16)),
         ((20, 12), (2, 10, 3, 4)),
-        ((20, 12), (3, 7, 13)),
+        ((20, 12), (3, 8, 10)),
         ((6, 10, 8), (15, 4, 8)),
         ((7,), (1, 7)),
     ],
@@ -160,7 +162,7 @@ def test_two_modes_are_adafactors_second_moment(rows, columns, seed):
 def test_adafactor_itself_takes_the_same_updates(shape):
     # At a decay of −1 Adafactor averages all steps alike, as accumulation does.
     steps = random_gradients(shape, seed=0, steps=5)
-    adafactor = preconditioners.Adafactor(-1.0, 1e-30, 1e-3, False, False)
+    adafactor = AdafactorRule(-1.0, 1e-30, 1e-3, False, False)
     index = TensorIndex.of_matrices(shape)
     theirs = last_update(adafactor, index, steps)
     ours = last_update(rank_one(beta_2=None), TensorIndex.from_shape(shape, 1), steps)
@@ -208,7 +210,7 @@ def test_it_is_not_at_least_adagrads_as_the_geometric_one_is():
     index = TensorIndex.from_shape((8, 8), 1)
     update = last_update(rank_one(beta_2=None), index, [np.eye(8, dtype="float32")])
     np.testing.assert_allclose(np.diag(update), np.sqrt(8), rtol=1e-6)
-    geometric = preconditioners.ExtremeTensoring(None, "sum", 0.0, "geometric")
+    geometric = ExtremeTensoringRule(None, "sum", 0.0, "geometric")
     update = last_update(geometric, index, [np.eye(8, dtype="float32")])
     np.testing.assert_allclose(np.diag(update), 1.0, rtol=1e-6)
 

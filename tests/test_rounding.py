@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import et_optimizer
-from et_optimizer.compilers.bits import entries_of
+from et_optimizer.compilers.bits import positions
 from et_optimizer.optimizers import rounding
 from tests.optimizers import ONE_OF_EACH, OPTIMIZERS
 from tests.reference import stochastic_rounding as reference
@@ -34,7 +34,7 @@ def rounded(numbers, dtype, iteration=0, place=0):
     """Numbers, stochastically rounded, as float32."""
     numbers = np.asarray(numbers, "float32")
     seed = rounding.seed(ops.convert_to_tensor(iteration), place)
-    counters = entries_of(numbers.shape, seed)
+    counters = positions(numbers.shape, seed)
     numbers = ops.convert_to_tensor(numbers)
     found = rounding.stochastic(numbers, dtype, seed, counters)
     assert keras.backend.standardize_dtype(found.dtype) == dtype
@@ -56,15 +56,15 @@ def test_the_bits_are_those_of_the_reference_on_every_backend(iteration, place, 
     expected = reference.seed(iteration, place)
     assert unsigned(seed) == expected
     entries = first + np.arange(30).reshape(2, 3, 5)
-    np.testing.assert_array_equal(unsigned(entries_of((2, 3, 5), first)), entries)
-    counters = entries_of((2, 3, 5), seed + first)
+    np.testing.assert_array_equal(unsigned(positions((2, 3, 5), first)), entries)
+    counters = positions((2, 3, 5), seed + first)
     found = unsigned(rounding.random_bits(seed, counters))
     for entry, bits in zip(entries.ravel(), found.ravel()):
         assert bits == reference.random_bits(expected, int(entry))
 
 
 def test_numbers_of_entries_go_on_past_31_bits():
-    found = unsigned(entries_of((2, 3), 2**31 - 2))
+    found = unsigned(positions((2, 3), 2**31 - 2))
     np.testing.assert_array_equal(found.ravel(), 2**31 - 2 + np.arange(6))
 
 
@@ -125,9 +125,9 @@ def test_what_the_dtype_holds_stays_as_it_is(dtype):
 
 
 def _numbers_of_bits(bits, dtype):
-    from et_optimizer.compilers.bits import numbers_of
+    from et_optimizer.compilers.bits import from_bits
 
-    return numbers_of(ops.convert_to_tensor(bits), dtype)
+    return from_bits(ops.convert_to_tensor(bits), dtype)
 
 
 @in_each_dtype
@@ -174,7 +174,7 @@ def test_numbers_below_the_normal_ones():
 def test_bits_of_steps_variables_and_entries_are_independent():
     def bits(iteration, place):
         seed = rounding.seed(ops.convert_to_tensor(iteration), place)
-        words = unsigned(rounding.random_bits(seed, entries_of((4096,), seed)))
+        words = unsigned(rounding.random_bits(seed, positions((4096,), seed)))
         return (words[:, None] >> np.arange(32)) & 1
 
     first = bits(5, 3)
@@ -318,7 +318,7 @@ def test_steps_far_below_half_a_unit_add_up():
     assert mean(False) == 1.0
     # 64 × 64 entries, each a sum of 64 steps of 2^-8 of which one in 32 is taken.
     deviation = np.sqrt(64 / 32) * 2.0**-8
-    assert abs(mean("auto") - (1 - 64 * 2.0**-13)) < 6 * deviation / 64
+    assert abs(mean(True) - (1 - 64 * 2.0**-13)) < 6 * deviation / 64
 
 
 def test_weight_decay_is_part_of_the_step():
@@ -336,7 +336,7 @@ def test_weight_decay_is_part_of_the_step():
     assert mean(False) == 1.0
     # Of 50 steps of 2^-8 one in 39 is taken.
     deviation = np.sqrt(50 / 39) * 2.0**-8
-    assert abs(mean("auto") - (1 - 1e-4) ** 50) < 6 * deviation / 64
+    assert abs(mean(True) - (1 - 1e-4) ** 50) < 6 * deviation / 64
 
 
 def test_averages_of_weights_follow_them():
@@ -360,9 +360,9 @@ def test_averages_of_weights_follow_them():
     # 20 roundings to steps of 2^-7, of which each has a deviation of half of that.
     expected = 1.0 + 0.125 * (1 - 0.99**20)
     bound = 6 * np.sqrt(20) * 2.0**-8 / 64
-    assert abs(average("auto") - expected) < bound
+    assert abs(average(True) - expected) < bound
     # Keras moves it at every step, also at those that only accumulate gradients.
-    assert abs(average("auto", gradient_accumulation_steps=16) - expected) < bound
+    assert abs(average(True, gradient_accumulation_steps=16) - expected) < bound
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="PyTorch adds what is in float8")

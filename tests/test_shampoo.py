@@ -14,8 +14,8 @@ from et_optimizer import (
     SketchyShampoo,
     TensorIndex,
     memory_report,
-    preconditioners,
 )
+from et_optimizer.optimizers.shampoo import ShampooRule, SketchyAdagradRule
 from tests.optimizers import slots_of
 from tests.reference import extreme_tensoring, sketchy
 from tests.updates import last_update, lengths_and_modes, library_updates
@@ -37,8 +37,8 @@ seeds = st.integers(0, 2**32 - 1)
 def rule(rank=None, **changed):
     """A preconditioner without grafting, unless the changes say so."""
     if rank is None:
-        return preconditioners.Shampoo(**RULE | changed)
-    return preconditioners.SketchyShampoo(rank=rank, **RULE | changed)
+        return ShampooRule(**RULE | changed)
+    return ShampooRule(rank=rank, **RULE | changed)
 
 
 def correlated(shape, seed, steps=50, scale=1.0, ratio=0.75):
@@ -156,7 +156,7 @@ def test_the_modes_of_a_tensored_view_carry_the_covariances(shape, level, rank):
 @pytest.mark.parametrize("rank", [3, None])
 @pytest.mark.parametrize(
     ("shape", "sizes"),
-    [((20, 12), (15, 16)), ((20, 12), (3, 7, 13)), ((20, 12), (16, 16))],
+    [((20, 12), (15, 16)), ((20, 12), (3, 8, 10))],
 )
 def test_indices_by_hand_carry_the_covariances(shape, sizes, rank):
     index = TensorIndex.from_sizes(shape, sizes)
@@ -290,7 +290,7 @@ def test_fifty_steps_equal_algorithm_2(shape, rank, beta_2):
     steps = np.random.default_rng(0).standard_normal((50, *shape)).astype("float32")
     index = TensorIndex.of_entries(shape)
     found = last_update(
-        preconditioners.SketchyAdagrad(rank, beta_2, 0.0),
+        SketchyAdagradRule(rank, beta_2, 0.0),
         index,
         steps,
         is_compiled=True,
@@ -305,7 +305,7 @@ def test_s_adagrad_goes_on_when_gradients_have_become_short(rank, first):
     steps[0] *= first
     index = TensorIndex.of_entries((20,))
     found = last_update(
-        preconditioners.SketchyAdagrad(rank, None, 0.0), index, steps, is_compiled=True
+        SketchyAdagradRule(rank, None, 0.0), index, steps, is_compiled=True
     )
     *_, expected = sketchy.s_adagrad(steps, rank)
     assert distance(found, expected) < 1e-3
@@ -401,9 +401,7 @@ BERT_LARGE = [
 
 @pytest.mark.parametrize("rank", [32, 256])
 def test_no_matrix_of_bert_large_holds_more_than_rank_times_rows_and_columns(rank):
-    found = preconditioners.SketchyShampoo(
-        rank=rank, **RULE | {"graft": "extreme_tensoring"}
-    )
+    found = ShampooRule(rank=rank, **RULE | {"graft": "extreme_tensoring"})
     for shape in BERT_LARGE:
         index = TensorIndex.from_merged_axes(shape, 1)
         held = sum(int(np.prod(s)) for s in found.slot_shapes(index).values())

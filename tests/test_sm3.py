@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from et_optimizer import SM3, TensorIndex, memory_report, preconditioners
+from et_optimizer import SM3, TensorIndex, memory_report
+from et_optimizer.optimizers.sm3 import SM3Rule
 from tests.optimizers import slots_of
 from tests.reference import extreme_tensoring, sm3
 from tests.updates import (
@@ -52,7 +53,7 @@ def test_updates_equal_the_transcription(rule, shape, level, exponent, seed):
         shape = shape[:-1]
     index = TensorIndex.from_shape(shape, level)
     steps = spread_gradients(shape, 10.0**exponent, seed)
-    update = last_update(preconditioners.SM3(**rule), index, steps)
+    update = last_update(SM3Rule(**rule), index, steps)
     assert np.all(update[steps[-1] == 0] == 0)
     np.testing.assert_allclose(update, reference_update(rule, index, steps), rtol=1e-5)
 
@@ -67,7 +68,7 @@ def test_large_odd_shapes_equal_the_transcription(shape, level, variant):
     rule = dict(variant=variant, beta_2=0.9, epsilon=0.0)
     index = TensorIndex.from_shape(shape, level)
     steps = spread_gradients(shape, 1.0, seed=0, steps=3)
-    update = last_update(preconditioners.SM3(**rule), index, steps)
+    update = last_update(SM3Rule(**rule), index, steps)
     np.testing.assert_allclose(update, reference_update(rule, index, steps), rtol=1e-5)
 
 
@@ -75,8 +76,7 @@ def test_large_odd_shapes_equal_the_transcription(shape, level, variant):
     ("shape", "sizes"),
     [
         ((20, 12), (15, 16)),
-        ((20, 12), (3, 7, 13)),
-        ((20, 12), (16, 16)),
+        ((20, 12), (3, 8, 10)),
         ((7,), (1, 7)),
     ],
 )
@@ -84,7 +84,7 @@ def test_indices_by_hand_equal_the_transcription(shape, sizes):
     index = TensorIndex.from_sizes(shape, sizes)
     steps = spread_gradients(shape, 1.0, seed=1)
     for rule in RULES.values():
-        update = last_update(preconditioners.SM3(**rule), index, steps)
+        update = last_update(SM3Rule(**rule), index, steps)
         np.testing.assert_allclose(
             update, reference_update(rule, index, steps), rtol=1e-5
         )
@@ -97,9 +97,7 @@ def test_gradients_of_zero_give_updates_of_zero_then_and_later(rule, level):
         index = TensorIndex.from_shape(shape, level)
         steps = np.zeros((3, *shape), "float32")
         steps[1] = 1e-15
-        for update, _ in library_updates(
-            preconditioners.SM3(**rule), index, steps[[0, 1, 0]]
-        ):
+        for update, _ in library_updates(SM3Rule(**rule), index, steps[[0, 1, 0]]):
             assert np.all(np.isfinite(update))
         assert np.all(update == 0)
 
@@ -113,7 +111,7 @@ def test_the_ends_of_the_range_of_float32_are_exact(rule, decades):
         for level in LEVELS:
             index = TensorIndex.from_shape(shape, level)
             np.testing.assert_allclose(
-                last_update(preconditioners.SM3(**rule), index, steps),
+                last_update(SM3Rule(**rule), index, steps),
                 reference_update(rule, index, steps),
                 rtol=1e-5,
             )
@@ -126,7 +124,7 @@ def test_the_first_step_is_exact_at_the_ends_too(variant, beta_2, size):
     rule = dict(variant=variant, beta_2=beta_2, epsilon=0.0)
     index = TensorIndex.from_shape((4, 5), 1)
     steps = np.full((1, 4, 5), size, "float32")
-    update = last_update(preconditioners.SM3(**rule), index, steps)
+    update = last_update(SM3Rule(**rule), index, steps)
     np.testing.assert_allclose(update, reference_update(rule, index, steps), rtol=1e-5)
 
 
@@ -143,7 +141,7 @@ def test_nu_of_sm3_ii_lies_between_the_sum_of_squares_and_nu_of_sm3_i(
     steps = scale * spread_gradients(shape, 1.0, seed, steps=6)
     steps = np.where(steps == 0, scale, steps)  # ν shows in g / √ν
     found = {
-        variant: library_updates(preconditioners.SM3(variant, None, 0.0), index, steps)
+        variant: library_updates(SM3Rule(variant, None, 0.0), index, steps)
         for variant in ("I", "II")
     }
     total = np.zeros(shape)
@@ -160,9 +158,7 @@ def test_an_accumulator_never_falls_when_summing(variant, shape, level, seed):
     index = TensorIndex.from_shape(shape, level)
     steps = spread_gradients(shape, 1.0, seed, steps=8)
     before = [np.zeros(s) for s in index.slot_shapes]
-    for _, slots in library_updates(
-        preconditioners.SM3(variant, None, 0.0), index, steps
-    ):
+    for _, slots in library_updates(SM3Rule(variant, None, 0.0), index, steps):
         for old, new in zip(before, slots):
             assert np.all(new >= old)
         before = slots
@@ -173,7 +169,7 @@ def test_an_accumulator_never_falls_when_summing(variant, shape, level, seed):
 def test_on_vectors_it_is_adagrad(variant, size, seed):
     steps = random_gradients((size,), seed)
     index = TensorIndex.from_shape((size,), 1)
-    update = last_update(preconditioners.SM3(variant, None, 0.0), index, steps)
+    update = last_update(SM3Rule(variant, None, 0.0), index, steps)
     expected = steps[-1] / extreme_tensoring.adagrad(steps)
     np.testing.assert_allclose(update, expected, rtol=1e-5)
 
@@ -185,7 +181,7 @@ def test_every_accumulator_is_the_nu_of_one_of_its_entries(shape, level, seed):
     # Which is why the rows that a sparse gradient does not give need not be read.
     index = TensorIndex.from_shape(shape, level)
     steps = spread_gradients(shape, 1.0, seed, steps=4)
-    *_, (_, slots) = library_updates(preconditioners.SM3("II", 0.9, 0.0), index, steps)
+    *_, (_, slots) = library_updates(SM3Rule("II", 0.9, 0.0), index, steps)
     _, slices = extreme_tensoring.coordinates(lengths_and_modes(index))
     slots = [np.reshape(slot, -1) for slot in slots]
     smallest = np.min([slot[at] for slot, at in zip(slots, slices)], axis=0)

@@ -120,11 +120,15 @@ def is_bounded(make, gradients):
     found = []
     for threshold in (10.0, None):
         variable = keras.Variable(np.ones(SHAPE, "float32"), name="kernel")
-        optimizer = make(0.01, spike_threshold=10.0)
-        for step, gradient in enumerate(gradients, start=1):
-            if step == len(gradients):
-                optimizer.spike_threshold = threshold
-            optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
+        before = make(0.01, spike_threshold=10.0)
+        for gradient in gradients[:-1]:
+            before.apply([ops.convert_to_tensor(gradient)], [variable])
+        state = {}
+        before.save_own_variables(state)
+        optimizer = make(0.01, spike_threshold=threshold)
+        optimizer.build([variable])
+        optimizer.load_own_variables(state)
+        optimizer.apply([ops.convert_to_tensor(gradients[-1])], [variable])
         found.append([v.numpy() for v in (variable, *optimizer.variables)])
     return any(np.any(one != other) for one, other in zip(*found, strict=True))
 

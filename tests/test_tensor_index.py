@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from et_optimizer import TensorIndex
+from et_optimizer import ExtremeTensoring, TensorIndex
 from et_optimizer.views.tensor_index import (
     Axis,
-    by_path,
     check_levels,
     index_variables,
+    matched,
     matrix_shape,
 )
 
@@ -147,20 +147,13 @@ def test_sizes_by_hand_may_cut_across_axes():
     assert index.modes == (1000, 1024) and index.leading_axes() is None
 
 
-def test_sizes_by_hand_may_pad_axes_or_else_the_flattened_variable():
-    by_axis = TensorIndex.from_sizes((5, 7), (2, 3, 3, 3))
-    assert [(a.length, a.modes) for a in by_axis.axes] == [(5, (2, 3)), (7, (3, 3))]
-    flat = TensorIndex.from_sizes((5, 7), (6, 6))
-    assert [(a.length, a.modes) for a in flat.axes] == [(35, (6, 6))]
-
-
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((3, 5), "hold 15.*which has 16"),
-        ((), "hold 1.*which has 16"),
-        ((4, 9), "at most twice as much.*hold 36.*which has 16"),
-        ((10**12,), "at most twice as much.*hold 1000000000000"),
+        ((3, 5), "multiply to 15, .*which has 16"),
+        ((), "multiply to 1, .*which has 16"),
+        ((3, 6), "multiply to 18, .*which has 16.*use level, which pads"),
+        ((10**12,), "multiply to 1000000000000"),
         ((4.0, 4), "tuple of positive integers"),
         ((0, 16), "tuple of positive integers"),
         ("44", "tuple of positive integers"),
@@ -177,32 +170,39 @@ SHAPES = [("a/kernel", (4, 6)), ("a/bias", (6,)), ("b/kernel", (6, 2))]
 
 
 def test_the_first_matching_expression_wins_and_others_take_the_level():
-    indices = index_variables(SHAPES, 1, {"^a/k": (24,), "kernel$": (3, 4)})
+    indices = index_variables(SHAPES, [1] * 3, {"^a/k": (24,), "kernel$": (3, 4)})
     assert [index.modes for index in indices] == [(24,), (6,), (3, 4)]
 
 
 def test_a_callable_gives_sizes_or_none():
     indices = index_variables(
-        SHAPES, 1, lambda path, shape: (math.prod(shape),) if "kernel" in path else None
+        SHAPES,
+        [1] * 3,
+        lambda path, shape: (math.prod(shape),) if "kernel" in path else None,
     )
     assert [index.modes for index in indices] == [(24,), (6,), (12,)]
 
 
+def planned_modes(**arguments):
+    """The modes that an optimizer gives to variables of these paths and shapes."""
+    optimizer = ExtremeTensoring(**arguments)
+    return [index.modes for index in optimizer.index_variables(SHAPES)]
+
+
 def test_levels_may_be_given_by_path_and_the_rest_is_at_level_1():
-    indices = index_variables(SHAPES, {"^a/": 2, "kernel$": "inf"})
-    assert [index.modes for index in indices] == [(4, 2, 3), (2, 3), (1,)]
-    indices = index_variables(SHAPES, {"^b/": 3})
-    assert [index.modes for index in indices] == [(4, 6), (6,), (2, 3, 2)]
+    by_path = {"^a/": 2, "kernel$": "inf"}
+    assert planned_modes(level=by_path) == [(4, 2, 3), (2, 3), (1,)]
+    assert planned_modes(level={"^b/": 3}) == [(4, 6), (6,), (2, 3, 2)]
 
 
 def test_sizes_by_hand_go_before_a_level_by_path():
-    indices = index_variables(SHAPES, {"kernel": "inf"}, {"^a/k": (24,)})
+    indices = index_variables(SHAPES, ["inf", 1, "inf"], {"^a/k": (24,)})
     assert [index.modes for index in indices] == [(24,), (6,), (1,)]
 
 
 def test_a_level_by_path_is_that_of_the_merged_axes_too():
     named = [("queries", (16, 4, 4)), ("keys", (16, 4, 4))]
-    indices = index_variables(named, {"queries": 2}, merge_axes=True)
+    indices = index_variables(named, [2, 1], merge_axes=True)
     assert [index.modes for index in indices] == [(4, 4, 4, 4), (16, 16)]
 
 
@@ -223,7 +223,7 @@ def test_levels_by_path_are_checked_one_by_one(levels, message):
 
 def test_a_level_for_no_variable_is_refused_with_the_paths():
     with pytest.raises(ValueError, match="level .*'embed'.*a/kernel, a/bias, b/kernel"):
-        index_variables(SHAPES, {"embed": 2})
+        planned_modes(level={"embed": 2})
 
 
 PATHS = [path for path, _ in SHAPES]
@@ -231,15 +231,15 @@ PATHS = [path for path, _ in SHAPES]
 
 @pytest.mark.parametrize("given", ["auto", None, 3, 0])
 def test_one_value_is_that_of_every_path(given):
-    assert by_path("rank", given, PATHS, otherwise="other") == [given] * 3
+    assert matched("rank", given, PATHS, default="other") == [given] * 3
 
 
 def test_by_path_the_first_match_wins_and_the_others_have_what_is_said():
-    found = by_path("rank", {"a/k": None, "^a": 0}, PATHS, otherwise="auto")
+    found = matched("rank", {"a/k": None, "^a": 0}, PATHS, default="auto")
     assert found == [None, 0, "auto"]
-    assert by_path("rank", {}, PATHS, otherwise=1) == [1, 1, 1]
+    assert matched("rank", {}, PATHS, default=1) == [1, 1, 1]
     with pytest.raises(ValueError, match="rank has an expression .*variable: 'c'"):
-        by_path("rank", {"a": 1, "c": 2}, PATHS, otherwise=1)
+        matched("rank", {"a": 1, "c": 2}, PATHS, default=1)
 
 
 @pytest.mark.parametrize(
@@ -275,12 +275,12 @@ def test_the_matrix_is_a_reshape_cut_where_rows_and_columns_are_fewest(shape):
 
 def test_an_expression_that_matches_nothing_is_refused_with_the_paths():
     with pytest.raises(ValueError, match="'embed'.*a/kernel, a/bias, b/kernel"):
-        index_variables(SHAPES, 1, {"embed": (24,)})
+        index_variables(SHAPES, [1] * 3, {"embed": (24,)})
 
 
 def test_sizes_that_do_not_fit_are_refused_with_the_path():
-    with pytest.raises(ValueError, match="'b/kernel'.*hold 4.*which has 12"):
-        index_variables(SHAPES, 1, {"b/kernel": (2, 2)})
+    with pytest.raises(ValueError, match="'b/kernel'.*multiply to 4.*which has 12"):
+        index_variables(SHAPES, [1] * 3, {"b/kernel": (2, 2)})
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, "inf"])

@@ -34,7 +34,7 @@ every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIM
 # momentum all entries take part in a step.
 SPARSE, DENSE = {}, {}
 for name, make in OPTIMIZERS.items():
-    is_dense = name.startswith(("Shampoo", "Sketchy")) or make().momentum_decay
+    is_dense = name.startswith(("Shampoo", "Sketchy")) or make().momentum_decays()[0]
     (DENSE if is_dense else SPARSE)[name] = make
 
 

@@ -131,7 +131,7 @@ def test_the_bytes_of_adam_are_two_numbers_a_weight():
     made, _ = trained(torch_optimizers.AdamW(0.01))
     report = memory_report(made.optimizer)
     assert report.slots == 0
-    assert made.optimizer.held_elsewhere() == (report.adam_slots, report.adam_bytes)
+    assert made.optimizer.torch_state_size() == (report.adam_slots, report.adam_bytes)
 
 
 # Bytes held beside Adam's, at these sizes: what the papers say, by the real state.
@@ -162,7 +162,7 @@ def test_each_trains_and_holds_what_its_paper_says(name):
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     for before, after in zip(weights(model()), weights(made), strict=True):
         assert np.isfinite(after).all() and not np.array_equal(before, after)
-    numbers, held = optimizer.held_elsewhere()
+    numbers, held = optimizer.torch_state_size()
     least, most = SHARES[name]
     assert least <= held / memory_report(optimizer).adam_bytes <= most
     assert numbers > 0

@@ -14,7 +14,7 @@ import pytest
 
 import et_optimizer
 from et_optimizer import checks
-from et_optimizer.types import KerasArguments
+from et_optimizer.optimizers.options import is_of_keras
 from tests.published import functions_and_classes
 
 pytestmark = pytest.mark.one_backend
@@ -48,7 +48,7 @@ et_optimizer.ExtremeTensoring(
 )
 et_optimizer.SketchyShampoo(tensor_index=lambda path, shape: None, graft="rmsprop")
 et_optimizer.SubsetNorm(axis={"kernel": 0, ".*": "auto"}, momentum_of="gradient")
-et_optimizer.Adafactor(0.1, -0.8, rate_scale={"kernel": 2})
+et_optimizer.Adafactor(0.1, beta_2_decay=-0.8, rate_scale={"kernel": 2})
 
 plan = et_optimizer.memory_plan({"kernel": (4, 2), "bias": ((2,), "bfloat16")})
 plan = et_optimizer.memory_plan({"kernel": (64, 64)}, budget="10%")
@@ -150,7 +150,12 @@ def test_every_argument_and_result_of_a_public_function_is_annotated():
         for value in functions_and_classes(module)
         for name, function in functions_of(value)
     }
-    names = {"memory_plan", "SM3.__init__", "Warmup.__call__", "TensorIndex.modes"}
+    names = {
+        "memory_plan",
+        "LevelledOptimizer.get_config",
+        "Warmup.__call__",
+        "TensorIndex.modes",
+    }
     assert names <= functions.keys()
     for name, function in functions.items():
         wanted = {*inspect.signature(function).parameters, "return"} - {"self", "cls"}
@@ -159,9 +164,13 @@ def test_every_argument_and_result_of_a_public_function_is_annotated():
         assert wanted <= typing.get_type_hints(function).keys(), name
 
 
-def test_the_arguments_of_every_keras_optimizer_are_those_of_keras():
+def test_keras_arguments_have_the_defaults_of_keras():
     of_keras = inspect.signature(keras.optimizers.Optimizer.__init__).parameters
-    assert KerasArguments.__annotations__.keys() <= of_keras.keys()
+    ours = inspect.signature(et_optimizer.SM3).parameters
+    passed_on = {n: p.default for n, p in ours.items() if is_of_keras(p)}
+    del passed_on["learning_rate"]
+    assert passed_on == {name: of_keras[name].default for name in passed_on}
+    assert of_keras.keys() - passed_on.keys() <= {"self", "learning_rate", "kwargs"}
 
 
 def test_the_package_says_that_it_is_typed():

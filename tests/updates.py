@@ -1,4 +1,4 @@
-"""Running a preconditioner of the library on a list of gradients."""
+"""Running a rule of the library on a list of gradients."""
 
 import functools
 
@@ -51,7 +51,7 @@ def library_updates(rule, index, steps, is_compiled=None):
     """The update of every step and the slots after it, in float32.
 
     Args:
-        rule: A preconditioner.
+        rule: A `Rule`.
         index: A `TensorIndex`.
         steps: Sequence of arrays.
         is_compiled: Whether by XLA, where the backend has it. By default on JAX, which
@@ -65,8 +65,9 @@ def library_updates(rule, index, steps, is_compiled=None):
     slots = [ops.zeros(s, "float32") for s in rule.slot_shapes(index).values()]
 
     def step_of(gradient, slots, step):
-        update, slots = rule(gradients.see(gradient, index), slots, step)
-        return update.times(1.0), slots
+        view = gradients.view(gradient, index)
+        precondition, slots = rule(view, slots, step)
+        return precondition(view.plain()).evaluate(), slots
 
     take_step = compiled(step_of) if is_compiled else step_of
     for step, gradient in enumerate(steps, start=1):

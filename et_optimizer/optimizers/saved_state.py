@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -40,7 +40,7 @@ class SavedState(KerasOptimizer):
             "version": __version__,
             "rule": self._rule_name(),
             "arguments": self.state_arguments(),
-            "settings": _shown(self.slot_arguments()),
+            "settings": {k: repr(v) for k, v in self.slot_arguments().items()},
             "kinds": self._kinds(),
             "views": [_view(plan.index) for plan in plans],
             "accumulation": self._accumulation(),
@@ -71,9 +71,9 @@ class SavedState(KerasOptimizer):
         if before["rule"] != own["rule"]:
             found = [f"saved by {before['rule']}, here {own['rule']}"]
         else:
-            found = _differences(*map(_shown, (before["arguments"], own["arguments"])))
+            found = _differences(before["arguments"], own["arguments"], repr)
         if not found and saved_slots and saved_slots != own_slots:
-            found = _differences(before["settings"], own["settings"])
+            found = _differences(before["settings"], own["settings"], str)
             found.append(f"it has the shapes {saved_slots}, this optimizer {own_slots}")
         if not found and before["views"] != own["views"]:
             view, here = next(
@@ -222,17 +222,15 @@ def _saved_kinds(
     return kinds if count == len(kinds) else [SLOT] * count
 
 
-def _differences(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+def _differences(
+    saved: Mapping[str, Any], own: Mapping[str, Any], show: Callable[[Any], str]
+) -> list[str]:
     """The arguments that differ, in words."""
     return [
-        f"saved with {name}={saved[name]}, here {name}={value}"
+        f"saved with {name}={show(saved[name])}, here {name}={show(value)}"
         for name, value in own.items()
         if saved.get(name, value) != value
     ]
-
-
-def _shown(arguments: Mapping[str, Any]) -> dict[str, str]:
-    return {name: repr(value) for name, value in arguments.items()}
 
 
 def _view(index: TensorIndex) -> str:
