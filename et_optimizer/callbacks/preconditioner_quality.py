@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 
 from et_optimizer import checks, naming
-from et_optimizer.callbacks.gradient_probe import (
-    EPOCH,
-    Data,
-    Frequency,
-    GradientProbe,
-)
+from et_optimizer.callbacks.gradient_probe import EPOCH, Data, Frequency, GradientProbe
 from et_optimizer.types import Level, Variable
 from et_optimizer.views.tensor_index import TensorIndex, check_level
 

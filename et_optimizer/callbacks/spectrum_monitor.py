@@ -5,12 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from et_optimizer import checks, naming
-from et_optimizer.callbacks.gradient_probe import (
-    EPOCH,
-    Data,
-    Frequency,
-    GradientProbe,
-)
+from et_optimizer.callbacks.gradient_probe import EPOCH, Data, Frequency, GradientProbe
 from et_optimizer.types import Level, TensorIndices, Variable
 from et_optimizer.views.tensor_index import (
     TensorIndex,
