@@ -1,24 +1,25 @@
 """Training Keras models with almost no optimizer memory.
 
-- `ExtremeTensoring`: a Keras optimizer that keeps a few hundred numbers for a
-  layer of millions.
-- `SM3`, `Adafactor`, `SubsetNorm`: its rivals, which hold what their papers say and
-  nothing else.
+- `ExtremeTensoring`: a Keras optimizer with a few statistics per layer.
+- `SM3`, `Adafactor`, `SubsetNorm`: baselines with the state of their papers.
 - `Shampoo`, `SketchyShampoo`, `SketchyAdagrad`: preconditioners that are matrices,
   whole or as sketches by `frequent_directions`.
-- `callbacks`: what the theories are about, measured while a model trains.
-- `schedules`: the learning rates these papers use.
-- `TensorIndex`: which numbers those are.
-- `memory_report`: what any Keras optimizer holds.
-- `memory_plan`: what a model and any Keras optimizer will hold, before they do.
+- `PreconditionedOptimizer`, `Rule`, `momenta`: the parts of an optimizer of your own.
+- `callbacks`: quantities of the theory, measured while a model trains.
+- `schedules`: the learning rates of these papers.
+- `TensorIndex`: how the entries of a variable are indexed by modes.
+- `memory_report`: the memory of any Keras optimizer's state.
+- `memory_plan`: the memory of a model and an optimizer, before it is allocated.
 """
 
-from et_optimizer import callbacks, frequent_directions, schedules
+from et_optimizer import callbacks, frequent_directions, momenta, schedules
 from et_optimizer.memory import MemoryPlan, MemoryReport, memory_plan, memory_report
 from et_optimizer.optimizers import (
     SM3,
     Adafactor,
     ExtremeTensoring,
+    PreconditionedOptimizer,
+    Rule,
     Shampoo,
     SketchyAdagrad,
     SketchyShampoo,
@@ -33,6 +34,8 @@ __all__ = [
     "ExtremeTensoring",
     "MemoryPlan",
     "MemoryReport",
+    "PreconditionedOptimizer",
+    "Rule",
     "Shampoo",
     "SketchyAdagrad",
     "SketchyShampoo",
@@ -43,5 +46,6 @@ __all__ = [
     "frequent_directions",
     "memory_plan",
     "memory_report",
+    "momenta",
     "schedules",
 ]

@@ -1,6 +1,7 @@
 """The optimizers that the shared suites run on: add a name here to cover one more."""
 
 import functools
+import pathlib
 
 from keras.config import backend
 
@@ -13,10 +14,16 @@ from et_optimizer import (
     SketchyShampoo,
     SubsetNorm,
 )
+from tests.published import blocks
 
-# So few directions, found anew so often, that the tests' small matrices have them.
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+# A rank and an interval so small that the tests' small matrices have several subspaces.
 IN_A_SUBSPACE = {"momentum_rank": 2, "refresh_every": 2}
 FULL = {"momentum_rank": None, "momentum_dtype": "float32"}
+
+# The optimizer that the documentation builds outside the library.
+LION, WRITTEN = "Lion of the documentation", {}
+exec(next(blocks(DOCS / "write-your-own.md")), WRITTEN)
 
 # Name → a function from keyword arguments to an optimizer. Together they cover
 # every path of the library: levels, elementwise and outer-product updates, means
@@ -123,6 +130,7 @@ OPTIMIZERS = {
     "SketchyAdagrad averaging": functools.partial(
         SketchyAdagrad, rank=3, beta_2=0.9, beta_1=0
     ),
+    LION: functools.partial(WRITTEN["Lion"], **IN_A_SUBSPACE),
 }
 
 # Whose slots are marginals, a subspace, maxima, and sketches.

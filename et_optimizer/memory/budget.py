@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from et_optimizer import checks, momenta
+from et_optimizer import checks
 from et_optimizer.memory.report import bytes_of
 from et_optimizer.memory.shapes import VariableShape
+from et_optimizer.momenta.subspace import AUTO, auto_rank
 from et_optimizer.optimizers import ExtremeTensoring
 from et_optimizer.types import MomentumRank
 from et_optimizer.views.tensor_index import matrix_shape
@@ -173,8 +174,8 @@ def _ranks(variables: Sequence[VariableShape]) -> list[MomentumRank]:
     """The momentum ranks worth trying, in ascending order."""
     shapes = [matrix_shape(one.shape) for one in variables]
     widest = max((min(shape) for shape in shapes if shape is not None), default=0)
-    default = momenta.auto_rank(widest, widest)
+    default = auto_rank(widest, widest)
     powers = [2**n for n in range(widest.bit_length())]
     most = widest // LARGEST_SHARE_OF_WIDTH
     higher = [rank for rank in powers if default < rank <= most]
-    return [*(rank for rank in powers if rank < default), momenta.AUTO, *higher]
+    return [*(rank for rank in powers if rank < default), AUTO, *higher]

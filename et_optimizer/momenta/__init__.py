@@ -13,17 +13,10 @@ framework except `keras.ops`. Every rule works with every momentum.
 
 from et_optimizer.momenta.full import FullMomentum
 from et_optimizer.momenta.momentum import Momentum
-from et_optimizer.momenta.quantization import DTYPES
-from et_optimizer.momenta.selection import for_variables
-from et_optimizer.momenta.subspace import AUTO, SubspaceMomentum, auto_rank, check_rank
+from et_optimizer.momenta.subspace import SubspaceMomentum
 
 __all__ = [
-    "AUTO",
-    "DTYPES",
     "FullMomentum",
     "Momentum",
     "SubspaceMomentum",
-    "auto_rank",
-    "check_rank",
-    "for_variables",
 ]

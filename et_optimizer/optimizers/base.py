@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from keras import ops
 
-from et_optimizer import checks, momenta, naming
+from et_optimizer import checks, naming
 from et_optimizer.compilers.barriers import sequence_after
 from et_optimizer.compilers.bits import is_16_bit
 from et_optimizer.compilers.layouts import is_distributed
 from et_optimizer.compilers.tracing import trace_once
+from et_optimizer.momenta.selection import for_variables
+from et_optimizer.momenta.subspace import check_rank
 from et_optimizer.optimizers import batched, learning_rates, rounding
 from et_optimizer.optimizers.averages import Averages
 from et_optimizer.optimizers.clipping import Clipping
@@ -181,7 +183,7 @@ class PreconditionedOptimizer(
             checks.not_negative("learning_rate", given["learning_rate"])
         checks.decay(cls.momentum_argument, given.get(cls.momentum_argument, 0.0))
         for rank in values_by_path("momentum_rank", given["momentum_rank"]):
-            momenta.check_rank(rank)
+            check_rank(rank)
         for scale in values_by_path("rate_scale", given["rate_scale"]):
             learning_rates.check_rate_scale(scale)
         checks.whole("refresh_every", given["refresh_every"], 1)
@@ -251,7 +253,7 @@ class PreconditionedOptimizer(
             check_floating(variable)
         named_shapes = [(naming.path(v), tuple(v.shape)) for v in variables]
         decay, direction_decay = self.momentum_decays()
-        kinds = momenta.for_variables(
+        kinds = for_variables(
             [shape for _, shape in named_shapes],
             self.by_path("momentum_rank", named_shapes),
             self.momentum_dtype,

@@ -55,6 +55,9 @@ class HasArguments(KerasOptimizer):
         for name, annotation in inspect.get_annotations(cls, eval_str=True).items():
             if name.startswith("_") or get_origin(annotation) is ClassVar:
                 continue
+            inherited = cls.__signature__.parameters.get(name)
+            if inherited is not None and is_of_keras(inherited):
+                annotation = inherited.annotation
             default = vars(cls)[name]
             if isinstance(default, dataclasses.Field):
                 default = default.default
@@ -172,7 +175,8 @@ def _check_choice(name: str, value: Any, annotation: Any) -> None:
 
 def _entries(docstring: str) -> dict[str, str]:
     """The entry of each argument in the section "Args:" of a docstring."""
-    section = re.search(r"^Args:\n((?: .*\n|\n)*)", inspect.cleandoc(docstring), re.M)
+    text = inspect.cleandoc(docstring) + "\n"
+    section = re.search(r"^Args:\n((?: .*\n|\n)*)", text, re.M)
     found = ENTRY.finditer(section[1]) if section else ()
     return {
         name: entry.group()
