@@ -1,39 +1,25 @@
 """The Keras optimizer that all optimizers of this library are."""
 
 import dataclasses
-import functools
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import InitVar, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from keras import ops
-
-from et_optimizer import checks, naming
-from et_optimizer.compilers.barriers import sequence_after
-from et_optimizer.compilers.bits import is_16_bit
-from et_optimizer.compilers.layouts import is_distributed
-from et_optimizer.compilers.tracing import trace_once
-from et_optimizer.momenta.selection import for_variables
+from et_optimizer import checks
 from et_optimizer.momenta.subspace import check_rank
-from et_optimizer.optimizers import batched, learning_rates, rounding
+from et_optimizer.optimizers import learning_rates
 from et_optimizer.optimizers.averages import Averages
+from et_optimizer.optimizers.building import Building
 from et_optimizer.optimizers.clipping import Clipping
 from et_optimizer.optimizers.nonfinite import NonfiniteHandling
 from et_optimizer.optimizers.options import HasArguments
 from et_optimizer.optimizers.rule import Rule
 from et_optimizer.optimizers.saved_state import SavedState
 from et_optimizer.optimizers.slots import (
-    SKIPPED_STEPS,
-    Slot,
-    StatePlan,
     StateVariables,
-    add_slot,
-    check_floating,
-    plan_slots,
-    value_of,
 )
-from et_optimizer.optimizers.step import State, Step, StepContext
+from et_optimizer.optimizers.updating import Updating
 from et_optimizer.types import (
     ByPath,
     LearningRate,
@@ -41,10 +27,7 @@ from et_optimizer.types import (
     NamedShapes,
     RateScale,
     Self,
-    Tensor,
-    Variable,
 )
-from et_optimizer.views import gradients
 from et_optimizer.views.tensor_index import TensorIndex, matched, values_by_path
 
 if TYPE_CHECKING:
@@ -54,7 +37,14 @@ else:
 
 
 class PreconditionedOptimizer(
-    HasArguments, NonfiniteHandling, SavedState, Clipping, Averages, KerasBase
+    HasArguments,
+    Building,
+    Updating,
+    NonfiniteHandling,
+    SavedState,
+    Clipping,
+    Averages,
+    KerasBase,
 ):
     """A Keras optimizer made of a rule, a tensor index and a momentum.
 
@@ -237,157 +227,6 @@ class PreconditionedOptimizer(
         paths = [path for path, _ in named_shapes]
         return matched(name, self.argument(name), paths, default)
 
-    def plan_state(self, variables: Sequence[Variable]) -> list[StatePlan]:
-        """The state that variables will have.
-
-        Args:
-            variables: List of variables to be trained.
-
-        Returns:
-            A list with a `StatePlan` for each variable.
-
-        Raises:
-            ValueError: as `build`.
-        """
-        for variable in variables:
-            check_floating(variable)
-        named_shapes = [(naming.path(v), tuple(v.shape)) for v in variables]
-        decay, direction_decay = self.momentum_decays()
-        kinds = for_variables(
-            [shape for _, shape in named_shapes],
-            self.by_path("momentum_rank", named_shapes),
-            self.momentum_dtype,
-            self.refresh_every,
-            decay=decay,
-            direction_decay=direction_decay,
-            is_corrected=self.momentum_is_corrected,
-            is_of_gradient=self.momentum_of == "gradient",
-        )
-        scales = learning_rates.rate_scales(
-            self.by_path("rate_scale", named_shapes), named_shapes
-        )
-        indices = self.index_variables(named_shapes)
-        return [
-            plan_slots(index, self._rule, momentum, scale)
-            for index, momentum, scale in zip(indices, kinds, scales)
-        ]
-
-    def build(self, var_list: Sequence[Variable]) -> None:
-        """Makes the state of the variables.
-
-        Args:
-            var_list: List of the variables to be trained.
-
-        Raises:
-            ValueError: if a variable does not have a floating-point dtype, or an
-                argument does not fit the variables. Nothing was made then.
-        """
-        if self.built:
-            return
-        learned = self._learned(var_list)
-        plans = self.plan_state(learned)
-        self.check_restored(plans)
-        super().build(var_list)
-        # First, because TensorFlow's checkpoints go by the order of variables, and
-        # would fail at another dtype before they reach the description of the state.
-        counter = Slot(SKIPPED_STEPS, (), "int32")
-        counters = [add_slot(self, variable, counter) for variable in learned]
-        states = {
-            id(variable): StateVariables.make(
-                plan, counter, functools.partial(add_slot, self, variable)
-            )
-            for variable, plan, counter in zip(learned, plans, counters)
-        }
-        self._states = tuple(states.get(id(variable)) for variable in var_list)
-
-    def state_plans(self) -> list[StatePlan]:
-        """The plan of the state that was built; empty before."""
-        if not self.built:
-            return []
-        return self.plan_state(self._learned(self._trainable_variables))
-
-    def apply(
-        self,
-        grads: Iterable[Tensor | None],
-        trainable_variables: Iterable[Variable] | None = None,
-    ) -> Tensor:
-        """One step; see the base.
-
-        Raises:
-            ValueError: if the gradients do not fit the variables in number, shape and
-                dtype; or if one is not finite, `nonfinite` is `"raise"` and the step is
-                not compiled. Nothing has been changed then.
-        """
-        grads, variables = list(grads), self._trainable_variables
-        if trainable_variables is not None:
-            trainable_variables = variables = list(trainable_variables)
-        if grads and (variables or trainable_variables is not None):
-            gradients.check_gradients(grads, variables)
-            self.check_finite(grads, variables)
-        return super().apply(grads, trainable_variables)
-
-    def update_step(
-        self, gradient: Tensor, variable: Variable, learning_rate: Tensor
-    ) -> None:
-        """Updates a variable and its state.
-
-        Args:
-            gradient: Its gradient, dense or sparse.
-            variable: The variable.
-            learning_rate: Scalar.
-        """
-        index = self._get_variable_index(variable)
-        context = self._context(variable, learning_rate)
-        self.take_step(self._states[index], gradient, variable, context)
-
-    def take_step(
-        self,
-        state: StateVariables,
-        gradient: Tensor,
-        variable: Variable,
-        context: StepContext,
-        after: Tensor | None = None,
-    ) -> Tensor | None:
-        """Updates a variable and its state, whichever framework they belong to.
-
-        Args:
-            state: Its `StateVariables`.
-            gradient: Its gradient, dense or sparse.
-            variable: The variable.
-            context: A `StepContext`.
-            after: The result of this function for the previous variable, or `None`.
-
-        Returns:
-            A tensor that exists once the steps so far have materialized what they do.
-        """
-        if not state.index.slots:
-            return after
-        before, step = state.read(variable), self._step(state)
-        materializes = state.momentum.is_of_matrix
-        if gradients.is_traced(gradient) and not is_distributed():
-            step = self._traced_once(step)
-            if after is not None and materializes:
-                before, gradient = _sequence_after(after, before, gradient)
-        is_subspace_update = state.momentum.is_subspace_update(context.step)
-        new, rows = step(gradient, before, context, is_subspace_update)
-        state.write(variable, before, new, self.assign)
-        if rows is not None:
-            replace = is_16_bit(variable.dtype)
-            (self.assign if replace else self.assign_sub)(variable, rows)
-        return new.value if materializes else after
-
-    def rounding_seed(self, dtype: Any, iteration: Tensor, index: int) -> Tensor:
-        """The seed of a variable's random bits, or 0 if it is not rounded by them.
-
-        Args:
-            dtype: The variable's dtype.
-            iteration: Scalar integer, the number of steps before this one.
-            index: The variable's index among those that are trained.
-        """
-        if not (is_16_bit(dtype) and self.stochastic_rounding):
-            return 0
-        return rounding.seed(iteration, index)
-
     def state_arguments(self) -> dict[str, Any]:
         """The arguments that say what the state means, by name."""
         return {name: getattr(self, name) for name in self.state_argument_names}
@@ -418,94 +257,3 @@ class PreconditionedOptimizer(
         if config.get("stochastic_rounding") == "auto":
             config["stochastic_rounding"] = True
         return super().from_config(config, custom_objects=custom_objects)
-
-    def _step(self, state: StateVariables) -> Step:
-        """The function that a step of a variable is."""
-        return Step(
-            index=state.index,
-            rule=self._rule,
-            momentum=state.momentum,
-            momentum_of=self.momentum_of,
-            clip_threshold=self.clip_threshold,
-            update_bound=self.update_bound,
-            spike_threshold=self.spike_threshold,
-            stochastic_rounding=self.stochastic_rounding,
-            rate_scale=state.rate_scale,
-        )
-
-    def _traced_once(self, step: Step) -> Step:
-        """The step, traced once for all variables that have it."""
-        if step not in self._traced_steps:
-            self._traced_steps[step] = trace_once(step)
-        return self._traced_steps[step]
-
-    def _context(self, variable: Variable, learning_rate: Tensor) -> StepContext:
-        decay = self.weight_decay if self._use_weight_decay(variable) else None
-        index = self._get_variable_index(variable)
-        return StepContext(
-            value_of(learning_rate),
-            ops.cast(self.iterations + 1, "float32"),
-            None if decay is None else value_of(decay),
-            # Keras's own counter also counts steps that only accumulate gradients.
-            self.rounding_seed(variable.dtype, self._iterations, index),
-        )
-
-    def _backend_update_step(
-        self,
-        grads: Iterable[Tensor],
-        trainable_variables: Iterable[Variable],
-        learning_rate: Tensor,
-    ) -> None:
-        """Updates all variables, small ones of equal shape in batches."""
-        # A subclass with an update of its own expects it to be called.
-        is_own = type(self).update_step is PreconditionedOptimizer.update_step
-        if not is_own or is_distributed():
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
-            return
-        grads, variables = list(grads), list(trainable_variables)
-        states = [self._states[self._get_variable_index(v)] for v in variables]
-        contexts = [self._context(v, learning_rate) for v in variables]
-        steps = [self._step(state) for state in states]
-        after = None
-        # The gradients of the last variables are ready first, and would stay alive
-        # while those of the first are waited for.
-        for batch in reversed(batched.batches(steps, grads, variables, contexts)):
-            if len(batch) == 1:
-                i = batch[0]
-                of_one = states[i], grads[i], variables[i], contexts[i]
-                after = self.take_step(*of_one, after)
-                continue
-            before = [states[i].read(variables[i]) for i in batch]
-            new = batched.take(
-                steps[batch[0]],
-                [grads[i] for i in batch],
-                before,
-                [contexts[i] for i in batch],
-            )
-            for i, *values in zip(batch, before, new):
-                states[i].write(variables[i], *values, self.assign)
-
-    def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
-        """Nothing: a variable decays in its own step, if that is taken."""
-
-    def _learned(self, variables: Sequence[Variable]) -> list[Variable]:
-        """The variables that are trained by steps, rather than set to their gradient.
-
-        Keras sets the scales of float8 to their gradient.
-        """
-        return [v for v in variables if not self._overwrite_variable_with_gradient(v)]
-
-
-def _sequence_after(after: Tensor, state: State, gradient: Any) -> tuple[State, Any]:
-    """A state and a gradient that are available only once `after` is.
-
-    So that what a step materializes exists for one variable at a time.
-    """
-    first, *rest = state.averages
-    state = state._replace(averages=[sequence_after(first, after), *rest])
-    if is_16_bit(state.value.dtype):
-        state = state._replace(value=sequence_after(state.value, after))
-    if is_16_bit(gradient.dtype):
-        # Small 16-bit gradients are cast as a whole, as soon as they are ready.
-        gradient = gradients.wait_for(gradient, after)
-    return state, gradient
