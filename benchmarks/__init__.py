@@ -1,1 +1,1 @@
-"""Measurements: step time, memory, and how the defaults do. See RESULTS.md."""
+"""Benchmarks of step time, memory and default arguments. See RESULTS.md."""

@@ -1,14 +1,14 @@
-"""How this library's optimizers do against `Adam()`, none given any argument.
+"""Compares this library's optimizers with `Adam()`, all with default arguments.
 
     python -m benchmarks.defaults
     python -m benchmarks.defaults --optimizers=SM3,Adafactor,SubsetNorm
 
-Trains four kinds of model with each optimizer, for the same steps from the same
-weights on the same batches, with several seeds, and prints the validation loss at
-the end of training. The data are real and need no network: the Python standard
-library's source text and scikit-learn's digits and breast-cancer sets.
+Trains four kinds of model with each optimizer and several seeds, with the same number
+of steps, initial weights and batches, and prints the final validation loss. The data
+are real and need no network: the source of the Python standard library, and digits and
+breast cancer from scikit-learn.
 
-`--arguments` tries other settings, which is how the defaults were chosen:
+`--arguments` tries other arguments. The defaults were chosen like this:
 
     python -m benchmarks.defaults --arguments='{"learning_rate": 0.01, "beta_2": 0.9}'
     python -m benchmarks.defaults --optimizers=SM3 --arguments='{"learning_rate": 0.3}'
@@ -34,27 +34,27 @@ from tf_models.data import text, windows
 from tf_models.models import transformer
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("seeds", 3, "Seeds a model is trained with.", lower_bound=1)
-flags.DEFINE_list("tasks", None, "Tasks to run, of those in the table; all of them.")
+flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
+flags.DEFINE_list("tasks", None, "Tasks of the table to run; by default all.")
 flags.DEFINE_list(
     "optimizers",
     ["ExtremeTensoring"],
-    "Of this library, by the names of their classes.",
+    "Optimizers of this library, by the names of their classes.",
 )
 flags.DEFINE_multi_string(
     "arguments",
     ["{}"],
-    "Arguments of these optimizers as a JSON object; give the flag several times to "
-    "compare several settings.",
+    "Arguments of these optimizers as a JSON object. Repeat the flag to compare "
+    "several settings.",
 )
-flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
+flags.DEFINE_string("data_dir", None, "Directory of prepared data.")
 
 SEQUENCE_LENGTH, BATCH_SIZE, LANGUAGE_STEPS = 96, 16, 600
 EPOCHS, IMAGE_BATCH_SIZE = 20, 32
 
 
 def language_task(seed):
-    """A 2-layer Transformer on bytes of the standard library's source text."""
+    """A 2-layer Transformer on the bytes of the standard library's source."""
     tokens = text.load_text("stdlib", data_dir=FLAGS.data_dir)
     train = windows.ShuffledWindows(
         tokens.train, SEQUENCE_LENGTH, BATCH_SIZE, steps=LANGUAGE_STEPS, seed=seed
@@ -67,14 +67,14 @@ def language_task(seed):
 
 
 def digits_task(seed, *layers):
-    """A classifier of scikit-learn's 8 × 8 digits, a fifth of them held out."""
+    """A classifier of scikit-learn's 8 × 8 digits, a fifth of them for validation."""
     images, labels = datasets.load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8, 1).astype("float32") / 16
     return _classifier(images, labels, 10, layers, seed)
 
 
 def convolutional_task(seed):
-    """Two convolutions and a dense layer on digits."""
+    """Digits with two convolutions and a dense layer."""
     return digits_task(
         seed,
         keras.layers.Conv2D(32, 3, activation="relu", padding="same"),
@@ -86,7 +86,7 @@ def convolutional_task(seed):
 
 
 def mlp_task(seed):
-    """Two hidden layers of 256 on digits."""
+    """Digits with two hidden layers of 256 units."""
     return digits_task(
         seed,
         keras.layers.Flatten(),
@@ -96,7 +96,7 @@ def mlp_task(seed):
 
 
 def logistic_task(seed):
-    """Logistic regression on the standardized breast-cancer set."""
+    """Logistic regression on the standardized breast cancer data."""
     features, labels = datasets.load_breast_cancer(return_X_y=True)
     features = (features - features.mean(0)) / features.std(0)
     return _classifier(features.astype("float32"), labels, 2, (), seed)
@@ -137,7 +137,7 @@ def _classifier(inputs, labels, classes, layers, seed):
 
 
 def validation_loss(task, optimizer, seed):
-    """Trains a task from scratch and returns the loss on its validation data."""
+    """Trains a task from scratch and returns its validation loss."""
     keras.utils.set_random_seed(seed)
     model, train, validation = TASKS[task](seed)
     model.compile(

@@ -1,9 +1,9 @@
-"""What the matrix preconditioners hold, by formula and counted.
+"""The state of the matrix preconditioners, by formula and counted.
 
     python -m benchmarks.matrix_memory
 
-The formula is the docstrings', on every variable's matrix; the count is that of the
-optimizer's own variables after `build`.
+The formula is that of the docstrings, for the matrix view of every variable. The count
+is that of the optimizer's variables after `build`.
 """
 
 import math
@@ -25,8 +25,8 @@ OPTIMIZERS = {
 }
 
 
-def numbers(shape, rank):
-    """Numbers held for a variable, grafting from extreme tensoring at level 1."""
+def elements(shape, rank):
+    """State elements of a variable, with grafting from extreme tensoring, level 1."""
     lengths = matrix(shape)
     if len(lengths) < 2:
         return math.prod(shape) + 1
@@ -39,19 +39,19 @@ def numbers(shape, rank):
 
 
 def matrix(shape):
-    """The sides of the matrix a variable is seen as, found by trying every cut."""
+    """The shape of the matrix view of a variable, found by trying every split."""
     lengths = [n for n in shape if n > 1]
     if len(lengths) < 2:
         return lengths
-    cuts = [
-        (math.prod(lengths[:cut]), math.prod(lengths[cut:]))
-        for cut in range(1, len(lengths))
+    splits = [
+        (math.prod(lengths[:split]), math.prod(lengths[split:]))
+        for split in range(1, len(lengths))
     ]
-    return min(cuts, key=sum)
+    return min(splits, key=sum)
 
 
 def counted(shapes, optimizer):
-    """Numbers held by an optimizer that is built for variables of these shapes."""
+    """State elements of an optimizer that is built for variables of these shapes."""
     optimizer.build([keras.Variable(keras.ops.zeros(shape)) for shape in shapes])
     return et_optimizer.memory_report(optimizer).slots
 
@@ -63,7 +63,7 @@ def main(argv):
         shapes = shapes_of()
         size = sum(map(math.prod, shapes))
         sides = sum(sum(matrix(s)) for s in shapes if len(matrix(s)) == 2)
-        table = Table(title=f"{name}: {size:,} numbers, Σ(m + n) = {sides:,}")
+        table = Table(title=f"{name}: {size:,} weights, Σ(m + n) = {sides:,}")
         for title in (
             "optimizer",
             "by formula",
@@ -73,34 +73,29 @@ def main(argv):
         ):
             table.add_column(title, justify="right")
         for label, (rank, make, arguments) in OPTIMIZERS.items():
-            held = counted(shapes, make(**arguments))
+            count = counted(shapes, make(**arguments))
             table.add_row(
                 label,
-                f"{sum(numbers(shape, rank) for shape in shapes):,}",
-                f"{held:,}",
+                f"{sum(elements(shape, rank) for shape in shapes):,}",
+                f"{count:,}",
                 f"{rank * sides:,}" if "rank" in arguments else "",
-                f"{2 * size / held:.2f}",
+                f"{2 * size / count:.2f}",
             )
-        for level in (1, 2):
-            held = counted(
-                shapes, et_optimizer.ExtremeTensoring(level=level, beta_1=0.0)
-            )
-            table.add_row(
-                f"ExtremeTensoring {level}",
-                "",
-                f"{held:,}",
-                "",
-                f"{2 * size / held:.2f}",
-            )
-        level_2 = et_optimizer.SketchyShampoo(rank=32, level=2)
-        held = counted(shapes, level_2)
-        table.add_row(
-            "SketchyShampoo, rank 32, level 2",
-            "",
-            f"{held:,}",
-            "",
-            f"{2 * size / held:.2f}",
-        )
+        for label, optimizer in (
+            *(
+                (
+                    f"ExtremeTensoring {level}",
+                    et_optimizer.ExtremeTensoring(level=level, beta_1=0.0),
+                )
+                for level in (1, 2)
+            ),
+            (
+                "SketchyShampoo, rank 32, level 2",
+                et_optimizer.SketchyShampoo(rank=32, level=2),
+            ),
+        ):
+            count = counted(shapes, optimizer)
+            table.add_row(label, "", f"{count:,}", "", f"{2 * size / count:.2f}")
         table.add_row("Adam", f"{2 * size:,}", f"{2 * size:,}", "", "1")
         console.print(table)
 

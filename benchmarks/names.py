@@ -4,9 +4,10 @@ from absl import app
 
 
 def check_names(flag, names, known):
-    """Raises unless all names given for a flag are known ones."""
+    """Raises a `UsageError` if a flag has an unknown name."""
     unknown = [name for name in names if name not in known]
     if unknown:
         raise app.UsageError(
-            f"--{flag} must be of {', '.join(known)}; received {', '.join(unknown)}."
+            f"--{flag} must name some of {', '.join(known)}; received "
+            f"{', '.join(unknown)}."
         )

@@ -1,15 +1,15 @@
-"""What full fine-tuning of public language models holds, counted and not estimated.
+"""The memory of full fine-tuning of public language models, counted.
 
     KERAS_BACKEND=jax python -m benchmarks.public_models
 
-The models are KerasHub's own, in the sizes that were published, and the optimizers are
-built for their variables. All of that happens while JAX traces, where a variable has a
-shape and a dtype and takes no memory: a laptop can count what 8 billion weights need.
-It takes some ten seconds and downloads nothing.
+The models are those of KerasHub in their published sizes, and the optimizers are built
+for their variables. This happens during tracing with JAX, where variables take no
+memory, so that a laptop can count 8 billion weights. It takes about ten seconds and
+downloads nothing.
 
-The weights are all float32, or all bfloat16: Keras makes the slots of its optimizers in
-the dtype of the weights, those of this library are float32. Gradients and activations
-come on top.
+All weights are float32 or bfloat16. The state of Keras's optimizers has the dtype of
+the weights, that of this library is float32. Gradients and activations need further
+memory.
 """
 
 import dataclasses
@@ -49,9 +49,9 @@ class PublicModel:
     """A published size of a model.
 
     Attributes:
-        make: KerasHub's backbone.
+        make: The backbone of KerasHub.
         sizes: Its arguments.
-        source: Where the sizes were published.
+        source: The publication of the sizes.
     """
 
     make: Any
@@ -75,13 +75,13 @@ MODELS = {
     "Gemma 2B": PublicModel(
         keras_hub.models.GemmaBackbone,
         {
-            # The paper pads it to 256 128; the published weights have 256 000 rows.
+            # The paper pads it to 256 128; the published weights have 256 000.
             "vocabulary_size": 256_000,
             "num_layers": 18,
             "num_query_heads": 8,
             "num_key_value_heads": 1,
             "hidden_dim": 2048,
-            # Of both branches of the gated layer together, as in the paper.
+            # The sum of both branches of the gated layer, as in the paper.
             "intermediate_dim": 32_768,
             "head_dim": 256,
         },
@@ -104,7 +104,7 @@ MODELS = {
 
 
 def reports(model, dtype):
-    """What every optimizer holds for a model.
+    """The memory of every optimizer for a model.
 
     Args:
         model: A `PublicModel`.
@@ -124,22 +124,22 @@ def reports(model, dtype):
             optimizer.build(backbone.trainable_variables)
             counted[name] = et_optimizer.memory_report(optimizer)
 
-    jax.eval_shape(build)  # traces, and neither compiles nor runs
+    jax.eval_shape(build)  # Traces without compiling or running.
     return counted
 
 
 def render(name, source, by_dtype):
-    """The table of one model, from its reports for each dtype of the weights."""
+    """The table of a model, from its reports for each dtype of the weights."""
     numbers = by_dtype["float32"]["Adam"].model_numbers
     table = Table(
         title=f"{name}: {numbers:,} weights\n({source})", title_justify="left"
     )
-    for title in ("optimizer", "numbers held", "% of Adam's bytes"):
+    for title in ("optimizer", "state elements", "% of Adam's bytes"):
         table.add_column(title, justify="right", no_wrap=title == "optimizer")
     for dtype in DTYPES:
         weights = by_dtype[dtype]["Adam"].model_bytes
-        table.add_column(f"beside {in_units(weights)}\nof {dtype}", justify="right")
-        table.add_column("together", justify="right")
+        table.add_column(f"state for {in_units(weights)}\nof {dtype}", justify="right")
+        table.add_column("with weights", justify="right")
     for optimizer in OPTIMIZERS:
         columns = []
         for dtype in DTYPES:
@@ -152,7 +152,7 @@ def render(name, source, by_dtype):
 
 
 def in_units(count):
-    """A number of bytes in the largest unit that leaves at least one of it."""
+    """A number of bytes in the largest unit that gives at least 1."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:.2f} {unit}"
@@ -163,7 +163,7 @@ def main(argv):
     del argv
     if keras.backend.backend() != "jax":
         raise app.UsageError(
-            "The models are counted while JAX traces; received the "
+            "The models are counted during tracing with JAX; received the "
             f"{keras.backend.backend()} backend. Set KERAS_BACKEND=jax."
         )
     console = Console(width=110)

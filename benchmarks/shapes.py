@@ -4,7 +4,7 @@ from tf_models.models.transformer import transformer_language_model
 
 
 def gpt2_like(layers=4, width=768, vocabulary=50257, positions=1024):
-    """GPT-2's variables with 4 of its 12 blocks: 67.7 million numbers."""
+    """GPT-2 with 4 of its 12 blocks: 67.7 million weights."""
     block = [
         *[(width,)] * 2,
         *[(width, 3 * width), (3 * width,), (width, width), (width,)],
@@ -15,7 +15,7 @@ def gpt2_like(layers=4, width=768, vocabulary=50257, positions=1024):
 
 
 def resnet50(classes=1000):
-    """ResNet-50's variables: 25.6 million numbers in 161 variables."""
+    """ResNet-50: 25.6 million weights in 161 variables."""
     shapes = [(7, 7, 3, 64), (64,), (64,)]
     channels = 64
     for width, blocks in [(64, 3), (128, 4), (256, 6), (512, 3)]:
@@ -31,7 +31,7 @@ def resnet50(classes=1000):
 
 
 def wide_recommender():
-    """Eight embedding tables of odd sizes and a tower: 54.2 million numbers."""
+    """Eight embedding tables of odd sizes and a tower: 54.2 million weights."""
     tables = [500_009, 200_003, 100_000, 30_522, 5_003, 1_000, 365, 24]
     tower = [8 * 64 + 13, 1024, 512, 256, 1]
     dense = [s for i, o in zip(tower, tower[1:]) for s in [(i, o), (o,)]]
@@ -39,7 +39,7 @@ def wide_recommender():
 
 
 def bert_large(layers=24, width=1024, vocabulary=30522, positions=512):
-    """BERT-Large's encoder with its pooler: 335.1 million numbers."""
+    """The encoder and pooler of BERT-Large: 335.1 million weights."""
     block = [
         *[(width, width), (width,)] * 4,
         *[(width,)] * 2,
@@ -51,7 +51,7 @@ def bert_large(layers=24, width=1024, vocabulary=30522, positions=512):
 
 
 def demo_transformer():
-    """The byte-level Transformer of `make demo`: 474 880 numbers."""
+    """The byte-level Transformer of `make demo`: 474 880 weights."""
     model = transformer_language_model(256, 96)
     return [tuple(variable.shape) for variable in model.trainable_variables]
 

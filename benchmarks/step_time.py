@@ -1,23 +1,23 @@
-"""The cost of an optimizer's step under XLA, as ratios to Adam and SGD.
+"""The time of an optimizer's step under XLA, relative to Adam and SGD.
 
     python -m benchmarks.step_time                       # TensorFlow
     KERAS_BACKEND=jax python -m benchmarks.step_time     # JAX, also on a GPU
     KERAS_BACKEND=torch python -m benchmarks.step_time   # PyTorch, not compiled
-    python -m benchmarks.step_time --sparse              # rows of a large table
+    python -m benchmarks.step_time --sparse              # sparse gradients
     python -m benchmarks.step_time --training            # whole training steps
 
-Every optimizer updates the variables of a real model from the same gradients, in a
-program compiled once; on PyTorch, where Keras compiles none, operation by operation.
-The optimizers take turns, round after round, so that a slow spell of the machine meets
-all of them; a ratio is the median over the rounds of the ratio within a round. Where
-only every k-th step is an expensive one, a round has k steps, and the time of a step is
-their mean.
+Every optimizer updates the variables of a real model with the same gradients, in a
+compiled program; on PyTorch, which Keras does not compile, operation by operation. Each
+round runs all optimizers, so that a slow period of the machine affects all of them. A
+ratio is the median over the rounds of the ratio within a round. If only every k-th step
+is expensive, a round has k steps, and the time of a step is their mean.
 
-With `--training` a step is a whole training step, forward, backward and update, of the
-demo's Transformer, of KerasHub's GPT-2 with four layers and of ResNet-50 at 64 × 64.
+With `--training` a step is a complete training step (forward, backward and update) of
+the demo's Transformer, of KerasHub's GPT-2 with four layers and of ResNet-50 at
+64 × 64.
 
-"compile s" is the time of the first step, tracing included; of an update alone on JAX
-it is without running it.
+"compile s" is the time of the first step, including tracing. For updates on JAX it does
+not include running the step.
 """
 
 import functools
@@ -41,17 +41,17 @@ flags.DEFINE_integer("rounds", 30, "Timed steps of each optimizer.", lower_bound
 flags.DEFINE_list(
     "models",
     None,
-    f"Of {', '.join(MODELS)}; all but the last two. With --training of "
-    "demo Transformer, GPT-2-like and ResNet-50; all.",
+    f"Models, of {', '.join(MODELS)}; by default all except the last two. With "
+    "--training of demo Transformer, GPT-2-like and ResNet-50; by default all.",
 )
 flags.DEFINE_list(
     "optimizers",
     None,
-    "Of those in the tables; all without eigenvectors. With --training three of "
-    "ExtremeTensoring.",
+    "Optimizers of the tables; by default all without eigenvectors. With --training "
+    "three of ExtremeTensoring.",
 )
-flags.DEFINE_bool("sparse", False, "Measure a sparse step on a large table instead.")
-flags.DEFINE_bool("training", False, "Measure whole training steps instead.")
+flags.DEFINE_bool("sparse", False, "Measure sparse gradients of a large table.")
+flags.DEFINE_bool("training", False, "Measure complete training steps.")
 
 TABLE, ROWS_TOUCHED = (1_000_000, 64), 4096
 WARM_UP = 3
@@ -69,7 +69,7 @@ OPTIMIZERS = {
         )
         for rank in (8, 16)
     },
-    # As if every variable's basis were found anew at every step.
+    # A subspace update of every variable in every step.
     "ExtremeTensoring refreshing": functools.partial(
         et_optimizer.ExtremeTensoring, refresh_every=1
     ),
@@ -87,8 +87,7 @@ OPTIMIZERS = {
     "Adafactor": et_optimizer.Adafactor,
     "SubsetNorm": et_optimizer.SubsetNorm,
 }
-# Measured where they are named: on large models a step that finds eigenvectors takes
-# minutes.
+# Only measured if named: on large models a step with eigenvectors takes minutes.
 MATRIX_OPTIMIZERS = {
     f"{name} every {k}": lambda make=make, k=k: make(update_every=k)
     for name, make in {
@@ -124,12 +123,12 @@ class TensorFlowStep:
 
     def run(self):
         self._step(self._gradients)
-        # On a GPU the step above only starts; reading a number waits for its end.
+        # A GPU runs asynchronously; reading a value waits for the step.
         float(self._fence.value[(0,) * len(self._fence.shape)])
 
 
 class JaxStep:
-    """One compiled update of all variables on JAX, its state donated."""
+    """One compiled update of all variables on JAX, with donated state."""
 
     def __init__(self, optimizer, shapes, gradients):
         import jax
@@ -140,12 +139,11 @@ class JaxStep:
         self._state = [v.value for v in optimizer.variables]
         self._weights = [v.value for v in variables]
         for variable in variables:
-            variable._value = None  # the state is donated: only one copy may live
+            variable._value = None  # Donated arrays must have no other reference.
         start = time.perf_counter()
         self._step = (
             jax.jit(
-                # Results in the order of the donated arguments, so that each takes
-                # the place of its own old value and none has to be copied.
+                # The order of the donated arguments lets results reuse their memory.
                 lambda state, g, w: optimizer.stateless_apply(state, g, w)[::-1],
                 donate_argnums=(0, 2),
             )
@@ -180,9 +178,9 @@ class TorchStep:
     def run(self):
         import torch
 
-        with torch.no_grad():  # As Keras's own loop has it.
+        with torch.no_grad():  # As in Keras's training loop.
             self._optimizer.apply(self._gradients, self._variables)
-        # As above: the number is there when the step is done.
+        # As above, reading a value waits for the step.
         float(self._variables[0].value.detach().flatten()[0])
 
 
@@ -190,7 +188,7 @@ STEPS = {"tensorflow": TensorFlowStep, "jax": JaxStep, "torch": TorchStep}
 
 
 def demo_transformer():
-    """The demo's model."""
+    """The model of the demo."""
     return transformer_language_model(256, 96)
 
 
@@ -223,18 +221,18 @@ def resnet50():
 
 
 def tokens(sequences, length):
-    """A batch of sequences, and what follows each token."""
+    """A batch of sequences and their next tokens."""
     return np.random.default_rng(0).integers(0, 256, (2, sequences, length))
 
 
 def labelled_images(count):
-    """A batch of images, and their labels."""
+    """A batch of images and their labels."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((count, 64, 64, 3), dtype="float32")
     return images, rng.integers(0, 1000, count)
 
 
-# What makes the model, a batch, and what this is.
+# A function that makes the model, a batch, and its description.
 TRAINED = {
     "demo Transformer": (demo_transformer, tokens(16, 96), "16 × 96 tokens"),
     "GPT-2-like": (gpt2_like, tokens(24, 64), "24 × 64 tokens"),
@@ -243,7 +241,7 @@ TRAINED = {
 
 
 class TrainingStep:
-    """One training step of a model, compiled but on PyTorch."""
+    """One training step of a model, compiled except on PyTorch."""
 
     def __init__(self, optimizer, model, batch):
         self._model, self._batch = model, batch
@@ -280,18 +278,18 @@ def sparse_gradients():
 
 
 def update_step(shapes, gradients):
-    """What makes the step of an optimizer on a list of shapes."""
+    """A function that makes the update step of an optimizer for a list of shapes."""
     step = STEPS[keras.backend.backend()]
     return lambda optimizer: step(optimizer, shapes, gradients)
 
 
 def training_step(make_model, batch):
-    """What makes the step of an optimizer that trains a model of its own."""
+    """A function that makes the training step of an optimizer and a new model."""
     return lambda optimizer: TrainingStep(optimizer, make_model(), batch)
 
 
 def measure(name, make_step, optimizers, progress):
-    """Times all optimizers on one model and returns the table."""
+    """Times all optimizers on a model and returns the table."""
     steps, reports = {}, {}
     for optimizer_name in optimizers:
         optimizer = KNOWN[optimizer_name]()
@@ -301,7 +299,7 @@ def measure(name, make_step, optimizers, progress):
     rounds = progress.add_task(name, total=WARM_UP + FLAGS.rounds)
     for _ in range(WARM_UP + FLAGS.rounds):
         for optimizer_name, step in steps.items():
-            count = steps_a_round(optimizer_name)
+            count = steps_per_round(optimizer_name)
             start = time.perf_counter()
             for _ in range(count):
                 step.run()
@@ -311,15 +309,15 @@ def measure(name, make_step, optimizers, progress):
     return render(name, steps, reports, timed)
 
 
-def steps_a_round(optimizer_name):
-    """As many steps as it takes until an expensive one comes again."""
+def steps_per_round(optimizer_name):
+    """The period of expensive steps."""
     return int(optimizer_name.split()[-1]) if "every" in optimizer_name else 1
 
 
 def render(name, steps, reports, seconds):
     model = reports["Adam"]
-    numbers, variables = model.model_numbers, len(model.rows)
-    table = Table(title=f"{name}: {numbers:,} numbers in {variables} variables")
+    weights, variables = model.model_numbers, len(model.rows)
+    table = Table(title=f"{name}: {weights:,} weights in {variables} variables")
     for title in ("optimizer", "state bytes", "compile s", "/ Adam's", "step ms"):
         table.add_column(title, justify="right")
     for title in ("/ Adam", "/ SGD", "temporaries MB"):
@@ -356,7 +354,7 @@ def main(argv):
     check_names("optimizers", FLAGS.optimizers or OPTIMIZERS, KNOWN)
     if FLAGS.sparse and keras.backend.backend() != "tensorflow":
         raise app.UsageError(
-            "--sparse measures tf.IndexedSlices; received it with the "
+            "--sparse measures tf.IndexedSlices; received the "
             f"{keras.backend.backend()} backend. Set KERAS_BACKEND=tensorflow."
         )
     optimizers = ["SGD", "Adam"] + [
@@ -374,9 +372,9 @@ def main(argv):
             return
         if FLAGS.training:
             for model in FLAGS.models or TRAINED:
-                make_model, batch, of_what = TRAINED[model]
+                make_model, batch, description = TRAINED[model]
                 make_step = training_step(make_model, batch)
-                name = f"{model}, trained on {of_what}"
+                name = f"{model}, trained on {description}"
                 console.print(measure(name, make_step, optimizers, progress))
             return
         for name in FLAGS.models or LARGE_MODELS:

@@ -1,24 +1,23 @@
-"""What a further weight costs while a model trains.
+"""The training memory per weight.
 
     python -m benchmarks.training_memory                       # TensorFlow
     KERAS_BACKEND=jax python -m benchmarks.training_memory     # JAX
 
-A few Transformers of growing width, and a few of growing depth, take the training step
-that `fit` compiles: forward, backward and update. What each holds at the most is parted
-into weights, the optimizer's state and temporaries, which are all else: gradients,
-activations, the batch, copies. A line through the models by least squares says what a
-further weight adds to each. The batch is one short sequence, so that it is the weights
-that count.
+Transformers of several widths and depths take the training step that `fit` compiles:
+forward, backward and update. The program divides their peak memory into weights,
+optimizer state and temporaries: gradients, activations, the batch and copies. A linear
+least-squares fit over the models gives the bytes that each further weight adds. The
+batch is one short sequence, so that the weights dominate.
 
-On JAX XLA says it before anything runs: `memory_analysis()` of the very step that `fit`
-calls, whose state is donated. The most is its arguments, its temporaries and such
-outputs as do not take the place of an argument.
+On JAX the peak comes from XLA's `memory_analysis()` of the compiled step of `fit`, with
+donated state: the sum of arguments, temporaries and outputs that do not reuse the
+memory of an argument.
 
-On TensorFlow its allocator counts: the most during two steps, without the first, which
-compiles. XLA's program takes its memory from that allocator, on a CPU too.
+On TensorFlow it comes from the allocator, which also serves XLA's programs: the peak
+during two steps after the first one, which compiles.
 
-On a CPU what XLA holds depends on the order of its operations. By default it is one in
-which as many as possible could run at once; with a flag, one that looks to memory:
+On a CPU the peak depends on the order of XLA's operations. By default XLA maximizes
+concurrency; a flag makes it minimize memory:
 
     XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false \\
         KERAS_BACKEND=jax python -m benchmarks.training_memory
@@ -49,12 +48,12 @@ from tf_models.studies.device import PeakMemory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_integer(
-    "widths", [256, 512, 1024], "Widths of the Transformers of 4 layers."
+    "widths", [256, 512, 1024], "Widths of the Transformers with 4 layers."
 )
 flags.DEFINE_multi_integer(
-    "depths", [4, 6, 8], "Layers of the Transformers of width 256."
+    "depths", [4, 6, 8], "Numbers of layers of the Transformers of width 256."
 )
-flags.DEFINE_list("steps", None, "Of those in the tables; all.")
+flags.DEFINE_list("steps", None, "Steps of the tables; by default all.")
 
 LAYERS, WIDTH, HEADS = 4, 256, 4
 VOCABULARY, SEQUENCE_LENGTH = 256, 32
@@ -63,12 +62,12 @@ BACKENDS = ("jax", "tensorflow")
 
 @dataclasses.dataclass(frozen=True)
 class TrainingStep:
-    """What a model is trained with.
+    """The optimizer and the dtype policy of a training step.
 
     Attributes:
         make_optimizer: Makes the optimizer from `arguments`.
         policy: Keras's dtype policy.
-        arguments: By name.
+        arguments: The arguments of the optimizer by name.
     """
 
     make_optimizer: Callable[..., keras.optimizers.Optimizer]
@@ -95,7 +94,7 @@ class TrainingStep:
 
 
 without_momentum = functools.partial(et_optimizer.ExtremeTensoring, level=1, beta_1=0.0)
-# SGD is what any step takes.
+# SGD shows the minimum of any optimizer.
 PLAIN = {
     f"{name} in {policy}": TrainingStep(make, policy)
     for name, make, policies in [
@@ -127,46 +126,46 @@ STEPS = PLAIN | {
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
-    """What a model holds at the most while it trains, in bytes.
+class Memory:
+    """The training memory of a model, in bytes.
 
     Attributes:
-        numbers: How many weights it has.
-        weights, state: The trainable variables, and the optimizer's.
-        peak: All.
+        count: The number of weights.
+        weights, state: The size of the trainable variables, and of the optimizer's.
+        peak: The peak of all memory.
     """
 
-    numbers: int
+    count: int
     weights: int
     state: int
     peak: int
 
     @property
     def temporaries(self):
-        """What is neither weights nor state."""
+        """Everything except weights and state."""
         return self.peak - self.weights - self.state
 
 
 def measure(step, sizes):
-    """What models hold, a `Held` each.
+    """The `Memory` of each model.
 
     Args:
         step: A name in `STEPS`.
         sizes: List of pairs of width and number of layers.
     """
-    return [_held(STEPS[step], *size) for size in sizes]
+    return [_memory(STEPS[step], *size) for size in sizes]
 
 
 def compiled(model, batch):
-    """The step that `fit` calls on JAX, compiled.
+    """Compiles the step that `fit` calls on JAX.
 
     Args:
-        model: A model that `compile` was called on, whose step is to be compiled too.
+        model: A model after `compile`.
         batch: `(x, y)`.
     """
     model._symbolic_build(data_batch=batch)
     model.make_train_function()
-    # Below a function that takes the batch from an iterator.
+    # It is wrapped in a function that takes the batch from an iterator.
     step = inspect.getclosurevars(model.train_function).nonlocals["step_function"]
     state = model._get_jax_state(
         trainable_variables=True,
@@ -178,7 +177,7 @@ def compiled(model, batch):
 
 
 def peak_bytes(compiled_step):
-    """The most that a step compiled by XLA holds, what it is given included."""
+    """The peak memory of a step compiled by XLA, including its arguments."""
     memory = compiled_step.memory_analysis()
     return (
         memory.argument_size_in_bytes
@@ -189,29 +188,29 @@ def peak_bytes(compiled_step):
 
 
 def batch_of_tokens():
-    """One sequence, and what follows each of its tokens."""
+    """One sequence and its next tokens."""
     tokens = np.arange(SEQUENCE_LENGTH + 1, dtype="int32")[None] % VOCABULARY
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def _held(step, width, layers):
-    memory = PeakMemory()
+def _memory(step, width, layers):
+    counter = PeakMemory()
     model = step.model(width, layers)
     batch = batch_of_tokens()
     if keras.backend.backend() == "jax":
         peak = peak_bytes(compiled(model, batch))
     else:
         model.train_on_batch(*batch)
-        memory.forget()
+        counter.reset()
         for _ in range(2):
             model.train_on_batch(*batch)
-        peak = memory.bytes()
+        peak = counter.bytes()
         if peak is None:
             raise RuntimeError(
-                "TensorFlow does not count what this device holds. Use a build whose "
-                "allocator does, such as that of Linux, or KERAS_BACKEND=jax."
+                "TensorFlow does not count this device's memory. Use a build whose "
+                "allocator does, such as that for Linux, or KERAS_BACKEND=jax."
             )
-    held = Held(
+    memory = Memory(
         model.count_params(),
         sum(map(_bytes, model.trainable_variables)),
         sum(map(_bytes, model.optimizer.variables)),
@@ -219,8 +218,8 @@ def _held(step, width, layers):
     )
     del model
     keras.backend.clear_session()
-    gc.collect()  # What is left would be in the next model's peak.
-    return held
+    gc.collect()  # Otherwise it would be in the peak of the next model.
+    return memory
 
 
 def _bytes(variable):
@@ -228,41 +227,41 @@ def _bytes(variable):
 
 
 def slope(models, of):
-    """How much a further weight adds, by least squares.
+    """The bytes that each further weight adds, by least squares.
 
     Args:
-        models: List of `Held`.
+        models: List of `Memory`.
         of: A function of one of them.
     """
-    numbers = [held.numbers for held in models]
-    return np.polyfit(numbers, [of(held) for held in models], 1)[0]
+    counts = [memory.count for memory in models]
+    return np.polyfit(counts, [of(memory) for memory in models], 1)[0]
 
 
 def table_of(title, found):
-    """The slopes of all steps, and what the largest model holds."""
+    """The table of the slopes of all steps, and of the largest model."""
     table = Table(title=title)
-    for column in ("step", "weights", "state", "temporaries", "all"):
+    for column in ("step", "weights", "state", "temporaries", "total"):
         table.add_column(column, justify="right")
-    table.add_column("all of the largest, a weight", justify="right")
+    table.add_column("total per weight of the largest", justify="right")
     for name, models in found.items():
         largest = models[-1]
         parts = (
-            slope(models, lambda held: held.weights),
-            slope(models, lambda held: held.state),
-            slope(models, lambda held: held.temporaries),
-            slope(models, lambda held: held.peak),
-            largest.peak / largest.numbers,
+            slope(models, lambda memory: memory.weights),
+            slope(models, lambda memory: memory.state),
+            slope(models, lambda memory: memory.temporaries),
+            slope(models, lambda memory: memory.peak),
+            largest.peak / largest.count,
         )
         table.add_row(name, *(f"{part:.2f}" for part in parts))
     return table
 
 
 def measured(sizes, progress):
-    """What models of some sizes hold, by step, each step in a process of its own."""
+    """The memory of models of several sizes by step, each step in its own process."""
     names = FLAGS.steps or list(STEPS)
     found = {}
     task = progress.add_task("steps", total=len(names))
-    # What one of them leaves in the allocator or in a cache is not the next one's.
+    # Allocators and caches must not carry memory over to the next step.
     with concurrent.futures.ProcessPoolExecutor(
         max_workers=1,
         mp_context=multiprocessing.get_context("spawn"),
@@ -279,7 +278,7 @@ def main(argv):
     check_names("steps", FLAGS.steps or [], STEPS)
     if keras.backend.backend() not in BACKENDS:
         raise app.UsageError(
-            f"KERAS_BACKEND must be of {', '.join(BACKENDS)}; received "
+            f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}; received "
             f"{keras.backend.backend()}."
         )
     by_width = [(width, LAYERS) for width in sorted(FLAGS.widths)]
@@ -291,12 +290,12 @@ def main(argv):
     with Progress(console=console, transient=True) as progress:
         found = measured(sizes, progress)
     for title, of_title in {
-        f"Bytes a further weight, {LAYERS} layers of growing width": by_width,
-        f"Bytes a further weight, more layers of width {WIDTH}": by_depth,
+        f"Bytes per further weight, {LAYERS} layers, several widths": by_width,
+        f"Bytes per further weight, width {WIDTH}, several depths": by_depth,
     }.items():
-        places = [sizes.index(size) for size in of_title]
+        indices = [sizes.index(size) for size in of_title]
         shown = {
-            name: [models[place] for place in places] for name, models in found.items()
+            name: [models[index] for index in indices] for name, models in found.items()
         }
         console.print(table_of(title, shown))
 

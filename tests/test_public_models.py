@@ -1,4 +1,4 @@
-"""What the table of public models counts, against published numbers and formulas."""
+"""The memory table of public models, against published sizes and formulas."""
 
 import math
 import resource
@@ -12,13 +12,14 @@ pytest.importorskip("keras_hub")
 from benchmarks import public_models  # noqa: E402
 
 by_tracing = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="models are counted while JAX traces"
+    keras.backend.backend() != "jax",
+    reason="models are counted during tracing with JAX",
 )
 
 
 @pytest.fixture(scope="module")
 def counted():
-    """The reports of every model in float32, without allocating any."""
+    """The memory reports of every model in float32, without allocating any."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {
         name: public_models.reports(model, "float32")
@@ -38,7 +39,7 @@ def counted():
         ("Llama 3 8B", 8_030_261_248),
     ],
 )
-def test_the_models_have_as_many_weights_as_was_published(counted, name, published):
+def test_the_models_have_the_published_number_of_weights(counted, name, published):
     for report in counted[name].values():
         assert report.model_numbers == published
         assert report.model_bytes == 4 * published
@@ -46,17 +47,17 @@ def test_the_models_have_as_many_weights_as_was_published(counted, name, publish
 
 @by_tracing
 @pytest.mark.parametrize("name", public_models.MODELS)
-def test_what_is_held_follows_the_formulas(counted, name):
+def test_state_sizes_follow_the_formulas(counted, name):
     reports = counted[name]
     shapes = [row.shape for row in reports["Adam"].rows]
     numbers = sum(map(math.prod, shapes))
     assert reports["Adam"].slots == 2 * numbers
-    # One number a slice of every axis that has more than one: m + n for a matrix, and
-    # for a vector as many as it has.
+    # One element per slice of every axis longer than 1: m + n for a matrix, n for a
+    # vector.
     slices = sum(length for shape in shapes for length in shape if length > 1)
     assert reports["SM3 1"].slots == slices
     assert reports["ExtremeTensoring 1"].slots == slices
-    # By default each matrix has momentum of a few directions besides, at 2 bytes.
+    # By default each matrix also has low-rank momentum, with 2 bytes per element.
     by_default = reports["ExtremeTensoring()"]
     assert by_default.bytes == by_default.momentum_bytes + 4 * slices
     for row in by_default.rows:
@@ -66,13 +67,13 @@ def test_what_is_held_follows_the_formulas(counted, name):
             assert row.momentum_bytes == 2 * numbers_of_momentum
         elif len(row.shape) == 1:
             assert row.momentum_bytes == 2 * row.model_numbers
-    # Rows and columns of each matrix in a stack; of vectors, the number itself.
+    # Rows and columns of each matrix in a stack, and all elements of vectors.
     rows_and_columns = sum(
         math.prod(shape[:-2]) * sum(shape[-2:]) if len(shape) > 1 else shape[0]
         for shape in shapes
     )
     assert reports["Adafactor"].slots == rows_and_columns
-    # Keras's has a full-size slot besides, and two scalars for every vector.
+    # Keras's also has a full-size slot, and two scalars for every vector.
     vectors = [shape for shape in shapes if len(shape) == 1]
     lone_numbers = sum(map(sum, vectors)) - 2 * len(vectors)
     extra = numbers - lone_numbers
@@ -81,7 +82,7 @@ def test_what_is_held_follows_the_formulas(counted, name):
 
 
 @by_tracing
-def test_level_2_holds_about_two_square_roots_of_each_axis(counted):
+def test_level_2_state_is_about_two_square_roots_per_axis(counted):
     rows = {row.path: row for row in counted["Llama 3 8B"]["ExtremeTensoring 2"].rows}
     # 128 256 = 334 · 384 and 4096 = 64 · 64.
     assert rows["token_embedding/embeddings"].slots == 334 + 384 + 2 * 64
@@ -91,7 +92,7 @@ def test_level_2_holds_about_two_square_roots_of_each_axis(counted):
 
 
 @by_tracing
-def test_in_bfloat16_keras_holds_half_the_bytes_and_this_library_as_many(counted):
+def test_bfloat16_weights_halve_the_state_of_keras_but_not_of_this_library(counted):
     model = public_models.MODELS["GPT-2 small"]
     for name, report in public_models.reports(model, "bfloat16").items():
         in_float32 = counted["GPT-2 small"][name]
@@ -102,13 +103,13 @@ def test_in_bfloat16_keras_holds_half_the_bytes_and_this_library_as_many(counted
         )
 
 
-def test_bytes_are_shown_in_the_largest_unit_that_fits():
+def test_bytes_are_shown_in_the_largest_fitting_unit():
     shown = [public_models.in_units(n) for n in (1023, 1024, 3 * 2**19, 2**30)]
     assert shown == ["1023 bytes", "1.00 KiB", "1.50 MiB", "1.00 GiB"]
 
 
 @by_tracing
-def test_the_program_prints_a_table_a_model(capsys, monkeypatch):
+def test_the_program_prints_a_table_for_each_model(capsys, monkeypatch):
     small = {"GPT-2 small": public_models.MODELS["GPT-2 small"]}
     monkeypatch.setattr(public_models, "MODELS", small)
     public_models.main([])
@@ -119,7 +120,7 @@ def test_the_program_prints_a_table_a_model(capsys, monkeypatch):
         assert f"│ {name:>{width}} │" in printed
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX is the one it wants")
-def test_other_backends_are_refused_with_what_to_do():
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX is accepted")
+def test_other_backends_are_refused_with_the_remedy():
     with pytest.raises(app.UsageError, match="KERAS_BACKEND=jax"):
         public_models.main([])

@@ -1,4 +1,4 @@
-"""Optimizers of PyTorch on Keras models, and the study that compares them with ours."""
+"""PyTorch optimizers on Keras models, and the study that compares them with ours."""
 
 import importlib.util
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 if keras.backend.backend() != "torch":
-    pytest.skip("the peers are PyTorch's", allow_module_level=True)
+    pytest.skip("these optimizers run on PyTorch", allow_module_level=True)
 
 import torch
 
@@ -29,7 +29,7 @@ def model(vocabulary=VOCABULARY):
 
 
 def trained(optimizer, steps=3, vocabulary=VOCABULARY):
-    """The model, its optimizer and its losses after some steps on a batch."""
+    """A trained model, and its losses in some steps on one batch."""
     made = model(vocabulary)
     made.compile(
         optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -43,7 +43,7 @@ def weights(made):
     return [keras.ops.convert_to_numpy(v) for v in made.trainable_variables]
 
 
-def test_parameters_lie_as_pytorchs_layers_have_them_and_come_back():
+def test_parameters_have_the_layout_of_pytorch_layers_and_convert_back():
     found = {}
     for variable in model().trainable_variables:
         layout = torch_optimizers.Layout(variable)
@@ -63,8 +63,8 @@ def test_parameters_lie_as_pytorchs_layers_have_them_and_come_back():
     assert not any("/" in name for name in found)
 
 
-def test_a_layers_outputs_are_those_of_pytorchs_layer_with_its_parameters():
-    """Rows are outputs and columns inputs, of attention's three axes, too."""
+def test_a_pytorch_layer_with_converted_parameters_gives_the_same_outputs():
+    """Also for attention, whose Keras kernels have three axes."""
     x = torch.from_numpy(
         np.random.default_rng(0).standard_normal((2, 3, WIDTH))
     ).float()
@@ -86,16 +86,16 @@ def test_a_layers_outputs_are_those_of_pytorchs_layer_with_its_parameters():
 
 
 class _At:
-    """A variable's shape under another path."""
+    """The shape of a variable with another path."""
 
     def __init__(self, variable, path):
         self.shape, self.path = variable.shape, path
 
 
-def test_adam_of_pytorch_takes_the_steps_of_keras():
+def test_pytorch_adam_takes_the_same_steps_as_keras_adam():
     ours, losses = trained(keras.optimizers.Adam(0.01, beta_2=0.99), 20)
     theirs, others = trained(torch_optimizers.AdamW(0.01, beta_2=0.99), 20)
-    # PyTorch adds ε to the root of the corrected average, Keras to that of the other.
+    # PyTorch adds ε to the root of the bias-corrected average, Keras before correction.
     np.testing.assert_allclose(losses, others, rtol=2e-3)
     start, one, other = (
         np.concatenate([weight.ravel() for weight in weights(made)])
@@ -105,8 +105,8 @@ def test_adam_of_pytorch_takes_the_steps_of_keras():
     assert losses[-1] < losses[0]
 
 
-def test_adam_with_this_librarys_rates_has_them_for_tokens_alone():
-    vocabulary = 3 * WIDTH  # Unlike any other width.
+def test_adam_of_tokens_scales_the_learning_rate_of_tokens_only():
+    vocabulary = 3 * WIDTH  # Different from all other sizes.
     plain, _ = trained(torch_optimizers.AdamW(2.0**-10), 1, vocabulary)
     scaled, _ = trained(torch_optimizers.AdamWOfTokens(2.0**-10), 1, vocabulary)
     named = [(v.path, tuple(v.shape)) for v in model(vocabulary).trainable_variables]
@@ -118,7 +118,7 @@ def test_adam_with_this_librarys_rates_has_them_for_tokens_alone():
         assert changes[1] == pytest.approx(scale * changes[0], rel=1e-2)
 
 
-def test_a_schedule_is_keras_own():
+def test_a_keras_schedule_sets_the_learning_rate():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.01, 0.0])
     first, _ = trained(torch_optimizers.AdamW(schedule), 2)
     last, _ = trained(torch_optimizers.AdamW(schedule), 4)
@@ -127,14 +127,14 @@ def test_a_schedule_is_keras_own():
     assert last.optimizer.iterations == 4
 
 
-def test_the_bytes_of_adam_are_two_numbers_a_weight():
+def test_adam_has_two_state_elements_per_weight():
     made, _ = trained(torch_optimizers.AdamW(0.01))
     report = memory_report(made.optimizer)
     assert report.slots == 0
     assert made.optimizer.torch_state_size() == (report.adam_slots, report.adam_bytes)
 
 
-# Bytes held beside Adam's, at these sizes: what the papers say, by the real state.
+# State bytes relative to Adam's, at these sizes: the claims of the papers.
 SHARES = {
     "torch_adam": (1.0, 1.0),
     "adam_tokens": (1.0, 1.0),
@@ -153,7 +153,7 @@ SHARES = {
 
 
 @pytest.mark.parametrize("name", OF_TORCH)
-def test_each_trains_and_holds_what_its_paper_says(name):
+def test_each_optimizer_trains_with_the_memory_that_its_paper_claims(name):
     contender = CONTENDERS[name]
     if contender.why_unavailable():
         pytest.skip(contender.why_unavailable())
@@ -168,7 +168,7 @@ def test_each_trains_and_holds_what_its_paper_says(name):
     assert numbers > 0
 
 
-def test_the_study_has_every_contender_that_is_installed_and_names_the_others(
+def test_the_study_has_all_installed_optimizers_and_names_the_others(
     monkeypatch,
 ):
     study = presets.peers("laptop")
@@ -192,19 +192,19 @@ def test_the_study_has_every_contender_that_is_installed_and_names_the_others(
     assert "CAME: there is no package came_pytorch" in left_out and "SMMF" in left_out
 
 
-def test_another_backend_is_refused(monkeypatch):
+def test_other_backends_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="'jax'. Set KERAS_BACKEND=torch"):
         torch_optimizers.AdamW(0.01)
 
 
-def test_a_class_that_there_is_not_is_refused():
+def test_an_unknown_class_is_refused():
     with pytest.raises(ValueError, match="no optimizer 'torch.Adan'"):
         optimizers.parse("torch.Adan")
     assert optimizers.parse("torch.Came")[0] is torch_optimizers.Came
 
 
-def test_more_arguments_leave_the_class_what_it_is():
+def test_with_arguments_keeps_the_class():
     text = optimizers.with_arguments("torch.AdamW(beta_2=0.9)", {"clipnorm": 1.0})
     assert text == "torch.AdamW(beta_2=0.9, clipnorm=1.0)"
     assert optimizers.parse(text)[0] is torch_optimizers.AdamW

@@ -1,4 +1,4 @@
-"""What a compiled training step holds beside weights and state, as XLA assigns it."""
+"""Temporary memory of a compiled training step, by XLA's memory analysis."""
 
 import keras
 import pytest
@@ -6,13 +6,13 @@ import pytest
 from benchmarks import training_memory
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="XLA's memory analysis is asked on JAX"
+    keras.backend.backend() != "jax", reason="JAX gives access to XLA's memory analysis"
 )
 WIDTH, LAYERS = 128, 2
 
 
 def temporaries_of_update(name):
-    """What the update of a Transformer alone takes, in bytes a weight."""
+    """The temporary bytes per weight of a Transformer's optimizer update."""
     import jax
 
     model = training_memory.STEPS[name].model(WIDTH, LAYERS)
@@ -32,15 +32,15 @@ def temporaries_of_update(name):
 @pytest.mark.parametrize(
     "name", ["ExtremeTensoring 1 in bfloat16", "ExtremeTensoring() in bfloat16"]
 )
-def test_an_update_in_bfloat16_makes_no_float32_copy_of_all_weights(name):
+def test_a_bfloat16_update_makes_no_float32_copy_of_all_weights(name):
     assert temporaries_of_update(name) < 4
 
 
-def test_weights_and_state_of_a_training_step_take_the_place_of_the_old_ones():
+def test_a_training_step_reuses_the_memory_of_weights_and_state():
     model = training_memory.STEPS["ExtremeTensoring 1 in bfloat16"].model(WIDTH, 1)
     batch = training_memory.batch_of_tokens()
     memory = training_memory.compiled(model, batch).memory_analysis()
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    # What is new are the loss, and pointers to all of them.
+    # New are only the loss and a pointer to each output.
     outputs = len(model.variables) + len(model.optimizer.variables)
     assert new < 16 * outputs + 1024

@@ -1,18 +1,18 @@
 """Compares optimizers: a study of optimizers × learning rates × seeds.
 
-All runs of a seed that train the same model begin with the same weights and see the
-same batches; only the optimizer and its learning rate differ. Every optimizer tries
-equally many rates, on the first seed; the other seeds run the best. At the end: a
-table, results.csv, and plots of what was reached against the memory the optimizer
-holds, of the learning curves, and of the sensitivity to the learning rate.
+All runs of a seed that train the same model start from the same weights and see the
+same batches; only the optimizer and its learning rate differ. All optimizers try the
+same number of learning rates, on the first seed; the best one runs on the other seeds.
+The study ends with a table, results.csv, and plots of the results against optimizer
+memory, of the learning curves, and of the sensitivity to the learning rate.
 
-    python -m tf_models.compare                     # the demo, eight optimizers
+    python -m tf_models.compare                     # the demo: eight optimizers
     python -m tf_models.compare --preset=language --seeds=0,1,2
     python -m tf_models.compare --preset=language --size=paper --data_dir=/data
     python -m tf_models.compare --optimizers=adam,et2 --steps=300 --output_dir=out
 
-Ctrl-C, or a crash, loses the run under way and no other: the same command goes on
-where the study was. Finished runs are in runs.jsonl in the output directory.
+Ctrl-C or a crash loses only the current run: the same command resumes the study.
+Finished runs are in runs.jsonl in the output directory.
 """
 
 import dataclasses
@@ -46,11 +46,11 @@ MEMORY_PLOT_NAME = "memory.png"
 CURVES_PLOT_NAME = "learning_curves.png"
 RATES_PLOT_NAME = "learning_rates.png"
 QUALITY_PLOT_NAME = "trace_ratios_{}.png"
-# Measurements of the trace ratio over a run.
+# Measurements of the trace ratio in a run.
 QUALITY_MEASUREMENTS = 50
-# The batches it is measured on are drawn with a seed no run has.
+# No run has the seed of the batches that it is measured on.
 QUALITY_SEED = flag_rules.LARGEST_SEED + 1
-# Flags that take the place of a preset's own values: of the study, and of its tasks.
+# Flags that override values of a preset: of the study, and of its tasks.
 STUDY_FLAGS = (
     "steps",
     "evaluations",
@@ -75,7 +75,7 @@ FLAGS = flags.FLAGS
 def define_flags(values=FLAGS):
     """Defines the program's flags.
 
-    They are not defined on import: other programs have flags of the same names.
+    Not on import, because other programs have flags with the same names.
 
     Args:
         values: An `absl.flags.FlagValues`. Defaults to the program's.
@@ -95,14 +95,14 @@ def define_flags(values=FLAGS):
         "size",
         "laptop",
         list(presets.SIZES),
-        "A size for two cores without a network, or the paper's.",
+        "Laptop size, for two cores and no network, or the size of the paper.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "output_dir",
         None,
-        "Directory for what the study leaves behind; made if it does not exist. "
-        "By default results/<preset>.",
+        "Directory of the results; created if it does not exist. By default "
+        "results/<preset>.",
         flag_values=values,
     )
     flags.DEFINE_list(
@@ -114,28 +114,29 @@ def define_flags(values=FLAGS):
     flags.DEFINE_integer(
         "searched_seeds",
         None,
-        "On how many of the seeds every learning rate is tried, 1 by default; the "
-        "others run the best one.",
+        "Number of seeds on which every learning rate is tried, 1 by default. The "
+        "other seeds run the best one.",
         flag_values=values,
     )
     flags.DEFINE_list(
         "optimizers",
         None,
-        "Which optimizers, in which order: the names of the preset's entries, or some "
-        f"of {', '.join(CONTENDERS)}. By default the preset's.",
+        "Optimizers to run, in this order: names of the preset's entries, or of "
+        f"{', '.join(CONTENDERS)}. By default the preset's.",
         flag_values=values,
     )
     flags.DEFINE_list(
         "learning_rates",
         None,
-        "Peak learning rates that every optimizer tries. By default each has its own.",
+        "Peak learning rates that every optimizer tries. By default those of the "
+        "preset.",
         flag_values=values,
     )
     flag_rules.jit(values)
     flags.DEFINE_bool(
         "restart",
         False,
-        f"Forget the runs in {JOURNAL_NAME} and run them again.",
+        f"Delete the runs in {JOURNAL_NAME} and repeat them.",
         flag_values=values,
     )
     _define_replacements(values)
@@ -159,24 +160,24 @@ def define_flags(values=FLAGS):
 
 
 def _define_replacements(values):
-    """Flags for single values of a preset, all with the preset's as default."""
+    """Defines flags that override single values of a preset."""
     for name, text in (
-        ("steps", "Training steps a run, at least 1."),
-        ("evaluations", "How often a run is validated, at equal distances."),
+        ("steps", "Training steps per run, at least 1."),
+        ("evaluations", "Evaluations per run, at equal intervals."),
         ("warmup_steps", "Steps until the peak of the learning rate."),
         ("subwords", "Size of the subword vocabulary, from 257."),
-        ("sequence_length", "Tokens a window predicts, from 1 to 4096."),
-        ("batch_size", "Windows or images a training batch, at least 1."),
+        ("sequence_length", "Tokens that a window predicts, from 1 to 4096."),
+        ("batch_size", "Windows or images per training batch, at least 1."),
     ):
         flags.DEFINE_integer(name, None, text, flag_values=values)
     for name, choices, text in (
-        ("schedule", list(SCHEDULES), "The course of the learning rate."),
+        ("schedule", list(SCHEDULES), "The learning rate schedule."),
         ("text", list(TEXTS), "The text of a language study."),
         ("images", list(IMAGES), "The images of an image study."),
         (
             "dtype_policy",
             list(DTYPE_POLICIES),
-            "Keras's policy, of every entry: in which precision to compute and store.",
+            "Keras's dtype policy of every entry.",
         ),
     ):
         flags.DEFINE_enum(name, None, choices, text, flag_values=values)
@@ -187,17 +188,16 @@ def _first_line(function):
 
 
 def main(argv):
-    """Runs the study the flags describe.
+    """Runs the study that the flags describe.
 
     Args:
-        argv: The command line without its flags: the program's name alone.
+        argv: The command line without its flags: only the program's name.
 
     Returns:
-        The exit status: 0, or 130 where Ctrl-C ended it early.
+        The exit status: 0, or 130 after Ctrl-C.
 
     Raises:
-        app.UsageError: the command line names something that is no flag, or flags
-            that do not go together.
+        app.UsageError: an argument is not a flag, or flags are incompatible.
     """
     program.begin(argv, "compare")
     try:
@@ -218,7 +218,7 @@ def main(argv):
 
 
 def chosen_study(values):
-    """The study that flags describe.
+    """Makes the study that flags describe.
 
     Args:
         values: The `absl.flags.FlagValues`.
@@ -227,7 +227,7 @@ def chosen_study(values):
         A `Study`.
 
     Raises:
-        ValueError: flags that do not go together, or an optimizer no one knows.
+        ValueError: flags are incompatible, or an optimizer is unknown.
     """
     study = presets.PRESETS[values.preset](values.size)
     entries = _chosen_entries(study, values.optimizers)
@@ -240,13 +240,13 @@ def chosen_study(values):
     flag_rules.check_data_flags([entry.task for entry in entries], values)
     if values.dtype_policy is not None and any(e.dtype_policy for e in entries):
         raise ValueError(
-            f"--dtype_policy={values.dtype_policy} does not go with --preset="
-            f"{values.preset}, whose entries have policies of their own. Leave it out."
+            f"--dtype_policy={values.dtype_policy} cannot be used with --preset="
+            f"{values.preset}, whose entries have their own policies. Leave it out."
         )
     own = {name: values[name].value for name in STUDY_FLAGS}
     own = {name: value for name, value in own.items() if value is not None}
     if "steps" in own:
-        # A preset's warm-up is for its own steps: with others it is a tenth of them.
+        # The warm-up of the preset is for its own number of steps.
         own.setdefault("warmup_steps", None)
     return dataclasses.replace(
         study,
@@ -272,7 +272,7 @@ def _chosen_entries(study, names):
             entries.append(study.entry_of(CONTENDERS[name]))
         else:
             raise ValueError(
-                "--optimizers must name optimizers this program knows; received "
+                "--optimizers must name known optimizers; received "
                 f"{name!r}. Choose from {','.join([*own, *CONTENDERS])}, separated by "
                 "commas."
             )
@@ -284,7 +284,7 @@ def _with_task_flags(entry, given, preset):
     for name in given:
         if name not in fields:
             raise ValueError(
-                f"--{name} does not go with --preset={preset}, whose task is "
+                f"--{name} cannot be used with --preset={preset}, whose task is "
                 f"{type(entry.task).__name__}. Leave it out."
             )
     task = dataclasses.replace(entry.task, **given)
@@ -293,12 +293,12 @@ def _with_task_flags(entry, given, preset):
 
 
 class TaskLoader:
-    """Loads tasks, each once.
+    """Loads each task once.
 
     Args:
-        data_dir: Directory of prepared data; `None` for TFDS's default.
+        data_dir: Directory of prepared data; `None` for the default of TFDS.
         on_bad_file: `"skip"` or `"refuse"`.
-        console: A `rich.console.Console` that says what is read.
+        console: A `rich.console.Console` for messages.
     """
 
     def __init__(self, data_dir, on_bad_file, console):
@@ -320,42 +320,42 @@ class TaskLoader:
 
 
 def compare(study, load, output_dir, console):
-    """Makes the runs of a study that are not finished, then shows what they measured.
+    """Runs the unfinished runs of a study and reports all results.
 
-    The journal has a run as soon as it is finished, and the CSV file is written anew
-    then, so that both always hold every finished run whatever happens to the next.
+    The journal and the CSV file are written after each run, so that both always hold
+    every finished run.
 
     Args:
         study: The `Study`.
-        load: Takes a task, returns it loaded.
+        load: Function from a task to its `LoadedTask`.
         output_dir: A `pathlib.Path` of an existing directory.
         console: A `rich.console.Console` for progress, table and messages.
 
     Returns:
-        The exit status: 0, or 130 where Ctrl-C ended it early.
+        The exit status: 0, or 130 after Ctrl-C.
     """
     progress = _Progress(study, load, output_dir, console)
     status = 0
     try:
         with DeferredInterrupt() as interrupt, progress:
             searched = study.search()
-            progress.make(searched, interrupt)
+            progress.run(searched, interrupt)
             rates = best_rates(progress.finished, study.seeds[: study.searched_seeds])
-            progress.make(study.repetitions(rates), interrupt)
+            progress.run(study.repetitions(rates), interrupt)
     except KeyboardInterrupt:
         status = program.INTERRUPTED
-        console.print(_what_was_kept(progress.finished, study))
+        console.print(_interrupted_message(progress.finished, study))
     if progress.finished:
         report(study, progress.finished, output_dir, console)
     return status
 
 
 def report(study, finished, output_dir, console):
-    """Writes the CSV file and the plots of a study, and shows its table."""
+    """Writes the CSV file and the plots of a study, and prints its table."""
     summaries = summarize(study, finished)
     title = f"{study.title}: {study.steps} steps, seeds {_listed(study.seeds)}"
-    if len(finished) < study.runs_in_all:
-        title += f" ({len(finished)} of {study.runs_in_all} runs)"
+    if len(finished) < study.total_runs:
+        title += f" ({len(finished)} of {study.total_runs} runs)"
     files = {
         MEMORY_PLOT_NAME: measure_against_memory(summaries, title, study.memory),
     }
@@ -390,17 +390,17 @@ def _listed(seeds):
     return ", ".join(map(str, seeds))
 
 
-def _what_was_kept(finished, study):
+def _interrupted_message(finished, study):
     if not finished:
-        return "Interrupted before any run was finished."
+        return "Interrupted before the first run was finished."
     return (
-        f"Interrupted: kept the {len(finished)} of {study.runs_in_all} runs that were "
-        "finished; the run under way is lost. The same command goes on from here."
+        f"Interrupted: kept the {len(finished)} of {study.total_runs} runs that were "
+        "finished; the current run is lost. The same command resumes the study."
     )
 
 
 class _Progress:
-    """Makes the runs of a study, and shows them and their steps with the time left."""
+    """Runs a study, and shows its progress with the remaining time."""
 
     def __init__(self, study, load, output_dir, console):
         self.finished = []
@@ -409,7 +409,7 @@ class _Progress:
         self._output_dir = output_dir
         self._console = console
         self._journal = Journal(output_dir / JOURNAL_NAME)
-        runs = study.runs_in_all
+        runs = study.total_runs
         self._bar = program.progress_bar(console)
         self._trained = 0
         self._all_runs = self._bar.add_task(f"{runs} runs", total=runs * study.steps)
@@ -422,8 +422,8 @@ class _Progress:
     def __exit__(self, *exception):
         self._bar.stop()
 
-    def make(self, planned, interrupt):
-        """Makes those of these runs that the journal does not have."""
+    def run(self, planned, interrupt):
+        """Runs those of the planned runs that are not in the journal."""
         for entry, rate, seed in planned:
             interrupt.check()
             run = self._study.run(entry, rate, seed)
@@ -440,7 +440,8 @@ class _Progress:
 
     def _train(self, entry, run, task, interrupt):
         self._bar.reset(
-            self._this_run, description=f"{entry.label}, rate {run.learning_rate:g}"
+            self._this_run,
+            description=f"{entry.label}, learning rate {run.learning_rate:g}",
         )
 
         def on_step():
@@ -450,15 +451,14 @@ class _Progress:
 
         watching = _quality_callbacks(self._study, run, task)
         result = train(run, task, on_step=on_step, callbacks=watching)
-        quality = watching[0].course if watching else []
+        quality = watching[0].history if watching else []
         self._trained += 1
         self._journal.add(run, result, quality)
         return result, quality
 
     def _show(self, one, is_found):
-        # A run that diverged made fewer steps than were planned for it, and one from
-        # the journal made none.
-        runs, steps = self._study.runs_in_all, self._study.steps
+        # Diverged runs take fewer steps than planned, and runs from the journal none.
+        runs, steps = self._study.total_runs, self._study.steps
         found = len(self.finished) - self._trained
         self._bar.update(
             self._all_runs,
@@ -474,24 +474,25 @@ class _Progress:
             else f"{result.validation:.4g} {result.measure}"
         )
         self._bar.console.print(
-            f"{len(self.finished)}/{runs} {one.entry.label}, rate "
+            f"{len(self.finished)}/{runs} {one.entry.label}, learning rate "
             f"{one.run.learning_rate:g}, seed {one.run.seed}: {measured}, "
-            f"{result.bytes_held:,} bytes held, {result.ms_per_step:.1f} ms a step"
+            f"{result.bytes_held:,} bytes of state, "
+            f"{result.ms_per_step:.1f} ms per step"
             + (f" (found in {JOURNAL_NAME})" if is_found else "")
         )
 
 
-class _QualityCourse(PreconditionerQuality):
-    """Keeps all that was measured, with the steps it was measured at."""
+class _QualityHistory(PreconditionerQuality):
+    """Keeps all measurements with their steps."""
 
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
-        self.course = []
+        self.history = []
 
     def measure(self):
         found = super().measure()
-        if found:  # Nothing, where no gradient was finite so far.
-            self.course.append((int(self.model.optimizer.iterations), found))
+        if found:  # Empty if no gradient has been finite so far.
+            self.history.append((int(self.model.optimizer.iterations), found))
         return found
 
 
@@ -500,7 +501,7 @@ def _quality_callbacks(study, run, task):
         return []
     frequency = max(1, run.steps // QUALITY_MEASUREMENTS)
     batches = task.training_batches(steps=QUALITY_MEASUREMENTS, seed=QUALITY_SEED)
-    return [_QualityCourse(batches, levels=study.quality_levels, frequency=frequency)]
+    return [_QualityHistory(batches, levels=study.quality_levels, frequency=frequency)]
 
 
 if __name__ == "__main__":

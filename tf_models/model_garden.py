@@ -1,14 +1,14 @@
 """The optimizers of this library in the TensorFlow Model Garden, by name.
 
-After `register()` every experiment of the Garden takes them in its configuration, with
-its own learning rates and warm-up:
+After `register()` every experiment of the Garden accepts them in its configuration,
+with the Garden's learning rates and warm-up:
 
     optimizer:
       type: extreme_tensoring
       extreme_tensoring: {level: {embeddings: 1, .*: 2}, momentum_rank: 16}
 
-As a program it registers them and runs an experiment as the Garden's own programs do,
-with their flags:
+As a program, it registers them and runs an experiment with the flags of the Garden's
+programs:
 
     python -m tf_models.model_garden --experiment=image_classification \
         --config_file=tf_models/experiments/cifar10_resnet.yaml \
@@ -45,18 +45,18 @@ except ImportError as error:
 
 
 class ArgumentsConfig(optimizer_config.BaseOptimizerConfig):
-    """A configuration whose fields are an optimizer's arguments.
+    """A configuration whose fields are the arguments of an optimizer.
 
-    A mapping from expressions on paths, as `tensor_index`, `level`, `momentum_rank`
-    and `rate_scale` may be, is kept as a list of mappings of one entry each. In it the
-    first expression that matches wins, and the Garden sorts the keys of mappings, here
-    and in the `params.yaml` that it saves.
+    A mapping from expressions on paths, as for `tensor_index`, `level`, `momentum_rank`
+    and `rate_scale`, is kept as a list of mappings with one entry each. The order of
+    the expressions matters, because the first match wins, and the Garden sorts the keys
+    of mappings, here and in the `params.yaml` that it saves.
     """
 
     def _set(self, k, v):
         if isinstance(v, Mapping):
             v = [{key: value} for key, value in v.items()]
-        self.__dict__[k] = None  # The Garden would merge two lists; this replaces.
+        self.__dict__[k] = None  # Otherwise the Garden would merge two lists.
         super()._set(k, v)
 
 
@@ -64,7 +64,7 @@ def _config(optimizer):
     """Makes the configuration of an optimizer of `et_optimizer.tf_keras`."""
     shell = inspect.signature(optimizers.PreconditionedOptimizer).parameters.values()
     defaults = {p.name: p.default for p in shell if p.kind is not p.VAR_KEYWORD}
-    del defaults["learning_rate"]  # The Garden's own configuration.
+    del defaults["learning_rate"]  # The Garden configures it separately.
     defaults |= optimizers.arguments(optimizer.keras_class)
     name = optimizer.__name__
     return dataclasses.make_dataclass(
@@ -73,7 +73,7 @@ def _config(optimizer):
         bases=(ArgumentsConfig,),
         namespace={
             "__module__": __name__,
-            "__doc__": f"The arguments of `et_optimizer.{name}`, all but its rate.",
+            "__doc__": f"Arguments of `et_optimizer.{name}`, without learning rate.",
         },
     )
 
@@ -98,40 +98,40 @@ REGISTERED = {
 
 
 def register():
-    """Makes the optimizers types of the Garden's `OptimizerConfig`.
+    """Adds the optimizers to the types of the Garden's `OptimizerConfig`.
 
-    Whatever is a type already stays, but for `adafactor`, whose optimizer the Garden
-    has not implemented; its keys are then those of `et_optimizer.Adafactor`.
-    Configurations made before do not know the types. Calling it again changes nothing.
+    Existing types stay, except `adafactor`, which the Garden has not implemented: its
+    keys become those of `et_optimizer.Adafactor`. Configurations that already exist do
+    not have the new types. Calling this function twice has no further effect.
     """
     for key, (optimizer, _) in REGISTERED.items():
         build = functools.partial(_build, optimizer)
         optimizer_factory.LEGACY_OPTIMIZERS_CLS[key] = build
         optimizer_factory.NEW_OPTIMIZERS_CLS[key] = build
-    # Projects of the Garden that have been imported derived theirs from it.
+    # Imported projects of the Garden have derived classes.
     for config in [OptimizerConfig, *OptimizerConfig.__subclasses__()]:
         if not REGISTERED.keys() <= config.__dataclass_fields__.keys():
             _add_fields(config)
 
 
 def _build(optimizer, **arguments):
-    """Makes an optimizer of what a configuration's `as_dict` gives."""
+    """Makes an optimizer from the `as_dict` of a configuration."""
     made = optimizer(**{name: _argument(value) for name, value in arguments.items()})
-    # How the Garden's moving average asks an optimizer for its rate: as those of before
-    # TensorFlow 2.11 are asked.
+    # The Garden's moving average asks for the learning rate as in optimizers before
+    # TensorFlow 2.11.
     made._get_hyper = functools.partial(getattr, made)
     return made
 
 
 def _argument(value):
-    """Puts the mapping that `ArgumentsConfig` took apart together again."""
+    """Restores a mapping that `ArgumentsConfig` has split into a list."""
     if not isinstance(value, list) or not all(isinstance(v, Mapping) for v in value):
         return value
     return {key: item for entry in value for key, item in entry.items()}
 
 
 def _add_fields(config):
-    """Gives a dataclass, in place, the fields that a subclass of it would have."""
+    """Adds the fields of the types to a dataclass, in place."""
     fields = [
         (key, made, dataclasses.field(default_factory=made))
         for key, (_, made) in REGISTERED.items()
@@ -143,7 +143,7 @@ def _add_fields(config):
 
 
 def main():
-    """Registers the optimizers and hands over to a program of the Garden."""
+    """Registers the optimizers and runs a program of the Garden."""
     flags.DEFINE_enum(
         "driver",
         "vision",

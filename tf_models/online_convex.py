@@ -1,19 +1,19 @@
 """Regret of sketched and diagonal optimizers on online logistic regression.
 
-The convex study of the Sketchy paper, on data that scikit-learn ships. Round t shows
-an example x with its label y = ±1, the algorithm pays log(1 + exp(−y wᵀx)) for the
-weights w it has, sees the gradient and moves w. Its regret is what it has paid less
-what the best fixed w would have. Every algorithm has the best rate of a grid. Ada-FD,
-FD-SON and RFD-SON also start from a regularization α and have the best pair of the
-two, so that they choose from five or six times as many settings as S-AdaGrad, AdaGrad
-and OGD, which have no such number.
+The convex study of the Sketchy paper, on data sets of scikit-learn. In round t the
+algorithm receives an example x with its label y = ±1, incurs the loss
+log(1 + exp(−y wᵀx)) of its weights w, and updates w with the gradient. Its regret is
+its total loss minus that of the best fixed w. Every algorithm uses the best learning
+rate of a grid. Ada-FD, FD-SON and RFD-SON also have an initial regularization α and use
+the best pair of both, so that they choose from five or six times as many settings as
+S-AdaGrad, AdaGrad and OGD.
 
     python -m tf_models.online_convex
     python -m tf_models.online_convex --rank=20 --seeds=5 --output_dir=out
 
-At the end: a table for each data set, online_convex.csv and a plot of the regret
-against the rounds. The default study takes six or seven minutes on one core. Ctrl-C
-ends it and keeps the algorithms that are finished.
+The study ends with a table for each data set, online_convex.csv and a plot of the
+regret against the rounds. By default it takes six or seven minutes on one core. Ctrl-C
+ends it and keeps the results of finished algorithms.
 
 Reference:
     [Feinberg, Chen, Sun, Anil, Hazan, 2023](https://arxiv.org/abs/2302.03764), Sketchy:
@@ -45,7 +45,7 @@ from tf_models.studies.regret import (
 
 CSV_NAME = "online_convex.csv"
 PLOT_NAME = "online_convex.png"
-# A sketch of rank ℓ is one only of columns longer than ℓ, and breast cancer's have 31.
+# A sketch of rank ℓ needs more than ℓ features, and breast cancer has 31.
 LARGEST_RANK = 30
 DATA_SETS = (breast_cancer, digits)
 
@@ -55,7 +55,7 @@ FLAGS = flags.FLAGS
 def define_flags(values=FLAGS):
     """Defines the program's flags.
 
-    They are not defined on import: other programs have flags of the same names.
+    Not on import, because other programs have flags with the same names.
 
     Args:
         values: An `absl.flags.FlagValues`. Defaults to the program's.
@@ -63,13 +63,13 @@ def define_flags(values=FLAGS):
     flags.DEFINE_string(
         "output_dir",
         "results/online_convex",
-        f"Directory for {CSV_NAME} and {PLOT_NAME}; made if it does not exist.",
+        f"Directory of {CSV_NAME} and {PLOT_NAME}; created if it does not exist.",
         flag_values=values,
     )
     flag_rules.directory("output_dir", values)
     for name, default, low, high, text in (
-        ("rank", 10, 2, LARGEST_RANK, "Eigenvectors in a sketch, ℓ"),
-        ("passes", 1, 1, None, "How often all examples are shown"),
+        ("rank", 10, 2, LARGEST_RANK, "Rank ℓ of the sketches"),
+        ("passes", 1, 1, None, "Passes over the examples"),
         ("seed", 0, 0, flag_rules.LARGEST_SEED, "Selects the order of the examples"),
         ("seeds", 10, 1, None, "Orders to average over, from --seed on"),
     ):
@@ -79,19 +79,19 @@ def define_flags(values=FLAGS):
 
 
 def study(data_sets, setting, output_dir, console):
-    """Plays every algorithm on every data set, then writes and shows how they did.
+    """Runs every algorithm on every data set and reports the results.
 
-    The CSV file is written anew after each of them, so it always holds all that are
-    finished whatever happens to the next.
+    The CSV file is written after each algorithm, so that it always holds all finished
+    ones.
 
     Args:
-        data_sets: `DataSet`s.
+        data_sets: `DataSet` objects.
         setting: A `Setting`.
         output_dir: A `pathlib.Path` of an existing directory.
         console: A `rich.console.Console` for progress, tables and messages.
 
     Returns:
-        The exit status: 0, or 130 where Ctrl-C ended it early.
+        The exit status: 0, or 130 after Ctrl-C.
     """
     outcomes = []
     status = 0
@@ -109,7 +109,7 @@ def study(data_sets, setting, output_dir, console):
 
 
 def _played(data_sets, setting, console):
-    """The outcomes, one by one, with a bar that shows the rounds played."""
+    """Yields the outcomes, with a progress bar of the rounds."""
     with DeferredInterrupt() as interrupt, _progress(console) as progress:
         for data_set in data_sets:
             best_fixed = best_fixed_weights(data_set)
@@ -138,16 +138,16 @@ def _report(data_sets, outcomes, output_dir, console):
 
 
 def main(argv):
-    """Runs the study the flags describe.
+    """Runs the study that the flags describe.
 
     Args:
-        argv: The command line without its flags: the program's name alone.
+        argv: The command line without its flags: only the program's name.
 
     Returns:
-        The exit status: 0, or 130 where Ctrl-C ended it early.
+        The exit status: 0, or 130 after Ctrl-C.
 
     Raises:
-        app.UsageError: the command line names something that is no flag.
+        app.UsageError: an argument is not a flag.
     """
     program.begin(argv, "online_convex")
     output_dir = pathlib.Path(FLAGS.output_dir).expanduser()

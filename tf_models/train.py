@@ -1,4 +1,4 @@
-"""Trains one model with one optimizer, and prints what it measured as a line of JSON.
+"""Trains one model with one optimizer, and prints the result as a line of JSON.
 
     python -m tf_models.train --optimizer=ExtremeTensoring --level=2
     python -m tf_models.train --momentum_rank=16 --momentum_dtype=int8
@@ -8,11 +8,11 @@
     python -m tf_models.train --task=images --images=digits --image_size=32 \\
         --model=resnet18 --width=16 --optimizer=SM3 --schedule=warmup
 
-With --checkpoint_dir a run that was stopped, by Ctrl-C, a crash or a kill, goes on
-where its last checkpoint was when the same command is given again, and ends with the
-weights of one that was never stopped. A checkpoint is written at every evaluation.
+With --checkpoint_dir the same command resumes a run that was stopped by Ctrl-C, a crash
+or a kill at its last checkpoint, and ends with the weights of an undisturbed run. Every
+evaluation writes a checkpoint.
 
-Progress goes to standard error, so that standard output is the line alone.
+Progress goes to standard error, so that standard output has only the line of JSON.
 """
 
 import ast
@@ -36,22 +36,23 @@ from tf_models.studies.study import result_to_json
 from tf_models.studies.training import DTYPE_POLICIES, Run, train
 
 REFUSED = 1
-# Arguments of optimizers that have a flag of their own: numbers,
+# Arguments of optimizers with their own flags: numbers,
 OPTIMIZER_FLAGS = ("beta_1", "beta_2", "momentum", "weight_decay", "clipnorm")
-# and Python's literals, of which a word may be written without its quotes.
+# and Python literals, where words need no quotes.
 LITERAL_FLAGS = {
     "level": "1, 2, … or inf; or a dict of levels by regular expressions on paths, as "
     "in \"{'embeddings|logits': 1, '.*': 2}\"",
     "combination": "rank_one or geometric",
-    "update_bound": "the largest entry of an update in learning rates, or None",
-    "momentum_rank": "the directions of the momentum: auto, a number, None for a full "
+    "update_bound": "the largest entry of an update, in units of the learning rate, "
+    "or None",
+    "momentum_rank": "the rank of the momentum: auto, a number, None for full "
     "momentum, or a dict of these by regular expressions on paths",
-    "refresh_every": "steps from one choice of these directions to the next",
+    "refresh_every": "steps between updates of the subspace of the momentum",
     "momentum_dtype": "float32, bfloat16 or int8",
-    "rate_scale": "what rates are multiplied by: auto, a number, None for 1, or a dict "
+    "rate_scale": "factor of the learning rate: auto, a number, None for 1, or a dict "
     "of these by regular expressions on paths",
 }
-# For each kind of task its models, and the flags that go with it.
+# The models of each kind of task, and its flags.
 IMAGE_MODELS = ("resnet18", "mlp")
 MODELS = {"language": tuple(SIZES), "images": IMAGE_MODELS, "convex": ()}
 TASK_FLAGS = {
@@ -81,7 +82,7 @@ FLAGS = flags.FLAGS
 def define_flags(values=FLAGS):
     """Defines the program's flags.
 
-    They are not defined on import: other programs have flags of the same names.
+    Not on import, because other programs have flags with the same names.
 
     Args:
         values: An `absl.flags.FlagValues`. Defaults to the program's.
@@ -96,34 +97,40 @@ def define_flags(values=FLAGS):
 def _define_task(values):
     language, images = tasks.Language(), tasks.Images()
     for name, default, choices, text in (
-        ("task", "language", list(tasks.TASKS), "What is trained."),
-        ("text", language.text, list(TEXTS), "Text of the language."),
-        ("images", images.images, list(IMAGES), "Which images."),
+        ("task", "language", list(tasks.TASKS), "The task."),
+        ("text", language.text, list(TEXTS), "The text of --task=language."),
+        ("images", images.images, list(IMAGES), "The images of --task=images."),
         (
             "model",
             None,
             [*SIZES, *IMAGE_MODELS],
-            "The Transformer's size, or the image model. By default tiny or resnet18.",
+            "Size of the Transformer, or the image model. By default tiny or resnet18.",
         ),
     ):
         flags.DEFINE_enum(name, default, choices, text, flag_values=values)
     for name, default, low, high, text in (
-        ("subwords", None, 257, 2**20, "Size of a subword vocabulary; else bytes"),
+        (
+            "subwords",
+            None,
+            257,
+            2**20,
+            "Size of the subword vocabulary. By default tokens are bytes",
+        ),
         (
             "sequence_length",
             language.sequence_length,
             1,
             flag_rules.LONGEST_SEQUENCE,
-            "Tokens a window predicts",
+            "Tokens that a window predicts",
         ),
         (
             "batch_size",
             None,
             1,
             None,
-            "Windows (by default 16) or images (128) a training batch",
+            "Windows (by default 16) or images (128) per training batch",
         ),
-        ("image_size", None, 8, 1024, "Height and width images are scaled to"),
+        ("image_size", None, 8, 1024, "Height and width to which images are scaled"),
         ("width", images.width, 1, 4096, "Channels of the ResNet, units of the MLP"),
     ):
         flags.DEFINE_integer(name, default, f"{text}.", flag_values=values)
@@ -153,7 +160,7 @@ def _define_optimizer(values):
     flags.DEFINE_float(
         "learning_rate",
         None,
-        "Peak learning rate, above 0. By default the optimizer's own.",
+        "Peak learning rate, above 0. By default that of the optimizer.",
         flag_values=values,
     )
     flag_rules.positive("learning_rate", values)
@@ -161,10 +168,10 @@ def _define_optimizer(values):
         "schedule",
         "cosine",
         list(SCHEDULES),
-        "The course of the learning rate: "
+        "The learning rate schedule: "
         + "; ".join(
-            f"{name}: {course.__doc__.rstrip('.')}"
-            for name, course in SCHEDULES.items()
+            f"{name}: {schedule.__doc__.rstrip('.')}"
+            for name, schedule in SCHEDULES.items()
         )
         + ".",
         flag_values=values,
@@ -172,7 +179,7 @@ def _define_optimizer(values):
     flags.DEFINE_integer(
         "warmup_steps",
         None,
-        "Steps until the peak. By default a tenth of all.",
+        "Steps until the peak. By default a tenth of all steps.",
         flag_values=values,
     )
     flag_rules.whole("warmup_steps", 1, values=values)
@@ -181,8 +188,8 @@ def _define_optimizer(values):
 def _define_run(values):
     for name, default, low, high, text in (
         ("steps", 1200, 1, None, "Training steps, at least 1"),
-        ("evaluations", 4, 1, None, "How often it is validated and checkpointed"),
-        ("seed", 0, 0, flag_rules.LARGEST_SEED, "Of weights and batches"),
+        ("evaluations", 4, 1, None, "Number of evaluations, each with a checkpoint"),
+        ("seed", 0, 0, flag_rules.LARGEST_SEED, "Seed of weights and batches"),
     ):
         flags.DEFINE_integer(name, default, f"{text}.", flag_values=values)
         flag_rules.whole(name, low, high, values)
@@ -190,37 +197,37 @@ def _define_run(values):
         "dtype_policy",
         "float32",
         list(DTYPE_POLICIES),
-        "Keras's policy: in which precision to compute, and to store weights.",
+        "Keras's dtype policy.",
         flag_values=values,
     )
     flag_rules.jit(values)
     for name, text in (
-        ("checkpoint_dir", "Directory of the checkpoint to go on from and to write."),
-        ("tensorboard_dir", "Directory for TensorBoard's logs."),
+        ("checkpoint_dir", "Directory of the checkpoint to resume from and to write."),
+        ("tensorboard_dir", "Directory of the logs for TensorBoard."),
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)
         flag_rules.directory(name, values)
     flags.DEFINE_string(
         "results",
         None,
-        "File to append the line of JSON to, beside printing it.",
+        "File to which the line of JSON is appended.",
         flag_values=values,
     )
     flag_rules.file("results", values)
 
 
 def main(argv):
-    """Makes the run the flags describe.
+    """Trains the run that the flags describe.
 
     Args:
-        argv: The command line without its flags: the program's name alone.
+        argv: The command line without its flags: only the program's name.
 
     Returns:
-        The exit status: 0, or 130 where Ctrl-C ended it early.
+        The exit status: 0, 1 if the checkpoint belongs to another run, or 130 after
+        Ctrl-C.
 
     Raises:
-        app.UsageError: the command line names something that is no flag, or flags
-            that do not go together.
+        app.UsageError: an argument is not a flag, or flags are incompatible.
     """
     program.begin(argv, "train")
     try:
@@ -231,7 +238,7 @@ def main(argv):
 
 
 def chosen_run(values):
-    """The run that flags describe.
+    """Makes the `Run` that flags describe.
 
     Args:
         values: The `absl.flags.FlagValues`.
@@ -240,16 +247,16 @@ def chosen_run(values):
         A `Run`.
 
     Raises:
-        ValueError: flags that do not go together, or are out of an optimizer's range.
+        ValueError: flags are incompatible, or out of an optimizer's range.
     """
     text = _optimizer_text(values)
     rate = values.learning_rate
     if rate is None:
         rate = optimizers.default_learning_rate(values.optimizer)
-    optimizers.make(text, rate)  # Refuses what is out of range.
+    optimizers.make(text, rate)  # Refuses arguments that are out of range.
     if values.warmup_steps is not None and values.schedule == "constant":
         raise ValueError(
-            "--warmup_steps does not go with --schedule=constant, which has none; "
+            "--warmup_steps cannot be used with --schedule=constant; "
             f"received {values.warmup_steps}. Leave it out, or use --schedule=warmup."
         )
     task = _task(values)
@@ -272,13 +279,13 @@ def _optimizer_text(values):
     numbers = {name: values[name].value for name in OPTIMIZER_FLAGS}
     texts = {name: values[name].value for name in LITERAL_FLAGS}
     given = {name: value for name, value in numbers.items() if value is not None}
-    # The text None is a value like any other: it turns a bound off.
+    # The text "None" is a value too: it turns a bound off.
     given |= {name: _literal(t) for name, t in texts.items() if t is not None}
     return optimizers.with_arguments(values.optimizer, given)
 
 
 def _literal(text):
-    """What a text is in Python; where it is nothing there, such as inf, itself."""
+    """The value of a Python literal; other texts, such as inf, stay as they are."""
     try:
         return ast.literal_eval(text.strip())
     except (SyntaxError, TypeError, ValueError):
@@ -320,7 +327,7 @@ def _check_task_flags(values):
     for name in itertools.chain.from_iterable(TASK_FLAGS.values()):
         if values[name].present and name not in TASK_FLAGS[values.task]:
             raise ValueError(
-                f"--{name} does not go with --task={values.task}; received "
+                f"--{name} cannot be used with --task={values.task}; received "
                 f"{values[name].value!r}. Leave it out."
             )
 
@@ -335,16 +342,16 @@ def _check_model(values):
 
 
 def make(run, values, console):
-    """Makes a run, and prints and keeps its result.
+    """Trains a run, and prints and saves its result.
 
     Args:
         run: The `Run`.
-        values: The `absl.flags.FlagValues`, for where things are and go.
+        values: The `absl.flags.FlagValues`, for paths of inputs and outputs.
         console: A `rich.console.Console` for progress and messages.
 
     Returns:
-        The exit status: 0, 1 where the checkpoint is not this run's, or 130 where
-        Ctrl-C ended it early.
+        The exit status: 0, 1 if the checkpoint belongs to another run, or 130 after
+        Ctrl-C.
     """
     task = program.load(run.task, values.data_dir, values.on_bad_file, console)
     console.print(f"Data: {task.data}. Optimizer: {run.optimizer}.")

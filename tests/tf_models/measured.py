@@ -17,7 +17,7 @@ def result(validation=4.0, **values):
         "steps": 10,
         "data": "some text",
         "measure": "perplexity",
-        "unit": "a byte",
+        "unit": "per byte",
         "validation": validation,
         "test": validation + 0.5,
         "curve": ((5, 2 * validation), (10, validation)),

@@ -183,7 +183,7 @@ def test_unreadable_weights_are_refused_with_the_remedy(digits, stopped, damage)
         weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="step_4.weights.h5.* to begin anew"):
+    with pytest.raises(ValueError, match="step_4.weights.h5.* to start again"):
         train(RUN, digits, checkpoint=Checkpoint(stopped))
 
 

@@ -24,7 +24,7 @@ def train(model, x, y, *, rate, steps):
     return float(CROSS_ENTROPY(y, model(x)))
 
 
-def test_the_mlp_has_the_hidden_layers_asked_for():
+def test_the_mlp_has_the_requested_hidden_layers():
     model = mlp((8, 8, 1), 10, hidden=(16, 12))
     assert model.count_params() == 65 * 16 + 17 * 12 + 13 * 10
     assert model(np.ones((3, 8, 8, 1))).shape == (3, 10)
@@ -41,7 +41,7 @@ def test_the_mlp_computes_what_its_weights_say():
     np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_logistic_regression_begins_at_zero_whatever_the_seed():
+def test_logistic_regression_starts_at_zero_for_every_seed():
     model = logistic_regression(6, 3)
     assert [v.shape for v in model.trainable_variables] == [(6, 3)]
     x, y = gaussian_classification(examples=50, features=6, classes=3)

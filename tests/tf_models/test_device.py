@@ -28,7 +28,7 @@ def memory_on_top_of_more():
     del before
 
 
-def test_the_peak_is_what_was_held_at_once_beyond_what_was_there(memory_on_top_of_more):
+def test_the_peak_does_not_count_the_initial_memory_in_use(memory_on_top_of_more):
     for _ in range(3):
         tensors = [held(2), held(2)]
         del tensors
@@ -36,9 +36,9 @@ def test_the_peak_is_what_was_held_at_once_beyond_what_was_there(memory_on_top_o
     assert 4 * MIB <= memory_on_top_of_more.bytes() < 8 * MIB
 
 
-def test_a_peak_that_is_forgotten_does_not_count(memory_on_top_of_more):
+def test_reset_forgets_an_earlier_peak(memory_on_top_of_more):
     tensors = [held(8), held(1)]
     del tensors[0]
     gc.collect()
-    memory_on_top_of_more.forget()
+    memory_on_top_of_more.reset()
     assert 1 * MIB <= memory_on_top_of_more.bytes() < 4 * MIB

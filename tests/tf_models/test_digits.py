@@ -31,7 +31,7 @@ def splits(tmp_path_factory):
     }
 
 
-def test_the_splits_together_are_the_original_images_and_their_digits(splits):
+def test_the_splits_contain_all_original_images_with_their_digits(splits):
     original = load_digits()
     images, labels = map(np.concatenate, zip(*splits.values()))
     ink = np.rint(images[..., 0] * (16 / 255))
@@ -39,14 +39,14 @@ def test_the_splits_together_are_the_original_images_and_their_digits(splits):
     assert found == sorted(zip(original.data.tolist(), original.target.tolist()))
 
 
-def test_every_digit_is_divided_by_the_same_shares(splits):
+def test_every_digit_is_split_in_the_same_proportions(splits):
     for split, share in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
         counts = np.bincount(splits[split][1], minlength=10)
         totals = np.bincount(load_digits().target)
         np.testing.assert_allclose(counts / totals, share, atol=0.006)
 
 
-def test_the_splits_are_fixed_and_share_no_example():
+def test_the_splits_are_fixed_and_disjoint():
     labels = load_digits().target
     members = split_members(labels)
     assert sorted(sum(members.values(), [])) == list(range(1797))
@@ -55,5 +55,5 @@ def test_the_splits_are_fixed_and_share_no_example():
     assert members["validation"][:5] == [8, 11, 17, 29, 41]
 
 
-def test_all_ink_is_white_and_no_ink_is_black():
+def test_full_ink_is_white_and_no_ink_is_black():
     assert scaled_images(np.array([0.0, 8.0, 16.0])).tolist() == [0, 128, 255]

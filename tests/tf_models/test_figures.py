@@ -66,11 +66,11 @@ def test_each_entry_is_a_labelled_point_at_its_memory_and_measure():
     names = [label.get_text() for label in axes.texts]
     assert names == [one.entry.label for one in CROWDED]
     assert [label.xy for label in axes.texts] == POINTS
-    assert "bytes that the optimizer holds" in axes.get_xlabel()
-    assert "validation perplexity, a byte" in axes.get_ylabel()
+    assert "bytes of optimizer state" in axes.get_xlabel()
+    assert "validation perplexity, per byte" in axes.get_ylabel()
 
 
-def test_no_label_covers_a_label_or_a_point_or_leaves_the_plot():
+def test_labels_do_not_overlap_and_stay_in_the_plot():
     axes = measure_against_memory(CROWDED, "title").axes[0]
     boxes = [label.get_window_extent() for label in axes.texts]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
@@ -83,14 +83,14 @@ def test_no_label_covers_a_label_or_a_point_or_leaves_the_plot():
     assert len(set(LABEL_DIRECTIONS)) == 8
 
 
-def test_an_optimizer_that_holds_nothing_stands_at_0_left_of_all_others():
+def test_an_optimizer_without_state_is_at_0():
     axes = measure_against_memory(CROWDED, "title").axes[0]
     (zero, _), (few, _) = axes.transData.transform([(0, 9.0), (38, 8.9)])
     assert axes.get_window_extent().x0 < zero < few
     assert 0 in axes.get_xticks()
 
 
-def test_a_point_of_several_seeds_is_their_mean_with_a_line_from_least_to_largest():
+def test_several_seeds_give_their_mean_and_a_line_for_the_range():
     seeds = [result(value) for value in (6.0, 7.0, 9.5)]
     axes = measure_against_memory([summary("ET2", *seeds)], "title").axes[0]
     assert points(axes) == [(32, 7.5)]
@@ -98,15 +98,15 @@ def test_a_point_of_several_seeds_is_their_mean_with_a_line_from_least_to_larges
     assert segments[0].tolist() == [[32, 6.0], [32, 9.5]]
 
 
-def test_where_models_differ_the_plot_counts_their_weights_too():
+def test_the_memory_of_model_and_optimizer_includes_the_weights():
     shallow = summary("AdaGrad", result(7.0, model_bytes=1000, bytes_held=1000))
     deep = summary("ET2", result(6.0, model_bytes=1900, bytes_held=10))
     drawn = measure_against_memory([shallow, deep], "title", "model and optimizer")
     assert points(drawn.axes[0]) == [(2000, 7.0), (1910, 6.0)]
-    assert "bytes that both hold" in drawn.axes[0].get_xlabel()
+    assert "bytes of weights and state" in drawn.axes[0].get_xlabel()
 
 
-def test_above_the_plot_each_share_of_adams_memory_stands_over_its_bytes():
+def test_percentages_of_adams_memory_are_above_their_bytes():
     figure = measure_against_memory(CROWDED, "title")
     axes, above = figure.axes
     shares = dict(
@@ -125,7 +125,7 @@ def test_above_the_plot_each_share_of_adams_memory_stands_over_its_bytes():
 
 
 @pytest.mark.parametrize("memory", ["optimizer", "model and optimizer"])
-def test_where_models_differ_there_is_no_one_adam_to_take_shares_of(memory):
+def test_different_models_have_no_percentages_of_adams_memory(memory):
     many = [
         summary("shallow", result(7.0)),
         summary("deep", result(6.0, model_bytes=4000, adam_bytes=8000)),
@@ -133,7 +133,7 @@ def test_where_models_differ_there_is_no_one_adam_to_take_shares_of(memory):
     assert len(measure_against_memory(many, "title", memory).axes) == 1
 
 
-def test_a_label_far_from_its_point_is_led_to_it():
+def test_a_distant_label_is_connected_to_its_point():
     stacked = [one(f"Adam with a long name {i}", ADAM_BYTES, 6.4) for i in range(12)]
     axes = measure_against_memory(stacked, "title").axes[0]
     boxes = [label.get_window_extent() for label in axes.texts]
@@ -146,7 +146,7 @@ def test_a_label_far_from_its_point_is_led_to_it():
     )
 
 
-def test_an_entry_that_diverged_is_named_and_not_drawn():
+def test_a_diverged_entry_is_named_below_the_plot():
     diverged = summary("SGD", result(math.nan), result(7.0))
     axes = measure_against_memory([diverged, *CROWDED[1:]], "title").axes[0]
     assert len(points(axes)) == len(CROWDED) - 1
@@ -154,7 +154,7 @@ def test_an_entry_that_diverged_is_named_and_not_drawn():
 
 
 @pytest.mark.parametrize("memory", ["optimizer", "model and optimizer"])
-def test_a_study_in_which_all_diverged_still_has_its_plots(memory):
+def test_plots_can_be_drawn_if_all_entries_diverged(memory):
     diverged = [one("SGD", 0, math.nan)]
     assert_is_drawn(measure_against_memory(diverged, "title", memory))
     assert_is_drawn(learning_curves(diverged, "title"))
@@ -163,7 +163,7 @@ def test_a_study_in_which_all_diverged_still_has_its_plots(memory):
     assert_is_drawn(sensitivity(tried, "title"))
 
 
-def test_a_learning_curve_is_drawn_up_to_where_the_run_diverged():
+def test_a_learning_curve_ends_where_the_run_diverged():
     wild = result(math.nan, curve=((5, 8.0), (7, math.nan)))
     figure = learning_curves([summary("SGD", wild), CROWDED[-1]], "title")
     assert lines(figure.axes[0]) == {
@@ -173,7 +173,7 @@ def test_a_learning_curve_is_drawn_up_to_where_the_run_diverged():
     assert_is_drawn(figure)
 
 
-def test_the_sensitivity_is_a_line_over_the_rates_of_the_mean_of_the_seeds():
+def test_the_sensitivity_plot_shows_the_mean_of_the_seeds():
     adam = entry("Adam", rates=(0.2, 0.1, 0.4))
     measured = {(0.2, 0): 6.0, (0.2, 1): 8.0, (0.1, 0): 9.0, (0.1, 1): 9.0}
     tried = [finished(adam, *key, result(value)) for key, value in measured.items()]
@@ -184,7 +184,7 @@ def test_the_sensitivity_is_a_line_over_the_rates_of_the_mean_of_the_seeds():
     assert_is_drawn(figure)
 
 
-def test_trace_ratios_are_drawn_over_the_steps_and_for_every_variable():
+def test_trace_ratios_are_drawn_over_steps_and_by_variable():
     ratios = {
         "dense/kernel/level_1/trace_ratio": 1.2,
         "dense/kernel/level_inf/trace_ratio": 1.9,
@@ -207,7 +207,7 @@ def test_trace_ratios_are_drawn_over_the_steps_and_for_every_variable():
     assert_is_drawn(figure)
 
 
-def test_every_entry_of_the_largest_study_has_a_style_of_its_own():
+def test_every_entry_of_the_largest_study_has_its_own_line_style():
     many = [dataclasses.replace(s, entry=entry(str(i))) for i, s in enumerate(CROWDED)]
     many += [one(f"more {i}", 10 * i, 7.0) for i in range(13)]
     assert len(many) >= len(PRESETS["language"]("laptop").entries)
@@ -216,7 +216,7 @@ def test_every_entry_of_the_largest_study_has_a_style_of_its_own():
     assert len(styles) == len(many)
 
 
-def test_bars_of_memory_are_of_parts_that_add_up_to_what_is_written_beside_them():
+def test_memory_bars_are_stacked_and_labelled_with_their_sum():
     parts = {"weights": [1024, 2048], "state": [512, 0], "rest": [512, 1024]}
     figure = memory_bars(["Adam", "ET"], parts, ("KiB", 1024), "Two", lines=[3072])
     (axes,) = figure.axes

@@ -6,14 +6,14 @@ import pytest
 from tf_models.data.gaussian import eigenvalues, gaussian_classification
 
 
-def test_the_data_has_the_asked_shape_and_every_class():
+def test_the_data_has_the_requested_shape_and_every_class():
     x, y = gaussian_classification(examples=500, features=12, classes=4)
     assert x.shape == (500, 12) and x.dtype == np.float32
     assert y.shape == (500,) and y.dtype == np.int32
     assert set(y.tolist()) == {0, 1, 2, 3}
 
 
-def test_the_eigenvalues_are_log_spaced_with_the_condition_number_and_trace_asked():
+def test_the_eigenvalues_are_log_spaced_with_the_requested_condition_number():
     spectrum = eigenvalues(512, 1e4)
     assert spectrum[0] / spectrum[-1] == pytest.approx(1e4)
     assert spectrum.sum() == pytest.approx(512)
@@ -82,6 +82,6 @@ def test_the_data_is_a_function_of_the_seed():
         ({"condition_number": np.inf}, "condition_number must be .* received inf"),
     ],
 )
-def test_an_argument_outside_its_range_is_refused(arguments, message):
+def test_an_argument_out_of_range_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         gaussian_classification(**arguments)

@@ -64,6 +64,6 @@ def test_the_same_seed_draws_the_same_images():
 
 def test_an_existing_folder_is_refused_and_kept(folder):
     before = sorted(folder.rglob("*"))
-    with pytest.raises(app.UsageError, match="not there yet"):
+    with pytest.raises(app.UsageError, match="does not exist"):
         draw(folder)
     assert sorted(folder.rglob("*")) == before

@@ -27,7 +27,7 @@ IMAGES_A_LABEL = 24
 
 
 def write_images(root, *, size=(6, 4)):
-    """Writes images of one colour a label, in turn in each of the formats."""
+    """Writes images of one color per label, in all formats."""
     for label, color in LABELS.items():
         for number in range(IMAGES_A_LABEL):
             suffix = ENDINGS[number % len(ENDINGS)]
@@ -111,7 +111,7 @@ def test_an_example_is_an_image_with_the_label_of_its_folder(folder, tmp_path):
         np.testing.assert_allclose(image, expected, atol=3)
 
 
-def test_the_split_of_a_file_is_fixed_by_its_path():
+def test_the_path_of_a_file_determines_its_split():
     assert split_of("green/0.png") == "train"
     paths = [f"label/image_{number}.png" for number in range(10_000)]
     shares = [split_of(path) for path in paths]
@@ -146,9 +146,7 @@ def damage(folder):
     }
 
 
-def test_files_that_cannot_be_used_are_skipped_named_and_on_record(
-    folder, tmp_path, caplog
-):
+def test_unusable_files_are_skipped_logged_and_recorded(folder, tmp_path, caplog):
     good = examples(build(folder, tmp_path / "data")).keys()
     bad = damage(folder)
     with caplog.at_level("WARNING", logger="absl"):
@@ -169,7 +167,7 @@ def test_files_that_cannot_be_used_are_skipped_named_and_on_record(
 @pytest.mark.parametrize(
     ("name", "problem"), [("empty.png", "it is empty"), ("text.gif", "it is damaged")]
 )
-def test_refuse_refuses_them_with_the_file_the_fault_and_the_remedy(
+def test_refuse_raises_an_error_with_file_fault_and_remedy(
     folder, tmp_path, name, problem
 ):
     file = folder / "red" / name
@@ -181,7 +179,7 @@ def test_refuse_refuses_them_with_the_file_the_fault_and_the_remedy(
 
 
 @pytest.mark.parametrize("target", [".", "red", "green/more"])
-def test_a_link_to_a_folder_puts_no_image_in_twice(folder, tmp_path, target):
+def test_links_to_folders_do_not_duplicate_images(folder, tmp_path, target):
     before = folder_config(folder)
     (folder / "green" / "link").symlink_to(folder / target, target_is_directory=True)
     (folder / "another label").symlink_to(folder / "red", target_is_directory=True)
@@ -189,13 +187,13 @@ def test_a_link_to_a_folder_puts_no_image_in_twice(folder, tmp_path, target):
     assert len(examples(build(folder, tmp_path / "data"))) == 2 * IMAGES_A_LABEL
 
 
-def test_where_labels_are_links_the_refusal_says_that_links_are_not_read(
+def test_the_error_for_labels_that_are_links_says_that_links_are_not_followed(
     folder, tmp_path
 ):
     (tmp_path / "links").mkdir()
     for label in LABELS:
         (tmp_path / "links" / label).symlink_to(folder / label)
-    with pytest.raises(ValueError, match="folders that are links are not read"):
+    with pytest.raises(ValueError, match="links to folders are not followed"):
         folder_config(tmp_path / "links")
 
 
@@ -216,7 +214,7 @@ def unlistable(monkeypatch):
 
 
 @pytest.mark.parametrize("on_bad_file", ["skip", "refuse"])
-def test_a_folder_in_it_that_cannot_be_listed_is_skipped_and_named_or_refused(
+def test_an_unlistable_subfolder_is_skipped_or_refused(
     folder, tmp_path, caplog, unlistable, on_bad_file
 ):
     (folder / "red" / "closed").mkdir()
@@ -234,23 +232,21 @@ def test_a_folder_in_it_that_cannot_be_listed_is_skipped_and_named_or_refused(
     assert builder.info.metadata["skipped"].keys() == {"red/closed"}
 
 
-def test_a_folder_that_can_no_longer_be_listed_is_other_data(folder, unlistable):
+def test_an_unlistable_subfolder_changes_the_name(folder, unlistable):
     (folder / "red" / "closed").mkdir()
     name = folder_config(folder).name
     unlistable("closed")
     assert folder_config(folder).name != name
 
 
-def test_a_label_that_cannot_be_listed_is_named_where_one_is_missing(
-    folder, unlistable
-):
+def test_the_error_for_missing_labels_names_unlistable_folders(folder, unlistable):
     unlistable("red")
     with pytest.raises(ValueError, match="labels green.*In it, red: it cannot be read"):
         folder_config(folder)
 
 
 @pytest.mark.parametrize("on_bad_file", ["skip", "refuse"])
-def test_a_name_that_is_not_utf_8_is_skipped_and_named_or_refused(
+def test_a_name_that_is_not_utf_8_is_skipped_or_refused(
     folder, tmp_path, caplog, on_bad_file
 ):
     odd = os.fsdecode(b"caf\xe9")
@@ -273,12 +269,12 @@ def test_a_name_that_is_not_utf_8_is_skipped_and_named_or_refused(
     assert all(f"Skipped {path}: its name is not" in caplog.text for path in skipped)
 
 
-def test_a_copied_folder_is_the_same_data(folder, tmp_path):
+def test_a_copied_folder_has_the_same_name(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
     assert folder_config(tmp_path / "copy").name == folder_config(folder).name
 
 
-def test_a_folder_is_prepared_anew_when_and_only_when_it_has_changed(folder):
+def test_the_name_changes_exactly_when_the_images_change(folder):
     def name():
         return folder_config(folder).name
 
@@ -303,7 +299,7 @@ def test_a_folder_is_prepared_anew_when_and_only_when_it_has_changed(folder):
     assert folder_config(folder, on_bad_file="refuse").name != first
 
 
-def test_the_longer_side_is_cut_and_nothing_is_stretched(tmp_path):
+def test_the_longer_side_is_cropped_without_stretching(tmp_path):
     pixels = np.zeros((20, 60, 3), np.uint8)
     pixels[:, 20:40] = 200  # The middle third, which is what is kept.
     Image.fromarray(pixels).save(tmp_path / "wide.png")
@@ -328,7 +324,7 @@ def test_the_longer_side_is_cut_and_nothing_is_stretched(tmp_path):
         ("CMYK", (0, 0, 0, 0), ".jpg", (255, 255, 255)),
     ],
 )
-def test_every_kind_of_pixel_becomes_rgb(tmp_path, mode, pixel, suffix, rgb):
+def test_every_pixel_format_becomes_rgb(tmp_path, mode, pixel, suffix, rgb):
     file = tfds.core.Path(tmp_path / f"image{suffix}")
     Image.new(mode, (4, 4), pixel).save(os.fspath(file))
     image = read_image(file, 4)
@@ -336,7 +332,7 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path, mode, pixel, suffix, rgb):
     np.testing.assert_array_equal(image, np.broadcast_to(rgb, (4, 4, 3)))
 
 
-def test_a_photo_taken_with_a_turned_camera_is_turned_back(tmp_path):
+def test_a_photo_is_rotated_by_its_exif_orientation(tmp_path):
     pixels = np.zeros((8, 8), np.uint8)
     pixels[:4] = 255
     exif = Image.Exif()
@@ -346,7 +342,7 @@ def test_a_photo_taken_with_a_turned_camera_is_turned_back(tmp_path):
     np.testing.assert_array_equal(image[..., 0], pixels[::-1])
 
 
-def test_a_file_that_is_no_image_is_a_bad_image(tmp_path):
+def test_a_file_that_is_no_image_is_a_bad_file(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(BadFileError, match="damaged or no image"):
         read_image(tfds.core.Path(tmp_path / "text.png"), 4)
@@ -361,9 +357,7 @@ def test_a_file_that_is_no_image_is_a_bad_image(tmp_path):
         (["cat/a.tiff", "dog/b.tiff"], r"0 images.*end in \.bmp"),
     ],
 )
-def test_a_folder_without_two_labels_is_refused_with_what_it_holds(
-    tmp_path, files, message
-):
+def test_a_folder_with_fewer_than_two_labels_is_refused(tmp_path, files, message):
     for path in files:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / path)
@@ -379,7 +373,7 @@ def test_too_few_images_for_three_splits_are_refused_with_the_remedy(tmp_path):
         build(tmp_path / "images", tmp_path / "data")
 
 
-def test_a_label_without_a_good_image_is_refused_by_name(folder, tmp_path):
+def test_a_label_without_usable_images_is_refused_by_name(folder, tmp_path):
     (folder / "blue").mkdir()
     for number in range(IMAGES_A_LABEL):
         (folder / "blue" / f"{number}.png").write_bytes(b"")
@@ -399,11 +393,11 @@ def test_an_unknown_option_is_refused(folder, options, message):
         folder_config(folder, **options)
 
 
-def test_what_is_no_folder_is_refused(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nowhere.*is no folder. Check the path"):
         folder_config(tmp_path / "nowhere")
 
 
-def test_a_builder_without_a_config_says_how_to_make_one(tmp_path):
+def test_a_builder_without_a_config_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"Write LabelledImages\(config="):
         LabelledImages(data_dir=tmp_path)

@@ -53,7 +53,7 @@ def original(images, data):
 # Batches.
 
 
-def test_a_batch_has_a_static_shape_and_holds_images_with_their_labels():
+def test_a_batch_has_static_shapes_and_images_with_their_labels():
     data = numbered(23)
     dataset = image_batches(data, 5, steps=4, seed=3)
     images, labels = dataset.element_spec
@@ -72,7 +72,7 @@ def test_the_train_split_is_standardized_channel_by_channel():
     np.testing.assert_allclose(images.std(axis=(0, 1, 2)), 1, atol=1e-5)
 
 
-def test_the_constants_are_those_of_the_train_split_however_large():
+def test_mean_and_deviation_are_those_of_a_large_train_split():
     images = np.random.default_rng(1).integers(0, 256, (2345, 2, 3, 2), np.uint8)
     split = images, np.zeros(2345, np.int32)
     data = ImageData("folder", 2, (2, 3, 2), split, split, split, False)
@@ -81,13 +81,13 @@ def test_the_constants_are_those_of_the_train_split_however_large():
     np.testing.assert_allclose(deviation, images.std(axis=(0, 1, 2)), rtol=1e-6)
 
 
-def test_a_channel_that_never_changes_becomes_zero_and_not_nan():
+def test_a_constant_channel_becomes_zero():
     images = np.full((4, 8, 8, 1), 255, np.uint8), np.zeros(4, np.int32)
     data = ImageData("folder", 2, (8, 8, 1), images, images, images, False)
     np.testing.assert_array_equal(batches(data, 1, batch_size=4)[0][0], 0)
 
 
-def test_every_epoch_holds_every_image_once_in_a_new_order():
+def test_every_epoch_has_each_image_once_in_a_new_order():
     found = labels(batches(numbered(20), 8))
     first, second = found[:20], found[20:]
     assert sorted(first) == sorted(second) == list(range(20))
@@ -95,14 +95,14 @@ def test_every_epoch_holds_every_image_once_in_a_new_order():
     assert first != list(range(20))
 
 
-def test_batches_go_on_across_the_end_of_an_epoch():
+def test_a_batch_can_span_two_epochs():
     found = labels(batches(numbered(23), 10))
     assert len(found) == 50
     assert sorted(found[:23]) == sorted(found[23:46]) == list(range(23))
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_batches_are_the_same_however_often_and_after_whatever_they_are_read(augment):
+def test_repeated_reading_and_other_random_numbers_do_not_change_batches(augment):
     data = numbered(20, flips=True)
     dataset = image_batches(data, 5, steps=6, seed=3, augment=augment)
     once = list(dataset.as_numpy_iterator())
@@ -113,7 +113,7 @@ def test_batches_are_the_same_however_often_and_after_whatever_they_are_read(aug
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_a_run_begun_at_a_later_step_sees_what_the_whole_run_saw(augment):
+def test_a_run_from_a_later_step_sees_the_batches_of_the_whole_run(augment):
     data = numbered(13, flips=True)
     whole = batches(data, 7, augment=augment)
     for first_step in (0, 1, 5, 7):
@@ -121,7 +121,7 @@ def test_a_run_begun_at_a_later_step_sees_what_the_whole_run_saw(augment):
         assert_same(rest, whole[first_step:])
 
 
-def test_an_example_does_not_depend_on_the_batch_it_is_in():
+def test_an_example_does_not_depend_on_the_batch_size():
     data = numbered(13, flips=True)
     images = np.concatenate([i for i, _ in batches(data, 6, augment=True)])
     alone = batches(data, 30, batch_size=1, augment=True)
@@ -156,7 +156,7 @@ def crops(image, padding, *, flips):
 @pytest.mark.parametrize(
     ("side", "padding", "flips"), [(8, 1, True), (8, 1, False), (16, 2, False)]
 )
-def test_augmentation_yields_every_shift_of_up_to_an_eighth_and_every_mirror_image(
+def test_augmentation_gives_all_shifts_up_to_an_eighth_and_all_mirror_images(
     side, padding, flips
 ):
     data = numbered(1, side=side, flips=flips)
@@ -171,7 +171,7 @@ def test_augmentation_yields_every_shift_of_up_to_an_eighth_and_every_mirror_ima
     assert all(abs(drawn.count(crop) - 40) < 30 for crop in possible.values())
 
 
-def test_each_image_of_a_batch_is_cropped_by_itself():
+def test_each_image_of_a_batch_has_its_own_crop():
     data = numbered(20, flips=True)
     kinds = []
     for images, numbers in batches(data, 4, augment=True):
@@ -180,7 +180,7 @@ def test_each_image_of_a_batch_is_cropped_by_itself():
     assert len(set(kinds)) > 5
 
 
-def test_augmentation_does_not_change_which_images_are_in_a_batch():
+def test_augmentation_does_not_change_the_order_of_images():
     data = numbered(20)
     assert labels(batches(data, 8, augment=True)) == labels(batches(data, 8))
 
@@ -188,7 +188,7 @@ def test_augmentation_does_not_change_which_images_are_in_a_batch():
 # Evaluation.
 
 
-def test_evaluation_holds_every_image_once_in_order():
+def test_evaluation_has_each_image_once_in_order():
     data = numbered(13)
     found = list(evaluation_batches(data, data.test, 5).as_numpy_iterator())
     assert [len(labels) for _, labels in found] == [5, 5, 3]
@@ -197,7 +197,7 @@ def test_evaluation_holds_every_image_once_in_order():
     np.testing.assert_array_equal(original(images, data), data.test[0])
 
 
-def test_held_out_images_are_standardized_by_the_constants_of_the_train_split():
+def test_held_out_images_are_standardized_with_the_train_split():
     data = numbered(40)
     (images, _), *_ = evaluation_batches(data, data.validation, 5).as_numpy_iterator()
     mean, deviation = data.mean_and_deviation
@@ -214,12 +214,12 @@ def test_held_out_images_are_standardized_by_the_constants_of_the_train_split():
         ({"first_step": -1}, "first_step must be 0 or more; .* first_step=-1"),
     ],
 )
-def test_a_number_outside_its_range_is_refused(arguments, message):
+def test_an_argument_out_of_range_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         batches(numbered(5), 4, **arguments)
 
 
-def test_an_evaluation_batch_of_nothing_is_refused():
+def test_an_evaluation_batch_size_of_0_is_refused():
     data = numbered(5)
     with pytest.raises(ValueError, match="batch_size must be at least 1; received 0"):
         evaluation_batches(data, data.test, 0)
@@ -233,7 +233,7 @@ def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("tensorflow_datasets")
 
 
-def test_digits_are_those_of_the_builder(data_dir):
+def test_load_images_returns_the_digits_of_the_builder(data_dir):
     data = load_images("digits", data_dir=data_dir)
     assert (data.name, data.classes, data.shape) == ("digits", 10, (8, 8, 1))
     assert not data.flips
@@ -246,21 +246,21 @@ def test_digits_are_those_of_the_builder(data_dir):
         np.testing.assert_array_equal(labels, expected["label"])
 
 
-def test_digits_are_brought_to_the_size_asked_for(data_dir):
+def test_digits_are_resized_to_the_requested_size(data_dir):
     data = load_images("digits", size=32, data_dir=data_dir)
     assert data.shape == (32, 32, 1)
     assert data.train[0].shape == (1259, 32, 32, 1)
     assert data.train[0].dtype == np.uint8
 
 
-def test_resizing_is_bilinear_and_smooths_where_it_shrinks():
+def test_resizing_is_bilinear_with_antialiasing():
     step = np.array([[[[0], [200]], [[0], [200]]]], np.uint8)
     assert resized(step, 4)[0, 0, :, 0].tolist() == [0, 50, 150, 200]
     assert resized(step, 1)[0, 0, :, 0].tolist() == [100]
     assert resized(step, 2) is resized(step, None) is step
 
 
-def test_what_is_read_is_said_on_the_console(data_dir):
+def test_the_console_shows_a_description_of_the_images(data_dir):
     console = Console(file=io.StringIO(), width=200)
     load_images("digits", data_dir=data_dir, console=console)
     said = console.file.getvalue()
@@ -291,7 +291,7 @@ def test_cifar_10_holds_out_the_last_5_000_training_images(tmp_path):
 @pytest.mark.parametrize(
     "failure", [ConnectionError, tfds.download.DownloadError, TimeoutError]
 )
-def test_cifar_10_without_a_network_says_so_and_what_to_do(
+def test_cifar_10_without_a_network_is_an_error_with_the_remedy(
     tmp_path, monkeypatch, failure
 ):
     def no_network(self, *args, **kwargs):
@@ -301,7 +301,9 @@ def test_cifar_10_without_a_network_says_so_and_what_to_do(
     monkeypatch.setattr(
         tfds.download.DownloadManager, "download_and_extract", no_network
     )
-    with pytest.raises(OSError, match="no route to host.*Prepare it where.*digits"):
+    with pytest.raises(
+        OSError, match="no route to host.*Prepare it on a machine with.*digits"
+    ):
         load_images("cifar10", data_dir=tmp_path)
 
 
@@ -323,9 +325,7 @@ def test_a_folder_is_read_with_its_labels(tmp_path):
         np.testing.assert_array_equal(images.max(axis=(1, 2, 3)) < 128, labels)
 
 
-def test_a_file_that_was_skipped_is_named_every_time_the_folder_is_read(
-    tmp_path, caplog
-):
+def test_every_reading_of_a_folder_logs_its_skipped_files(tmp_path, caplog):
     write_images(tmp_path / "images")
     (tmp_path / "images" / "dark" / "empty.png").write_bytes(b"")
     for _ in range(2):
@@ -349,10 +349,10 @@ def test_a_file_that_was_skipped_is_named_every_time_the_folder_is_read(
     [
         ({"name": "mnist"}, "one of digits, cifar10, folder; received 'mnist'"),
         ({"name": "digits", "size": 0}, "received size=0. Leave it out"),
-        ({"name": "folder"}, "image_dir must name .* received image_dir=None"),
+        ({"name": "folder"}, "image_dir must be given .* received image_dir=None"),
         ({"name": "digits", "image_dir": "photos"}, "received image_dir='photos'"),
     ],
 )
-def test_an_argument_that_cannot_be_is_refused(arguments, message):
+def test_an_invalid_argument_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         load_images(**arguments)

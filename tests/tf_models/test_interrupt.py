@@ -19,12 +19,12 @@ def press_ctrl_c():
     signal.raise_signal(signal.SIGINT)
 
 
-def test_nothing_is_raised_where_nothing_was_pressed():
+def test_check_does_nothing_without_ctrl_c():
     with DeferredInterrupt() as interrupt:
         interrupt.check()
 
 
-def test_the_first_ctrl_c_waits_for_the_program_to_ask():
+def test_the_first_ctrl_c_takes_effect_at_the_next_check():
     with pytest.raises(KeyboardInterrupt), DeferredInterrupt() as interrupt:
         press_ctrl_c()
         reached = True
@@ -32,21 +32,21 @@ def test_the_first_ctrl_c_waits_for_the_program_to_ask():
     assert reached
 
 
-def test_a_second_ctrl_c_does_not_wait():
+def test_a_second_ctrl_c_takes_effect_at_once():
     with DeferredInterrupt():
         press_ctrl_c()
         with pytest.raises(KeyboardInterrupt):
             press_ctrl_c()
 
 
-def test_after_the_context_ctrl_c_is_what_it_was():
+def test_the_context_restores_the_handler_of_ctrl_c():
     with DeferredInterrupt():
         pass
     with pytest.raises(KeyboardInterrupt):
         press_ctrl_c()
 
 
-def test_a_program_started_to_ignore_ctrl_c_goes_on_ignoring_it():
+def test_a_program_that_ignores_ctrl_c_continues_to_ignore_it():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with DeferredInterrupt() as interrupt:
         press_ctrl_c()

@@ -128,7 +128,7 @@ NAIVE = {
 # Of fewer directions than the rank nothing escapes, and covariances stay singular.
 @pytest.mark.parametrize("directions", [SIZE - 1, RANK - 1])
 @pytest.mark.parametrize("name, alphas", CASES)
-def test_an_algorithm_does_at_every_pair_what_its_paper_says(name, alphas, directions):
+def test_every_algorithm_matches_its_paper_at_every_pair(name, alphas, directions):
     gradients = stream(directions)
     found = updates_of(name, gradients, alphas)
     tolerance = 2e-3 if name == "S-AdaGrad" else 1e-8  # Float32, and a Gram matrix.
@@ -142,7 +142,7 @@ def test_an_algorithm_does_at_every_pair_what_its_paper_says(name, alphas, direc
     "name, alpha, power",
     [("AdaGrad", None, 0), ("S-AdaGrad", None, 0), ("RFD-SON", 0.0, -1)],
 )
-def test_an_algorithm_without_a_regularizer_has_no_scale_of_its_own(name, alpha, power):
+def test_an_algorithm_without_a_regularizer_is_scale_invariant(name, alpha, power):
     shorter = updates_of(name, 1e-4 * stream(), [alpha] * 2)
     expected = 1e-4**power * updates_of(name, stream(), [alpha] * 2)
     largest = np.abs(expected).max()
@@ -150,7 +150,7 @@ def test_an_algorithm_without_a_regularizer_has_no_scale_of_its_own(name, alpha,
 
 
 @pytest.mark.parametrize("i", range(len(TWO_RATES)))
-def test_s_adagrad_of_the_study_is_that_of_the_library(i):
+def test_s_adagrad_of_the_study_equals_that_of_the_library(i):
     gradients = stream()
     optimizer = et_optimizer.SketchyAdagrad(float(TWO_RATES[i]), rank=RANK)
     variable = keras.Variable(np.zeros(SIZE, "float32"))
@@ -174,7 +174,7 @@ def count(held):
 
 
 @pytest.mark.parametrize("name", online_algorithms.ALGORITHMS)
-def test_the_formula_for_numbers_held_counts_what_is_held(name):
+def test_numbers_held_counts_the_state_elements(name):
     kind = online_algorithms.ALGORITHMS[name]
     algorithm = kind(TWO_RATES[:1], np.array(kind.ALPHAS[:1]), SIZE, RANK)
     not_state = ("rates", "alphas", "_round")
@@ -192,7 +192,7 @@ def total_loss(weights, data_set):
 
 
 @pytest.mark.parametrize("load", online_convex.DATA_SETS)
-def test_a_data_set_is_two_classes_with_a_constant_feature(load):
+def test_a_data_set_has_two_classes_and_a_constant_feature(load):
     data_set = load()
     assert set(data_set.labels) == {-1.0, 1.0}
     assert np.all(data_set.features[:, -1] == 1)
@@ -201,7 +201,7 @@ def test_a_data_set_is_two_classes_with_a_constant_feature(load):
     assert data_set.features.shape == sizes[data_set.name]
 
 
-def test_digits_are_told_apart_by_being_odd():
+def test_the_labels_of_digits_are_odd_and_even():
     # The first ten images of the data set are 0 to 9.
     assert regret.digits().labels[:10].tolist() == [-1, 1] * 5
 
@@ -229,7 +229,7 @@ def small(name="small", examples=25, features=4):
     )
 
 
-def test_a_game_pays_for_the_weights_before_it_moves_them():
+def test_each_round_incurs_the_loss_before_the_update():
     data_set = small()
     algorithm = online_algorithms.OGD(TWO_RATES, NO_ALPHAS, 4, RANK)
     rounds = []
@@ -249,7 +249,7 @@ def test_a_game_pays_for_the_weights_before_it_moves_them():
             weights -= rate / math.sqrt(t) * np.array(slope)
 
 
-def test_regret_is_what_the_best_rate_paid_less_what_the_best_weights_pay():
+def test_regret_is_the_loss_at_the_best_learning_rate_minus_the_best_fixed_loss():
     data_set = small()
     setting = regret.Setting(rank=RANK, passes=2, seed=3, seeds=2)
     best = regret.best_fixed_weights(data_set)
@@ -278,7 +278,9 @@ def total_of_first(weights, data_set, setting, i):
 
 
 @pytest.mark.parametrize("name", ["Ada-FD", "FD-SON", "RFD-SON"])
-def test_a_rival_is_scored_at_the_best_pair_of_a_rate_and_an_alpha(name, monkeypatch):
+def test_a_baseline_is_scored_at_its_best_pair_of_learning_rate_and_alpha(
+    name, monkeypatch
+):
     monkeypatch.setattr(regret, "RATES", np.array([0.01, 0.1, 0.5, 1.0]))
     data_set, kind = small(), online_algorithms.ALGORITHMS[name]
     setting = regret.Setting(rank=RANK, seeds=2)
@@ -298,7 +300,7 @@ def test_a_rival_is_scored_at_the_best_pair_of_a_rate_and_an_alpha(name, monkeyp
     assert score.average_loss == pytest.approx(min(totals.values()) / 25)
 
 
-def test_only_the_rivals_that_need_an_initial_regularization_tune_one():
+def test_only_algorithms_with_an_initial_regularization_tune_alpha():
     powers = (0.01, 0.1, 1, 10, 100)
     expected = {"Ada-FD": powers, "FD-SON": powers, "RFD-SON": (0, *powers)}
     for name, kind in online_algorithms.ALGORITHMS.items():
@@ -309,7 +311,9 @@ def test_only_the_rivals_that_need_an_initial_regularization_tune_one():
     "rates, expected",
     [((1e-9, 1e-8), "highest"), ((1e4, 1e5), "lowest"), ((1e-9, 0.1, 1e5), "no")],
 )
-def test_a_best_rate_at_the_edge_of_the_grid_is_marked(rates, expected, monkeypatch):
+def test_a_best_learning_rate_at_the_edge_of_the_grid_is_marked(
+    rates, expected, monkeypatch
+):
     monkeypatch.setattr(regret, "RATES", np.array(rates))
     data_set = small()
     outcome = regret.tune_and_score(
@@ -345,7 +349,7 @@ def table_text(data_set, outcome):
     return console.file.getvalue()
 
 
-def test_the_grid_is_the_papers():
+def test_the_grid_is_that_of_the_paper():
     rates = regret.RATES
     assert (len(rates), rates[0], rates[-1]) == (49, 1e-6, 1.0)
     np.testing.assert_allclose(rates[1:] / rates[:-1], 10**0.125)
@@ -375,7 +379,7 @@ def rows(output_dir):
         return list(csv.DictReader(file))
 
 
-def test_the_program_leaves_a_table_a_file_and_a_plot(tmp_path):
+def test_the_program_writes_a_table_a_csv_file_and_a_plot(tmp_path):
     output_dir = tmp_path / "made" / "by_the_program"
     process = subprocess.run(
         [
@@ -412,7 +416,7 @@ def test_the_program_leaves_a_table_a_file_and_a_plot(tmp_path):
     assert files == {online_convex.CSV_NAME, online_convex.PLOT_NAME}
 
 
-def test_a_line_an_algorithm_is_drawn_and_labelled():
+def test_each_algorithm_has_a_labelled_line():
     setting = regret.Setting(rank=2)
     data_sets = [small("one"), small("two")]
     outcomes = [
@@ -438,7 +442,7 @@ def test_a_line_an_algorithm_is_drawn_and_labelled():
     assert len(set(regret.COLORS)) == len(online_algorithms.ALGORITHMS)
 
 
-def test_an_interrupted_study_keeps_what_is_finished(tmp_path, monkeypatch):
+def test_an_interrupted_study_keeps_the_finished_algorithms(tmp_path, monkeypatch):
     class Interrupted(online_algorithms.Algorithm):
         def __call__(self, gradients, t):
             raise KeyboardInterrupt
@@ -463,7 +467,7 @@ def parsed(*arguments):
     return values
 
 
-def test_the_defaults_are_the_settings():
+def test_the_default_flags_are_the_default_setting():
     values = parsed()
     chosen = (values.rank, values.passes, values.seed, values.seeds)
     assert regret.Setting(*chosen) == regret.Setting()
@@ -477,16 +481,19 @@ def test_the_defaults_are_the_settings():
         ("--passes=0", "--passes must be a whole number, at least 1; received 0."),
         ("--seed=-1", "from 0 to 4294967295; received -1."),
         ("--seeds=0", "--seeds must be a whole number, at least 1; received 0."),
-        ("--output_dir=", "--output_dir must be a directory that can be written to"),
+        (
+            "--output_dir=",
+            "--output_dir must be a directory that can be created or written to",
+        ),
     ],
 )
-def test_a_bad_flag_is_refused_with_its_value_rule_and_remedy(argument, rule):
+def test_a_bad_flag_is_refused_with_its_value_and_the_remedy(argument, rule):
     with pytest.raises(flags.IllegalFlagValueError) as error:
         parsed(argument)
     assert rule in str(error.value)
     assert "Leave it out" in str(error.value) or "Name another" in str(error.value)
 
 
-def test_a_word_that_is_no_flag_is_refused():
+def test_an_argument_that_is_not_a_flag_is_refused():
     with pytest.raises(app.UsageError, match="received 'rank'. Write --name=value"):
         online_convex.main(["online_convex", "rank"])

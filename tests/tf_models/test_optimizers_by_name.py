@@ -1,4 +1,4 @@
-"""Optimizers by name: from the text of a flag to the optimizer."""
+"""Optimizers from the texts of flags."""
 
 import json
 
@@ -44,7 +44,7 @@ JSON = '{"class_name": "Adam", "config": {"beta_1": 0.5, "learning_rate": 7.0}}'
         ('{"class_name": "SM3"}', et_optimizer.SM3, {}),
     ],
 )
-def test_a_text_names_a_class_and_its_arguments(text, expected_class, expected):
+def test_a_text_gives_a_class_and_its_arguments(text, expected_class, expected):
     assert optimizers.parse(text) == (expected_class, expected)
     made = optimizers.make(text, 0.25)
     assert type(made) is expected_class
@@ -55,7 +55,7 @@ def test_a_text_names_a_class_and_its_arguments(text, expected_class, expected):
             assert config[name] == value
 
 
-def test_levels_and_ranks_by_path_keep_the_order_in_which_the_first_match_wins():
+def test_levels_and_ranks_by_path_keep_their_order():
     text = "ExtremeTensoring(level={'logits': 1, 'l': 3, '.*': 2})"
     more = optimizers.with_arguments(text, {"momentum_rank": {"b": None, "a": "auto"}})
     for written in (text, more):
@@ -74,7 +74,7 @@ def test_levels_and_ranks_by_path_keep_the_order_in_which_the_first_match_wins()
         "ExtremeTensoring(level={'a': 1, '.*': 2}, momentum_rank={'a': None})",
     ],
 )
-def test_what_keras_writes_of_an_optimizer_makes_the_same_one(text):
+def test_a_serialized_optimizer_makes_the_same_one(text):
     made = optimizers.make(text, 0.25)
     written = json.dumps(keras.optimizers.serialize(made))
     again = optimizers.make(written, 0.25)
@@ -88,10 +88,10 @@ def test_what_keras_writes_of_an_optimizer_makes_the_same_one(text):
     [
         ("", "must be a name, or a name with arguments"),
         ("Adam(", r"received 'Adam\('"),
-        ("Adam(0.1)", "arguments need their names"),
-        ("Adam(**{})", "arguments need their names"),
-        ("Adam(beta_1=x)", "Python's literals"),
-        ("Adam(beta_1={[]: 1})", "Python's literals"),
+        ("Adam(0.1)", "arguments must have names"),
+        ("Adam(**{})", "arguments must have names"),
+        ("Adam(beta_1=x)", "Python literals"),
+        ("Adam(beta_1={[]: 1})", "Python literals"),
         ("adam", "no optimizer 'adam' .* Choose from .*ExtremeTensoring.*Adam"),
         ("keras.ExtremeTensoring", "no optimizer 'keras.ExtremeTensoring'"),
         ("os.system", "no optimizer 'os.system'"),
@@ -99,7 +99,7 @@ def test_what_keras_writes_of_an_optimizer_makes_the_same_one(text):
         ("LossScaleOptimizer", "no optimizer 'LossScaleOptimizer'"),
         ("Adam(beta_3=1)", "Adam has no argument 'beta_3'.* It has .*beta_2"),
         ("Adam(level=2)", "Adam has no argument 'level'"),
-        ("Adam(learning_rate=1)", "given beside the optimizer; .* Use the flag"),
+        ("Adam(learning_rate=1)", "cannot contain its learning rate; .* Use the flag"),
         ("ExtremeTensoring(level=0)", "level"),
         ("ExtremeTensoring(level={'a': 0})", "level"),
         ("ExtremeTensoring(level={'(': 1})", "level"),
@@ -114,7 +114,7 @@ def test_what_keras_writes_of_an_optimizer_makes_the_same_one(text):
         ('{"class_name": "Adam", "config": {"level": 1}}', "no argument 'level'"),
     ],
 )
-def test_a_text_that_makes_no_optimizer_is_refused_with_the_rule(text, told):
+def test_an_invalid_text_is_refused_with_the_reason(text, told):
     with pytest.raises(ValueError, match=told):
         optimizers.make(text, 0.1)
 
@@ -146,7 +146,7 @@ def test_a_text_that_makes_no_optimizer_is_refused_with_the_rule(text, told):
         ("keras.Adam", {"beta_1": 0.5}, "Adam(beta_1=0.5)"),
     ],
 )
-def test_a_text_takes_more_arguments_and_stays_a_text(text, arguments, expected):
+def test_with_arguments_adds_or_replaces_arguments_of_a_text(text, arguments, expected):
     written = optimizers.with_arguments(text, arguments)
     assert written == expected
     optimizer_class, own = optimizers.parse(text)
@@ -154,17 +154,17 @@ def test_a_text_takes_more_arguments_and_stays_a_text(text, arguments, expected)
 
 
 @pytest.mark.parametrize("name", optimizers.names())
-def test_every_name_makes_an_optimizer_with_a_default_rate(name):
+def test_every_name_makes_an_optimizer_with_a_default_learning_rate(name):
     rate = optimizers.default_learning_rate(name)
     assert 0 < rate < 1
     made = optimizers.make(name, rate)
     assert type(made).__name__ == name
-    # The same one as that which the class makes of nothing.
+    # It equals the optimizer that the class makes without arguments.
     theirs = type(made)()
     assert made.get_config() | {"name": None} == theirs.get_config() | {"name": None}
 
 
-def test_the_names_are_ours_and_then_those_of_keras_each_once():
+def test_the_names_are_those_of_this_library_and_then_those_of_keras():
     names = optimizers.names()
     assert len(set(names)) == len(names)
     ours = [name for name in names if hasattr(et_optimizer, name)]
@@ -183,7 +183,7 @@ def test_every_contender_makes_its_optimizer_at_its_learning_rate():
             assert rate == pytest.approx(contender.learning_rate, rel=1e-6)
 
 
-def test_the_rate_of_a_configuration_is_its_default_and_a_schedule_is_refused():
+def test_a_configuration_gives_the_default_learning_rate_and_no_schedule():
     text = '{"class_name": "SGD", "config": {"learning_rate": 0.5, "momentum": 0.9}}'
     assert optimizers.default_learning_rate(text) == 0.5
     assert optimizers.default_learning_rate('{"class_name": "SGD"}') == 0.01
@@ -193,7 +193,7 @@ def test_the_rate_of_a_configuration_is_its_default_and_a_schedule_is_refused():
         optimizers.default_learning_rate(json.dumps(configured))
 
 
-def test_averages_that_fit_would_put_into_the_weights_are_refused():
+def test_use_ema_is_refused():
     with pytest.raises(ValueError, match="Leave out use_ema"):
         optimizers.parse("Adam(use_ema=True)")
     assert optimizers.make("Adam(use_ema=False)", 0.1).use_ema is False

@@ -11,7 +11,7 @@ def numbers(variables):
     return sum(int(np.prod(variable.shape)) for variable in variables)
 
 
-def test_at_the_papers_size_it_is_the_well_known_network():
+def test_at_paper_size_it_is_the_published_network():
     model = resnet_18((32, 32, 3), 10)
     assert numbers(model.trainable_variables) == 11_173_962
     kernels = [v for v in model.trainable_variables if v.path.endswith("/kernel")]
@@ -27,7 +27,7 @@ def test_three_of_the_four_stages_halve_the_image(side, last):
     assert model.get_layer("stage_0_block_1_relu").output.shape[1:] == (side, side, 2)
 
 
-def test_the_logits_are_unbounded_and_one_a_class():
+def test_there_is_one_unbounded_logit_per_class():
     model = resnet_18((8, 8, 1), 7, width=2)
     logits = model(100 * np.random.default_rng(0).normal(size=(5, 8, 8, 1))).numpy()
     assert logits.shape == (5, 7)
@@ -35,7 +35,7 @@ def test_the_logits_are_unbounded_and_one_a_class():
     assert model.layers[-1].activation is keras.activations.linear
 
 
-def test_a_block_whose_convolutions_give_nothing_is_the_identity():
+def test_a_block_with_zero_convolutions_is_the_identity():
     model = resnet_18((8, 8, 1), 10, width=2)
     model.get_layer("stage_0_block_1_second_norm").gamma.assign([0.0, 0.0])
     before_and_after = keras.Model(

@@ -49,7 +49,7 @@ def table(*summaries, width=140):
     return text, found
 
 
-def test_the_file_holds_every_number_in_full(tmp_path):
+def test_the_csv_file_has_results_in_full_precision(tmp_path):
     adam, et2 = entry("adam", rates=(0.1, 0.3)), entry("et2", optimizer="SM3")
     runs = [
         finished(adam, 0.1, 0, ADAM),
@@ -75,7 +75,7 @@ def test_the_file_holds_every_number_in_full(tmp_path):
     assert "curve" not in first
 
 
-def test_a_write_that_is_stopped_leaves_the_earlier_file_and_nothing_else(tmp_path):
+def test_an_interrupted_write_keeps_the_previous_csv_file(tmp_path):
     path = tmp_path / "results.csv"
     adam = entry()
     write_csv([finished(adam, 0.1, 0, ADAM)], {}, path)
@@ -90,7 +90,7 @@ def test_a_write_that_is_stopped_leaves_the_earlier_file_and_nothing_else(tmp_pa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_table_shows_rate_memory_measures_and_time_of_each_entry():
+def test_the_table_shows_learning_rate_memory_measures_and_time():
     text, cells = table(
         summary("SGD", SGD, rate=1.0), summary("ET2", ET2), summary("Adam", ADAM)
     )
@@ -99,17 +99,17 @@ def test_the_table_shows_rate_memory_measures_and_time_of_each_entry():
     assert cells["SGD"] == ["1", "0", "0", *["diverged at step 7"] * 2, "11.0"]
     assert "10 steps" in text
     assert cells[""] == [
-        "rate",
-        "bytes held",
+        "LR",
+        "state bytes",
         "% of Adam's",
-        "validation perplexity, a byte",
+        "validation perplexity, per byte",
         "test perplexity",
-        "ms a step",
+        "ms / step",
     ]
     assert "smallest tried" not in text
 
 
-def test_memory_is_counted_in_bytes_and_as_a_share_of_adams_of_three_digits():
+def test_the_table_shows_memory_in_bytes_and_in_percent_of_adams():
     _, cells = table(summary("ET", HALF), summary("ET∞", FEW), summary("A", ADAM))
     # 100 numbers take 207 bytes where some are in bfloat16, others integers of 8 bits.
     assert cells["ET"][1:3] == ["207", "5.17"]
@@ -117,7 +117,7 @@ def test_memory_is_counted_in_bytes_and_as_a_share_of_adams_of_three_digits():
     assert HALF.percent_of_adam == pytest.approx(5.175)
 
 
-def test_the_table_of_the_demo_cuts_no_number_off_in_80_columns():
+def test_the_demo_table_fits_into_80_columns():
     def of(label, **values):
         measured = result(6.543, **{"adam_bytes": 3_799_040} | values)
         return summary(label, measured, rate=0.0015)
@@ -132,14 +132,14 @@ def test_the_table_of_the_demo_cuts_no_number_off_in_80_columns():
     assert "2,030,440" in text and "3,799,040" in text
 
 
-def test_the_table_shows_the_mean_the_least_and_the_largest_of_several_seeds():
+def test_the_table_shows_mean_and_range_of_several_seeds():
     seeds = [result(value, ms_per_step=value) for value in (6.0, 7.0, 9.5)]
     _, cells = table(summary("ET2", *seeds), summary("SGD", SGD, *seeds))
     assert cells["ET2"][3:] == ["7.5 (6 to 9.5)", "8 (6.5 to 10)", "7.0"]
     assert cells["SGD"][3] == "diverged in 1 of 4 seeds"
 
 
-def test_the_table_marks_a_best_rate_beyond_which_a_better_one_may_lie():
+def test_the_table_marks_a_best_learning_rate_at_the_edge():
     text, cells = table(summary("ET2", ET2, is_at_edge=True), summary("Adam", ADAM))
     assert cells["ET2"][0] == "0.001 *" and cells["Adam"][0] == "0.001"
-    assert "* the best rate is the largest or smallest tried" in text
+    assert "* the best learning rate is the largest or smallest tried" in text

@@ -51,7 +51,7 @@ def test_a_text_is_a_whole_file(small):
     assert texts(small, "test") == TEST
 
 
-def test_a_file_that_is_not_utf_8_is_skipped_and_named(small, caplog):
+def test_a_file_that_is_not_utf_8_is_skipped_and_logged(small, caplog):
     with caplog.at_level("WARNING", logger="absl"):
         small.splits()
     (skipped,) = [r.getMessage() for r in caplog.records if "Skipped" in r.getMessage()]
@@ -60,7 +60,7 @@ def test_a_file_that_is_not_utf_8_is_skipped_and_named(small, caplog):
     assert texts(small, "train") == TRAIN
 
 
-def test_a_file_that_cannot_be_read_is_skipped_and_named(small, tmp_path, caplog):
+def test_an_unreadable_file_is_skipped_and_logged(small, tmp_path, caplog):
     (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere.py")
     with caplog.at_level("WARNING", logger="absl"):
         assert texts(small, "train") == TRAIN
@@ -68,19 +68,19 @@ def test_a_file_that_cannot_be_read_is_skipped_and_named(small, tmp_path, caplog
     assert any("gone.py" in r.getMessage() for r in caplog.records)
 
 
-def test_a_directory_without_source_is_refused_with_the_remedy(tmp_path):
+def test_a_directory_without_source_files_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(ValueError, match="at least one file.*folder.*Use a Python"):
         StdlibSource(tmp_path, "empty").splits()
 
 
-def test_the_text_of_each_python_version_has_a_name_of_its_own():
+def test_each_python_version_has_its_own_name():
     source = StdlibSource()
     assert platform.python_version() in source.name
     assert platform.python_version() in source.title
     assert str(source.root) == sysconfig.get_path("stdlib")
 
 
-def test_the_real_splits_share_no_file_and_hold_the_library():
+def test_the_real_splits_are_disjoint_and_contain_the_library():
     splits = {split: texts(StdlibSource(), split) for split in SPLITS}
     library = splits["train"] | splits["validation"] | splits["test"]
     assert len(library) == sum(map(len, splits.values()))

@@ -29,7 +29,7 @@ def described(planned):
 # Budgets.
 
 
-def test_every_entry_tries_as_many_rates_on_the_same_seeds():
+def test_every_entry_tries_its_learning_rates_on_the_same_seeds():
     searched = study(ADAM, SM3, seeds=(5, 6, 7), searched_seeds=2).search()
     tried = {
         one.name: [(rate, seed) for other, rate, seed in searched if other is one]
@@ -39,7 +39,7 @@ def test_every_entry_tries_as_many_rates_on_the_same_seeds():
     assert tried["sm3"] == [(r, s) for s in (5, 6) for r in SM3.rates]
 
 
-def test_the_other_seeds_run_only_the_best_rates():
+def test_the_other_seeds_run_only_the_best_learning_rates():
     several = study(ADAM, SM3, seeds=(5, 6, 7))
     assert {seed for _, _, seed in several.search()} == {5}
     repeated = several.repetitions({"adam": 0.2, "sm3": 4.0})
@@ -52,15 +52,15 @@ def test_the_other_seeds_run_only_the_best_rates():
 
 
 @pytest.mark.parametrize("searched", [1, 2, 3, 4])
-def test_a_study_knows_how_many_runs_it_has(searched):
+def test_total_runs_is_the_number_of_planned_runs(searched):
     several = study(ADAM, SM3, seeds=(5, 6, 7), searched_seeds=searched)
     rates = {"adam": 0.1, "sm3": 1.0}
     planned = several.search() + several.repetitions(rates)
-    assert several.runs_in_all == len(planned)
+    assert several.total_runs == len(planned)
     assert len({(one.name, rate, seed) for one, rate, seed in planned}) == len(planned)
 
 
-def test_the_runs_of_a_study_differ_in_optimizer_rate_and_seed_alone():
+def test_runs_differ_only_in_optimizer_learning_rate_and_seed():
     several = study(ADAM, SM3, steps=7, evaluations=3, schedule="constant")
     first = several.run(ADAM, 0.1, 3).identity()
     second = several.run(SM3, 2.0, 3).identity()
@@ -74,13 +74,13 @@ def test_the_runs_of_a_study_differ_in_optimizer_rate_and_seed_alone():
 # The choice.
 
 
-def test_the_best_rate_has_the_least_mean_over_the_searched_seeds():
+def test_the_best_learning_rate_has_the_lowest_mean_over_the_searched_seeds():
     runs = measured(ADAM, (5.0, 4.0, 6.0)) + measured(ADAM, (5.0, 9.0, 6.0), seed=1)
     assert best_rates(runs, seeds=(0,)) == {"adam": 0.2}
     assert best_rates(runs, seeds=(0, 1)) == {"adam": 0.1}
 
 
-def test_the_test_split_has_no_part_in_the_choice():
+def test_the_test_split_does_not_affect_the_choice():
     runs = [
         finished(ADAM, 0.1, 0, result(5.0, test=1.0)),
         finished(ADAM, 0.2, 0, result(4.0, test=9.0)),
@@ -88,7 +88,7 @@ def test_the_test_split_has_no_part_in_the_choice():
     assert best_rates(runs, seeds=(0,)) == {"adam": 0.2}
 
 
-def test_a_rate_that_diverged_is_chosen_only_where_all_did():
+def test_a_diverged_learning_rate_is_chosen_only_if_all_diverged():
     runs = measured(ADAM, (math.nan, 9.0, math.nan))
     assert best_rates(runs, seeds=(0,)) == {"adam": 0.2}
     # One seed that diverged is enough.
@@ -100,7 +100,7 @@ def test_a_rate_that_diverged_is_chosen_only_where_all_did():
     assert best_rates(nowhere, seeds=(0,)) == {"adam": 0.1}
 
 
-def test_a_summary_has_the_seeds_of_the_best_rate_and_says_where_it_lies():
+def test_a_summary_has_all_seeds_of_the_best_learning_rate():
     several = study(ADAM, SM3, seeds=(0, 1))
     runs = measured(ADAM, (5.0, 4.0, 6.0)) + measured(SM3, (3.0, 2.0, 1.0))
     runs.append(finished(ADAM, 0.2, 1, result(8.0)))
@@ -112,13 +112,13 @@ def test_a_summary_has_the_seeds_of_the_best_rate_and_says_where_it_lies():
     assert adam.diverged == 0 and sm3.first.validation == 1.0
 
 
-def test_one_rate_alone_is_at_no_edge_and_an_entry_without_runs_has_no_summary():
+def test_a_single_learning_rate_is_not_at_an_edge():
     single = entry(rates=(0.1,))
     (found,) = summarize(study(single, SM3), measured(single, (4.0,)))
     assert (found.entry, found.is_at_edge) == (single, False)
 
 
-def test_a_summary_of_seeds_of_which_one_diverged_has_no_mean():
+def test_a_summary_with_a_diverged_seed_has_no_mean():
     single = entry(rates=(0.1,))
     runs = measured(single, (4.0,)) + measured(single, (math.nan,), seed=1)
     (found,) = summarize(study(single, seeds=(0, 1)), runs)
@@ -129,7 +129,7 @@ def test_a_summary_of_seeds_of_which_one_diverged_has_no_mean():
 # The journal.
 
 
-def test_the_journal_gives_back_every_number_of_a_run_in_full(tmp_path):
+def test_the_journal_restores_results_exactly(tmp_path):
     strange = result(
         math.nan,
         curve=((3, 1 / 3), (7, math.inf), (9, math.nan)),
@@ -146,12 +146,12 @@ def test_the_journal_gives_back_every_number_of_a_run_in_full(tmp_path):
     json.loads(line, parse_constant=pytest.fail)  # What JSON has no word for.
 
 
-def test_nan_and_infinity_are_written_as_json_can():
+def test_nan_and_infinity_become_strings_in_json():
     written = json.dumps(result_to_json(result(math.nan)), allow_nan=False)
     assert '"validation": "nan"' in written
 
 
-def test_the_journal_has_a_run_at_once_and_begins_without_a_file(tmp_path):
+def test_the_journal_finds_a_run_as_soon_as_it_is_added(tmp_path):
     journal = Journal(tmp_path / "runs.jsonl")
     assert journal.find(RUN, DATA) is None
     assert not (tmp_path / "runs.jsonl").exists()
@@ -159,7 +159,7 @@ def test_the_journal_has_a_run_at_once_and_begins_without_a_file(tmp_path):
     assert journal.find(RUN, DATA) == (result(4.0), [])
 
 
-def test_other_data_steps_seeds_rates_or_models_are_another_run(tmp_path):
+def test_a_run_with_any_other_setting_or_data_is_not_found(tmp_path):
     journal = Journal(tmp_path / "runs.jsonl")
     journal.add(RUN, result(4.0), [])
     assert journal.find(RUN, "another text") is None
@@ -179,7 +179,7 @@ def test_other_data_steps_seeds_rates_or_models_are_another_run(tmp_path):
 
 
 @pytest.mark.parametrize("left", [1, 40, -2])
-def test_a_line_that_a_crash_cut_off_is_no_run_and_spoils_no_other(tmp_path, left):
+def test_a_truncated_line_is_ignored(tmp_path, left):
     path = tmp_path / "runs.jsonl"
     runs = [study(ADAM).run(ADAM, 0.1, seed) for seed in range(3)]
     journal = Journal(path)
@@ -196,7 +196,7 @@ def test_a_line_that_a_crash_cut_off_is_no_run_and_spoils_no_other(tmp_path, lef
     assert found == [4.0, 6.0, 5.0]
 
 
-def test_a_line_that_only_lacks_its_end_is_a_run(tmp_path):
+def test_a_line_without_a_newline_is_a_run(tmp_path):
     path = tmp_path / "runs.jsonl"
     Journal(path).add(RUN, result(4.0), [])
     path.write_text(path.read_text().rstrip("\n"))
@@ -209,7 +209,7 @@ def test_a_line_that_only_lacks_its_end_is_a_run(tmp_path):
 @pytest.mark.parametrize(
     "line", ["", "[]", "5", "{}", '{"run": {}, "result": "x", "quality": []}', "\\x00"]
 )
-def test_a_line_that_is_no_run_is_passed_over(tmp_path, line):
+def test_an_invalid_line_is_ignored(tmp_path, line):
     path = tmp_path / "runs.jsonl"
     Journal(path).add(RUN, result(4.0), [])
     path.write_text(line + "\n" + path.read_text())

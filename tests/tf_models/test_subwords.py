@@ -45,14 +45,14 @@ ODD_TEXTS = [
 ]
 
 
-def test_odd_text_comes_back_whole(subwords):
+def test_decoding_restores_unusual_text(subwords):
     for text in ODD_TEXTS:
         tokens = subwords.encode_texts([text])
         assert subwords.decode(tokens) == text + END_OF_TEXT
         assert subwords.decode(tokens[:-1]) == text
 
 
-def test_every_text_comes_back_whole(subwords):
+def test_decoding_restores_every_text(subwords):
     @given(st.text())
     def check(text):
         assert subwords.decode(subwords.encode_texts([text])[:-1]) == text
@@ -60,25 +60,25 @@ def test_every_text_comes_back_whole(subwords):
     check()
 
 
-def test_each_text_is_followed_by_the_end_and_none_spells_it(subwords):
+def test_only_the_end_of_a_text_gives_the_end_token(subwords):
     tokens = subwords.encode_texts([TEXTS[0], "", END_OF_TEXT])
     assert subwords.end_of_text == 0
     assert np.count_nonzero(tokens == 0) == 3
     assert tokens[-1] == 0
 
 
-def test_texts_and_their_utf_8_are_encoded_alike(subwords):
+def test_texts_and_their_utf_8_bytes_give_the_same_tokens(subwords):
     np.testing.assert_array_equal(
         subwords.encode_texts(TEXTS),
         subwords.encode_texts([text.encode() for text in TEXTS]),
     )
 
 
-def test_no_texts_make_no_tokens(subwords):
+def test_an_empty_list_of_texts_gives_no_tokens(subwords):
     assert subwords.encode_texts([]).shape == (0,)
 
 
-def test_a_vocabulary_has_the_asked_size_and_shortens_its_text(subwords):
+def test_a_vocabulary_has_the_requested_size_and_shortens_its_text(subwords):
     tokens = subwords.encode_texts(TEXTS)
     assert subwords.size == SIZE
     assert tokens.dtype == subwords.dtype == np.uint16
@@ -91,7 +91,7 @@ def test_the_smallest_vocabulary_is_bytes():
     assert len(tokens) == sum(len(text.encode()) + 1 for text in TEXTS)
 
 
-def test_a_saved_vocabulary_is_read_back_the_same(subwords, tmp_path):
+def test_a_saved_vocabulary_loads_unchanged(subwords, tmp_path):
     subwords.save(tmp_path / "vocabulary.json")
     loaded = load_subwords(tmp_path / "vocabulary.json")
     assert loaded.size == subwords.size
@@ -109,7 +109,7 @@ train_subwords(eval(sys.argv[1]), int(sys.argv[2])).save(pathlib.Path(sys.argv[3
 
 
 @pytest.mark.parametrize("threads", ["1", "4"])
-def test_another_process_learns_the_same_vocabulary(subwords, tmp_path, threads):
+def test_another_process_trains_the_same_vocabulary(subwords, tmp_path, threads):
     subwords.save(tmp_path / "here.json")
     arguments = [repr(TEXTS), str(SIZE), str(tmp_path / "there.json")]
     subprocess.run(
@@ -128,10 +128,10 @@ def test_a_size_out_of_range_is_refused():
             train_subwords(TEXTS, size)
 
 
-def test_a_size_the_text_cannot_fill_is_refused_with_one_it_can():
-    with pytest.raises(ValueError, match="received 5000 for a text that fills") as info:
+def test_a_size_too_large_for_the_text_is_refused_with_the_possible_size():
+    with pytest.raises(ValueError, match="received 5000 for a text that gives") as info:
         train_subwords(TEXTS, 5000)
-    filled = int(str(info.value).split("Ask for ")[1].split()[0])
+    filled = int(str(info.value).split("Use ")[1].split()[0])
     assert train_subwords(TEXTS, filled).size == filled
-    with pytest.raises(ValueError, match=f"fills {filled}"):
+    with pytest.raises(ValueError, match=f"gives {filled}"):
         train_subwords(TEXTS, filled + 1)

@@ -35,7 +35,7 @@ def same(some, others):
     )
 
 
-def test_the_evaluated_windows_are_as_many_tokens_at_every_sequence_length():
+def test_evaluation_has_equally_many_tokens_at_every_sequence_length():
     long_text = np.tile(np.arange(256, dtype=np.uint8), 4 * EVALUATED_TOKENS // 256)
     for length in (96, 4096):
         shapes = [y.shape for _, y in evaluation_windows(long_text, length)]
@@ -44,14 +44,14 @@ def test_the_evaluated_windows_are_as_many_tokens_at_every_sequence_length():
         assert 0.9 * EVALUATED_TOKENS <= predicted <= EVALUATED_TOKENS
 
 
-def test_a_split_smaller_than_the_slice_is_used_whole():
+def test_a_small_split_is_evaluated_completely():
     batches = list(evaluation_windows(SHORT_TEXT, 8))
     assert sum(math.prod(y.shape) for _, y in batches) == 8 * (
         (len(SHORT_TEXT) - 1) // 8
     )
 
 
-def test_a_loss_is_a_perplexity_and_one_too_large_for_a_float_is_infinite():
+def test_the_perplexity_is_infinite_on_overflow():
     assert perplexity({"loss": math.log(7)}) == pytest.approx(7)
     assert perplexity({"loss": 709.0}) < math.inf
     assert perplexity({"loss": 710.0}) == math.inf
@@ -59,7 +59,7 @@ def test_a_loss_is_a_perplexity_and_one_too_large_for_a_float_is_infinite():
     assert not math.isfinite(perplexity({"loss": math.nan}))
 
 
-def test_an_error_is_the_per_cent_of_wrong_answers_and_nan_with_the_loss():
+def test_the_error_is_in_percent_and_nan_with_a_nan_loss():
     assert error({"loss": 1.0, "accuracy": 0.75}) == 25.0
     assert error({"loss": 1.0, "accuracy": 1.0}) == 0.0
     assert math.isnan(error({"loss": math.nan, "accuracy": 0.1}))
@@ -72,7 +72,7 @@ def test_each_kind_of_task_has_a_name_and_a_model():
     assert [task().model for task in TASKS.values()] == ["tiny", "resnet18", "logistic"]
 
 
-def test_the_language_task_is_evaluated_alike_at_every_batch_size(prepared_data_dir):
+def test_the_batch_size_does_not_change_the_evaluation_of_language(prepared_data_dir):
     small, large = (
         Language(sequence_length=4096, batch_size=size).load(prepared_data_dir)
         for size in (2, 5)
@@ -80,7 +80,7 @@ def test_the_language_task_is_evaluated_alike_at_every_batch_size(prepared_data_
     assert same(arrays(small.validation), arrays(large.validation))
     assert same(arrays(small.test), arrays(large.test))
     assert not same(arrays(small.test), arrays(small.validation))
-    assert (small.measure, small.unit) == ("perplexity", "a byte")
+    assert (small.measure, small.unit) == ("perplexity", "per byte")
     assert (small.examples_per_step, large.examples_per_step) == (8192, 20480)
     # The seed draws the training batches, of which the evaluation knows nothing.
     drawn = [arrays(small.training_batches(1, seed=seed)) for seed in (0, 1, 0)]
@@ -89,14 +89,14 @@ def test_the_language_task_is_evaluated_alike_at_every_batch_size(prepared_data_
 
 
 @pytest.mark.parametrize("task", [Language(sequence_length=8, batch_size=2), DIGITS])
-def test_batches_go_on_at_a_later_step_as_if_nothing_had_been(task, prepared_data_dir):
+def test_batches_continue_at_a_later_step(task, prepared_data_dir):
     loaded = task.load(prepared_data_dir)
     whole = arrays(loaded.training_batches(3, seed=4))
     rest = arrays(loaded.training_batches(2, seed=4, first_step=1))
     assert same(whole[1:], rest)
 
 
-def test_images_are_scored_by_their_error_whatever_the_batch_size(prepared_data_dir):
+def test_the_batch_size_does_not_change_the_evaluation_of_images(prepared_data_dir):
     loaded = DIGITS.load(prepared_data_dir)
     assert (loaded.measure, loaded.metrics) == ("error", ("accuracy",))
     assert loaded.score is error
@@ -105,7 +105,7 @@ def test_images_are_scored_by_their_error_whatever_the_batch_size(prepared_data_
     assert same(arrays(loaded.validation), arrays(other.validation))
 
 
-def test_the_convex_measure_is_the_training_objective_less_its_minimum():
+def test_the_convex_measure_is_the_objective_minus_its_minimum():
     loaded = CONVEX.load()
     (validated,) = arrays(loaded.validation)
     (tested,) = arrays(loaded.test)
@@ -122,7 +122,7 @@ def test_the_convex_measure_is_the_training_objective_less_its_minimum():
     assert loaded.score({"loss": math.log(10) - excess}) == pytest.approx(0, abs=1e-12)
 
 
-def test_a_seed_draws_other_convex_data():
+def test_the_seed_selects_the_convex_data():
     assert CONVEX.for_seed(3).data_seed == 3
     drawn = [arrays(CONVEX.for_seed(seed).load().validation) for seed in (0, 3, 0)]
     assert same(drawn[0], drawn[2]) and not same(drawn[0], drawn[1])

@@ -55,7 +55,7 @@ def token_directories(data_dir):
     return sorted((data_dir / "tokens").iterdir())
 
 
-def test_the_standard_library_is_there_as_bytes(prepared_data_dir):
+def test_the_standard_library_loads_as_bytes(prepared_data_dir):
     data = load_text("stdlib", data_dir=prepared_data_dir)
     source = StdlibSource()
     assert data.name == source.title
@@ -67,7 +67,7 @@ def test_the_standard_library_is_there_as_bytes(prepared_data_dir):
     assert data.decode(data.train[:9]) == byte_vocabulary.decode(data.train[:9])
 
 
-def test_the_standard_library_is_there_as_subwords(prepared_data_dir):
+def test_the_standard_library_loads_as_subwords(prepared_data_dir):
     in_bytes = load_text("stdlib", data_dir=prepared_data_dir)
     data = load_text("stdlib", data_dir=prepared_data_dir, subwords=2048)
     assert (data.unit, data.vocabulary_size) == ("subword", 2048)
@@ -81,20 +81,20 @@ def test_the_standard_library_is_there_as_subwords(prepared_data_dir):
     assert data.bytes_per_token == text_bytes / tokens > 2
 
 
-def test_tokens_are_memory_maps_that_cannot_be_written_to(load_folder):
+def test_tokens_are_read_only_memory_maps(load_folder):
     train = load_folder().train
     assert isinstance(train, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         train[0] = 1
 
 
-def test_windows_are_cut_from_them(load_folder):
+def test_tokens_can_be_divided_into_windows(load_folder):
     data = load_folder(subwords=SUBWORDS)
     (inputs, targets), *_ = ShuffledWindows(data.train, 8, 4, steps=1, seed=0)
     assert inputs.shape == targets.shape == (4, 8)
 
 
-def test_a_vocabulary_is_trained_on_the_training_split_alone(folder, load_folder):
+def test_a_vocabulary_is_trained_on_the_training_split_only(folder, load_folder):
     data = load_folder(subwords=SUBWORDS)
     order = byte_vocabulary.decode(load_folder().train).split("\0")[:-1]
     expected = train_subwords(order, SUBWORDS)
@@ -108,7 +108,7 @@ def test_a_vocabulary_is_trained_on_the_training_split_alone(folder, load_folder
     assert not np.array_equal(changed.test, data.test)
 
 
-def test_tokens_are_made_once(load_folder, no_encoding):
+def test_a_text_is_encoded_once(load_folder, no_encoding):
     made = load_folder(subwords=SUBWORDS)
     no_encoding()
     read = load_folder(subwords=SUBWORDS)
@@ -118,7 +118,7 @@ def test_tokens_are_made_once(load_folder, no_encoding):
     assert read.decode(read.test) == made.decode(made.test)
 
 
-def test_each_vocabulary_and_each_text_has_a_directory_of_its_own(
+def test_each_vocabulary_and_each_text_has_its_own_directory(
     folder, load_folder, tmp_path
 ):
     load_folder()
@@ -133,7 +133,7 @@ def test_each_vocabulary_and_each_text_has_a_directory_of_its_own(
 
 
 @pytest.mark.parametrize("stopped_in", ["train.npy", "summary.json"])
-def test_tokens_half_written_are_not_taken_for_whole(
+def test_an_interrupted_encoding_is_repeated(
     load_folder, monkeypatch, tmp_path, stopped_in
 ):
     replacing = text.replacing
@@ -156,7 +156,7 @@ def test_tokens_half_written_are_not_taken_for_whole(
 
 
 @pytest.mark.parametrize("damage", ["cut short", "removed"])
-def test_tokens_damaged_later_are_made_again(load_folder, tmp_path, damage):
+def test_damaged_token_files_are_encoded_again(load_folder, tmp_path, damage):
     expected = np.array(load_folder().train)
     (directory,) = token_directories(tmp_path / "data")
     file = directory / "train.npy"
@@ -167,7 +167,7 @@ def test_tokens_damaged_later_are_made_again(load_folder, tmp_path, damage):
     np.testing.assert_array_equal(load_folder().train, expected)
 
 
-def test_files_are_where_and_what_the_documentation_says(load_folder, tmp_path):
+def test_token_files_have_the_documented_names_and_contents(load_folder, tmp_path):
     load_folder(subwords=SUBWORDS)
     (directory,) = token_directories(tmp_path / "data")
     names = {"train.npy", "validation.npy", "test.npy"}
@@ -179,7 +179,7 @@ def test_files_are_where_and_what_the_documentation_says(load_folder, tmp_path):
         assert tokens.ndim == 1 and len(tokens) == summary["tokens"][split]
 
 
-def test_by_default_tokens_lie_in_tfds_own_directory(folder, tmp_path, monkeypatch):
+def test_by_default_tokens_are_in_the_directory_of_tfds(folder, tmp_path, monkeypatch):
     root = tmp_path / "default"
     monkeypatch.setenv("TFDS_DATA_DIR", str(root))
     load_text("folder", text_dir=folder)
@@ -189,7 +189,7 @@ def test_by_default_tokens_lie_in_tfds_own_directory(folder, tmp_path, monkeypat
     )
 
 
-def test_progress_is_shown_on_a_terminal_alone(load_folder, capsys):
+def test_progress_is_shown_on_terminals_only(load_folder, capsys):
     shown, hidden = (
         Console(file=io.StringIO(), force_terminal=terminal, width=120)
         for terminal in (True, False)
@@ -201,7 +201,7 @@ def test_progress_is_shown_on_a_terminal_alone(load_folder, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_lm1b_is_read_as_tfds_gives_it(tmp_path):
+def test_lm1b_has_the_sentences_of_tfds(tmp_path):
     with tfds.testing.mock_data(num_examples=50):
         data = load_text("lm1b", data_dir=tmp_path, subwords=270)
     assert data.name == "lm1b 1.1.0"
@@ -239,7 +239,9 @@ def sentences(data, split):
     return data.decode(getattr(data, split)).split("\0")[:-1]
 
 
-def test_the_tail_of_lm1bs_training_split_is_its_validation_split(small_lm1b, tmp_path):
+def test_the_end_of_the_lm1b_training_split_is_the_validation_split(
+    small_lm1b, tmp_path
+):
     train, test = small_lm1b
     data = load_text("lm1b", data_dir=tmp_path / "data")
     assert sorted(sentences(data, "test")) == sorted(test)
@@ -249,7 +251,7 @@ def test_the_tail_of_lm1bs_training_split_is_its_validation_split(small_lm1b, tm
     assert sorted(held_out) == sorted(train)
 
 
-def test_lm1bs_vocabulary_is_trained_on_its_first_sentences(small_lm1b, tmp_path):
+def test_the_vocabulary_of_lm1b_is_trained_on_its_first_sentences(small_lm1b, tmp_path):
     in_bytes = load_text("lm1b", data_dir=tmp_path / "data")
     data = load_text("lm1b", data_dir=tmp_path / "data", subwords=290)
     expected = train_subwords(sentences(in_bytes, "train")[:100], 290)
@@ -258,9 +260,7 @@ def test_lm1bs_vocabulary_is_trained_on_its_first_sentences(small_lm1b, tmp_path
     )
 
 
-def test_lm1b_that_cannot_be_downloaded_is_an_error_with_the_remedies(
-    tmp_path, monkeypatch
-):
+def test_a_failed_download_of_lm1b_is_an_error_with_the_remedies(tmp_path, monkeypatch):
     def fail(self, url):
         raise ConnectionError("name not known")
 
@@ -272,43 +272,41 @@ def test_lm1b_that_cannot_be_downloaded_is_an_error_with_the_remedies(
         load_text("lm1b", data_dir=tmp_path)
 
 
-def test_an_unknown_text_is_refused_with_those_there_are(tmp_path):
+def test_an_unknown_text_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match=f"{', '.join(TEXTS)}; received 'wikitext'"):
         load_text("wikitext", data_dir=tmp_path)
 
 
-def test_a_text_folder_goes_with_the_folder_text_alone(tmp_path):
+def test_text_dir_is_only_accepted_for_the_text_folder(tmp_path):
     with pytest.raises(ValueError, match="text_dir must be given.*=None for 'folder'"):
         load_text("folder", data_dir=tmp_path)
     with pytest.raises(ValueError, match="text_dir must be given.*for 'stdlib'"):
         load_text("stdlib", data_dir=tmp_path, text_dir=tmp_path)
 
 
-def test_a_vocabulary_size_out_of_range_is_refused_before_anything_is_read(tmp_path):
+def test_a_vocabulary_size_out_of_range_is_refused_before_reading(tmp_path):
     for subwords in (0, 256, -5, 2.5, "300", True):
         with pytest.raises(ValueError, match="must have from 257 tokens"):
             load_text("stdlib", data_dir=tmp_path, subwords=subwords)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_vocabulary_too_large_for_the_text_leaves_nothing_taken_for_whole(
+def test_a_vocabulary_too_large_for_the_text_leaves_no_finished_tokens(
     load_folder,
 ):
     for _ in range(2):
-        with pytest.raises(ValueError, match="received 9000 for a text that fills"):
+        with pytest.raises(ValueError, match="received 9000 for a text that gives"):
             load_folder(subwords=9000)
 
 
-def test_a_bad_file_is_refused_through_load_text_too(folder, load_folder):
+def test_load_text_can_refuse_bad_files(folder, load_folder):
     (folder / "empty.txt").touch()
     assert len(load_folder().train)
     with pytest.raises(ValueError, match="empty.txt: it is empty"):
         load_folder(on_bad_file="refuse")
 
 
-def test_a_file_that_was_skipped_is_named_every_time_the_text_is_read(
-    folder, load_folder, caplog
-):
+def test_every_reading_of_a_text_logs_its_skipped_files(folder, load_folder, caplog):
     (folder / "empty.txt").touch()
     load_folder()
     for arguments in ({}, {"subwords": SUBWORDS}, {"subwords": SUBWORDS}):
@@ -318,13 +316,13 @@ def test_a_file_that_was_skipped_is_named_every_time_the_text_is_read(
         assert "skipped 1 of its files: empty.txt: it is empty." in caplog.text
 
 
-def test_where_nothing_was_skipped_nothing_is_said_of_it(load_folder, caplog):
+def test_without_skipped_files_nothing_is_logged(load_folder, caplog):
     with caplog.at_level("WARNING", logger="absl"):
         load_folder()
     assert "of its files" not in caplog.text
 
 
-def test_a_token_file_has_the_form_numpy_writes(tmp_path):
+def test_a_token_file_has_the_npy_format(tmp_path):
     batches = [[b"ab", b""], [b"c"]]
     count = text._write_tokens(
         batches, byte_vocabulary.encode_texts, tmp_path / "a.npy"

@@ -18,7 +18,7 @@ BAD_FILES = {
     "blank.txt": (b" \n\t\n", "it is empty"),
     "latin_1.txt": ("é".encode("latin-1"), "it is not UTF-8"),
     "utf_16.txt": ("text".encode("utf-16"), "it is not UTF-8"),
-    "zeros.txt": (b"a\0b", "it holds the byte 0"),
+    "zeros.txt": (b"a\0b", "it contains the byte 0"),
 }
 
 
@@ -59,7 +59,7 @@ def test_a_text_is_a_whole_file(folder):
     assert all_texts(TextFolder(folder, on_bad_file="refuse")) == TEXTS
 
 
-def test_texts_come_in_batches_of_some_files_in_the_order_of_their_paths(folder):
+def test_batches_have_several_files_in_the_order_of_their_paths(folder):
     batches = TextFolder(folder).batches()
     for split in SPLITS:
         paths = sorted(path for path in TEXTS if split_of(path) == split)
@@ -70,7 +70,7 @@ def test_texts_come_in_batches_of_some_files_in_the_order_of_their_paths(folder)
     assert list(batches["vocabulary"]) == list(batches["train"])
 
 
-def test_the_split_of_a_file_is_fixed_by_its_path(folder):
+def test_the_path_of_a_file_determines_its_split(folder):
     assert split_of("calendar.py") == "validation"
     assert split_of("sched.py") == "test"
     assert split_of("fnmatch.py") == "train"
@@ -78,7 +78,7 @@ def test_the_split_of_a_file_is_fixed_by_its_path(folder):
         assert {split_of(path) for path in paths} == {split}
 
 
-def test_a_twentieth_of_all_files_is_in_each_of_validation_and_test():
+def test_validation_and_test_have_a_twentieth_of_the_files_each():
     splits = [split_of(f"package/module_{number}.py") for number in range(10_000)]
     for split in ("validation", "test"):
         assert splits.count(split) / len(splits) == pytest.approx(0.05, abs=0.007)
@@ -87,7 +87,7 @@ def test_a_twentieth_of_all_files_is_in_each_of_validation_and_test():
     assert digest.startswith("66124dc810c90383")
 
 
-def test_bad_files_are_skipped_and_each_is_named_with_its_fault(folder, caplog):
+def test_bad_files_are_skipped_and_logged_with_their_faults(folder, caplog):
     for path, (content, _) in BAD_FILES.items():
         write(folder / path, content)
     (folder / "gone.txt").symlink_to(folder / "nowhere.txt")
@@ -104,7 +104,7 @@ def test_bad_files_are_skipped_and_each_is_named_with_its_fault(folder, caplog):
     assert all(fault in source.skipped[path] for path, fault in faults.items())
 
 
-def test_a_file_that_is_damaged_while_it_is_read_is_named(folder):
+def test_a_file_that_changes_while_the_text_is_read_is_an_error(folder):
     source = TextFolder(folder)
     batches = source.batches()["train"]
     write(folder / "part_0.txt", b"\xff")
@@ -122,7 +122,7 @@ def test_a_bad_file_is_refused_by_name_with_the_remedy(folder, path):
         TextFolder(folder, on_bad_file="refuse").splits()
 
 
-def test_a_folder_read_with_skipping_is_still_refused_with_refusing(folder):
+def test_refuse_applies_after_an_earlier_reading_with_skip(folder):
     write(folder / "empty.txt", b"")
     TextFolder(folder, on_bad_file="skip").splits()
     with pytest.raises(BadFileError, match="empty.txt"):
@@ -130,7 +130,7 @@ def test_a_folder_read_with_skipping_is_still_refused_with_refusing(folder):
 
 
 @pytest.mark.parametrize("on_bad_file", ["skip", "refuse"])
-def test_a_folder_in_it_that_cannot_be_listed_is_never_passed_over_silently(
+def test_an_unlistable_subfolder_is_logged_or_refused(
     folder, caplog, monkeypatch, on_bad_file
 ):
     listed = os.listdir
@@ -151,7 +151,7 @@ def test_a_folder_in_it_that_cannot_be_listed_is_never_passed_over_silently(
     assert len(warnings(caplog)) == 1 and "notes" in warnings(caplog)[0]
 
 
-def test_a_file_whose_name_is_not_utf_8_is_named_and_skipped(folder, caplog):
+def test_a_file_whose_name_is_not_utf_8_is_skipped_and_logged(folder, caplog):
     try:
         write(folder / os.fsdecode(b"caf\xe9.txt"), b"text")
     except OSError:
@@ -161,7 +161,7 @@ def test_a_file_whose_name_is_not_utf_8_is_named_and_skipped(folder, caplog):
     assert len(warnings(caplog)) == 1 and "name is not UTF-8" in warnings(caplog)[0]
 
 
-def test_links_that_go_round_in_a_circle_are_not_followed(folder):
+def test_cyclic_links_are_not_followed(folder):
     (folder / "notes" / "up").symlink_to(folder, target_is_directory=True)
     assert all_texts(TextFolder(folder)) == TEXTS
 
@@ -178,7 +178,7 @@ def test_a_folder_with_too_few_files_is_refused_with_the_remedy(tmp_path, files)
         TextFolder(tmp_path / "texts").splits()
 
 
-def test_the_name_changes_with_the_text_and_only_with_it(folder, tmp_path):
+def test_the_name_changes_exactly_when_the_text_changes(folder, tmp_path):
     name = TextFolder(folder).name
     assert name.startswith("text_folder-texts-")
     (folder / "part_1.txt").touch()
@@ -193,7 +193,7 @@ def test_the_name_changes_with_the_text_and_only_with_it(folder, tmp_path):
     assert len({name, changed, moved}) == 3
 
 
-def test_the_name_changes_with_the_suffixes_and_with_what_is_done_with_bad_files(
+def test_the_name_depends_on_suffixes_and_on_bad_file(
     folder,
 ):
     names = {
@@ -204,24 +204,24 @@ def test_the_name_changes_with_the_suffixes_and_with_what_is_done_with_bad_files
     assert len(names) == 3
 
 
-def test_a_changed_folder_is_read_anew(folder):
+def test_a_changed_folder_is_read_again(folder):
     write(folder / "part_1.txt", b"changed")
     assert all_texts(TextFolder(folder)) == TEXTS | {"part_1.txt": "changed"}
 
 
-def test_only_files_with_the_suffixes_asked_for_are_read(folder):
+def test_only_files_with_the_given_suffixes_are_read(folder):
     found = all_texts(TextFolder(folder, suffixes=(".txt",)))
     assert {pathlib.Path(path).suffix for path in found} == {".txt"}
 
 
-def test_what_is_no_folder_is_refused(tmp_path):
+def test_a_path_that_is_no_folder_is_refused(tmp_path):
     write(tmp_path / "file.txt", b"text")
     for path in (tmp_path / "nowhere", tmp_path / "file.txt"):
         with pytest.raises(ValueError, match="must be a folder that exists; received"):
             TextFolder(path)
 
 
-def test_a_folder_that_can_no_longer_be_listed_is_other_data(folder, monkeypatch):
+def test_an_unlistable_subfolder_changes_the_name(folder, monkeypatch):
     (folder / "closed").mkdir()
     name = TextFolder(folder).name
     listed = os.listdir
@@ -235,6 +235,6 @@ def test_a_folder_that_can_no_longer_be_listed_is_other_data(folder, monkeypatch
     assert TextFolder(folder).name != name
 
 
-def test_an_unknown_way_with_bad_files_is_refused(folder):
+def test_an_unknown_on_bad_file_is_refused(folder):
     with pytest.raises(ValueError, match="one of skip, refuse; received.*'ignore'"):
         TextFolder(folder, on_bad_file="ignore")

@@ -404,12 +404,15 @@ def test_the_results_file_cannot_be_a_directory(tmp_path):
         (["--task=images", "--images=folder"], "--image_dir must be given"),
         (["--task=images", "--model=tiny"], "--model must be one of resnet18, mlp"),
         (["--model=mlp"], "--model must be one of tiny, .* for --task=language"),
-        (["--task=images", "--subwords=300"], "--subwords does not go with"),
-        (["--task=convex", "--batch_size=3"], "--batch_size does not go with"),
-        (["--task=convex", "--model=tiny"], "--model does not go with"),
-        (["--task=convex", "--data_dir=new"], "--data_dir is for .*received 'new'"),
-        (["--on_bad_file=refuse"], "--on_bad_file is for .*received 'refuse'"),
-        (["--width=3"], "--width does not go with --task=language"),
+        (["--task=images", "--subwords=300"], "--subwords cannot be used with"),
+        (["--task=convex", "--batch_size=3"], "--batch_size cannot be used with"),
+        (["--task=convex", "--model=tiny"], "--model cannot be used with"),
+        (
+            ["--task=convex", "--data_dir=new"],
+            "--data_dir is only for .*received 'new'",
+        ),
+        (["--on_bad_file=refuse"], "--on_bad_file is only for .*received 'refuse'"),
+        (["--width=3"], "--width cannot be used with --task=language"),
     ],
 )
 def test_incompatible_flags_are_refused(arguments, told):

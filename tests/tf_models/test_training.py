@@ -61,7 +61,7 @@ def test_all_optimizers_start_from_the_same_weights(untrained):
 def test_a_run_reports_its_steps_and_a_perplexity(untrained):
     for result in untrained:
         assert (result.status, result.steps) == ("finished", 3)
-        assert (result.measure, result.unit) == ("perplexity", "a byte")
+        assert (result.measure, result.unit) == ("perplexity", "per byte")
         # The model is untrained and there are 256 bytes.
         assert 128 < result.validation < 512
         assert result.curve == ((3, result.validation),)

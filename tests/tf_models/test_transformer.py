@@ -22,7 +22,7 @@ def some_tokens(rows=2):
 
 
 @pytest.mark.parametrize("position", [0, 1, 5, LENGTH - 1])
-def test_no_logits_depend_on_a_later_byte(model, position):
+def test_logits_do_not_depend_on_later_bytes(model, position):
     tokens = some_tokens()
     changed = tokens.copy()
     changed[:, position] = (changed[:, position] + 1) % 256
@@ -32,7 +32,7 @@ def test_no_logits_depend_on_a_later_byte(model, position):
     assert np.abs(before - after)[:, position:].max(axis=-1).min() > 0
 
 
-def test_the_model_tells_the_order_of_the_bytes_it_has_read(model):
+def test_logits_depend_on_the_order_of_earlier_bytes(model):
     tokens = some_tokens()
     swapped = tokens.copy()
     swapped[:, [0, 1]] = tokens[:, [1, 0]]
@@ -40,28 +40,28 @@ def test_the_model_tells_the_order_of_the_bytes_it_has_read(model):
     assert not np.allclose(*last)
 
 
-def test_there_are_logits_for_every_token_at_every_position(model):
+def test_every_position_has_logits_for_every_token(model):
     assert model(some_tokens(rows=3)).shape == (3, LENGTH, 256)
 
 
-def test_the_default_model_has_a_little_under_half_a_million_parameters():
+def test_the_default_model_has_almost_half_a_million_parameters():
     numbers = transformer_language_model(256, 96).count_params()
     assert 400_000 <= numbers <= 500_000
 
 
-def test_the_first_loss_is_near_that_of_guessing_among_all_bytes(model):
+def test_the_initial_loss_is_about_that_of_random_guessing(model):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     tokens = some_tokens(rows=8)
     assert float(loss(tokens, model(tokens))) == pytest.approx(math.log(256), rel=0.3)
 
 
-def test_a_saved_model_computes_the_same(model, tmp_path):
+def test_a_saved_model_computes_the_same_logits(model, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     tokens = some_tokens()
     np.testing.assert_array_equal(model(tokens).numpy(), loaded(tokens).numpy())
 
 
-def test_a_width_the_heads_do_not_divide_is_refused_with_both():
+def test_a_width_that_is_no_multiple_of_the_heads_is_refused():
     with pytest.raises(ValueError, match="received width=30 and heads=4. Change one"):
         transformer_language_model(256, LENGTH, width=30)

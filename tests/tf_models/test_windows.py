@@ -32,7 +32,7 @@ def starts(some_batches):
     return [int(row[0]) for inputs, _ in some_batches for row in inputs]
 
 
-def test_a_batch_has_the_asked_shape_and_targets_are_inputs_one_token_later():
+def test_targets_are_inputs_one_token_later():
     for inputs, targets in batches(steps=5):
         assert inputs.shape == targets.shape == (5, LENGTH)
         assert inputs.dtype == targets.dtype == np.int32
@@ -40,19 +40,19 @@ def test_a_batch_has_the_asked_shape_and_targets_are_inputs_one_token_later():
         np.testing.assert_array_equal(targets, inputs + 1)
 
 
-def test_an_epoch_predicts_every_token_but_the_first_once():
+def test_an_epoch_predicts_every_token_once_except_the_first():
     targets = np.concatenate([targets for _, targets in batches(steps=5)])
     assert sorted(targets.ravel()) == TOKENS[1:].tolist()
 
 
-def test_every_epoch_is_shuffled_anew():
+def test_every_epoch_has_its_own_order():
     first, second = starts(batches(steps=10))[:25], starts(batches(steps=10))[25:]
     assert sorted(first) == sorted(second) == STARTS
     assert first != STARTS
     assert first != second
 
 
-def test_batches_are_the_same_however_often_and_after_whatever_they_are_read():
+def test_repeated_reading_and_other_random_numbers_do_not_change_batches():
     dataset = ShuffledWindows(TOKENS, LENGTH, 5, steps=5, seed=3)
     once = starts(dataset)
     keras.utils.set_random_seed(1)
@@ -67,35 +67,35 @@ def test_the_seed_selects_the_order():
     assert len({tuple(starts(batches(steps=5, seed=seed))) for seed in seeds}) == 4
 
 
-def test_the_order_of_a_seed_stays_what_it_was():
+def test_the_order_of_a_seed_is_the_published_one():
     assert starts(batches(steps=10)) == FIRST_EPOCH + SECOND_EPOCH
 
 
 @pytest.mark.parametrize("first_step", [1, 4, 5, 8])
-def test_from_first_step_on_the_batches_are_those_of_the_whole_run(first_step):
+def test_first_step_skips_the_first_batches_of_a_run(first_step):
     whole = starts(batches(steps=12))
     resumed = batches(steps=12 - first_step, first_step=first_step)
     assert starts(resumed) == whole[first_step * 5 :]
 
 
-def test_a_first_step_before_the_beginning_is_refused():
+def test_a_negative_first_step_is_refused():
     with pytest.raises(ValueError, match="first_step must be 0 or more.*=-1"):
         batches(steps=1, first_step=-1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
-def test_tokens_beyond_a_byte_are_kept(dtype):
+def test_tokens_can_have_16_or_32_bits(dtype):
     base = np.iinfo(np.uint16).max - len(TOKENS)
     tokens = base + np.arange(len(TOKENS), dtype=dtype)
     for wide, narrow in zip(batches(5, tokens=tokens), batches(5)):
         np.testing.assert_array_equal(wide[0], base + narrow[0])
 
 
-def test_they_are_counted_before_one_is_read():
+def test_the_length_is_the_number_of_steps():
     assert len(ShuffledWindows(TOKENS, LENGTH, 5, steps=7, seed=3)) == 7
 
 
-def test_fit_sees_them_in_their_order():
+def test_fit_trains_on_the_batches_in_order():
     seen = []
 
     class Model(keras.Model):
@@ -135,7 +135,7 @@ def test_a_memory_map_larger_than_memory_is_read_in_place(tmp_path):
     assert not any(row[1:].any() for row in rows)
 
 
-def test_batches_go_on_across_the_end_of_an_epoch():
+def test_a_batch_can_span_two_epochs():
     assert len(batches(steps=7, batch_size=4)) == 7
     assert sorted(starts(batches(steps=7, batch_size=4))[:25]) == STARTS
 
@@ -152,7 +152,7 @@ def test_a_text_too_short_for_a_window_is_refused_with_the_remedy():
         batches(steps=1, tokens=TOKENS[:10])
 
 
-def test_some_of_them_or_in_batches_of_another_size():
+def test_take_and_rebatched_keep_the_order_of_windows():
     dataset = ShuffledWindows(TOKENS, LENGTH, 4, steps=6, seed=3)
     whole = starts(dataset)
     assert starts(dataset.take(2)) == whole[:8]

@@ -1,1 +1,1 @@
-"""What the programs share: their flags, what they write, and how Ctrl-C ends them."""
+"""Common code of the programs: flags, output files and Ctrl-C."""

@@ -1,4 +1,4 @@
-"""What the programs' flags must satisfy: refused at the door, with the remedy."""
+"""Validators of the programs' flags."""
 
 import functools
 import math
@@ -10,15 +10,15 @@ from tf_models.console.output import check_directory
 from tf_models.data.folder_files import ON_BAD_FILE
 from tf_models.studies import optimizers
 
-# Attention is quadratic in it, and the validation slice must hold several windows.
+# Attention is quadratic in it, and the validation split must have several windows.
 LONGEST_SEQUENCE = 4096
 LARGEST_SEED = 2**32 - 1
-# What a task reads, and the folder that it may be.
+# The flags of a task's data, and of the folder that they may be in.
 _SOURCES = {"text": "text_dir", "images": "image_dir"}
 
 
 def whole(name, low, high=None, values=flags.FLAGS):
-    """Has a flag refuse a number outside a range; `None` stays what it is."""
+    """Makes a flag refuse numbers outside a range; `None` is allowed."""
     rule = f"at least {low}" if high is None else f"from {low} to {high}"
 
     def check(value):
@@ -35,7 +35,7 @@ def whole(name, low, high=None, values=flags.FLAGS):
 
 
 def positive(name, values=flags.FLAGS):
-    """Has a flag refuse what is no positive number; `None` stays what it is."""
+    """Makes a flag refuse everything except positive numbers and `None`."""
 
     def check(value):
         listed = value if isinstance(value, list) else [value]
@@ -51,7 +51,7 @@ def positive(name, values=flags.FLAGS):
 
 
 def directory(name, values=flags.FLAGS):
-    """Has a flag refuse a directory that cannot be written to or made."""
+    """Makes a flag refuse a directory that cannot be created or written to."""
 
     def check(path):
         return path is None or check_directory(name, path)
@@ -60,7 +60,7 @@ def directory(name, values=flags.FLAGS):
 
 
 def file(name, values=flags.FLAGS):
-    """Has a flag refuse a file whose directory cannot be written to or made."""
+    """Makes a flag refuse a file whose directory cannot be created or written to."""
 
     def check(path):
         if path is None:
@@ -75,7 +75,7 @@ def file(name, values=flags.FLAGS):
 
 
 def optimizer(name, values=flags.FLAGS):
-    """Has a flag refuse the text of an optimizer that there is not."""
+    """Makes a flag refuse texts that make no optimizer."""
 
     def check(text):
         try:
@@ -88,31 +88,31 @@ def optimizer(name, values=flags.FLAGS):
 
 
 def jit(values=flags.FLAGS):
-    """Defines the flag that leaves XLA out."""
+    """Defines the flag for compilation."""
     flags.DEFINE_bool(
         "jit",
         True,
-        "Have XLA compile the training step. Without it a short run on TensorFlow is "
-        "over sooner; PyTorch's is never compiled.",
+        "Compile the training step with XLA. A short run on TensorFlow is faster "
+        "without it; PyTorch never compiles.",
         flag_values=values,
     )
 
 
 def no_repeats(name, values=flags.FLAGS):
-    """Has a list refuse to be empty, or to name something twice; `None` may stand."""
+    """Makes a list flag refuse an empty list and repeated items."""
 
     def check(listed):
         if listed is None:
             return True
         if not listed:
             raise flags.ValidationError(
-                f"--{name} must name at least one; received none. Leave it out for "
+                f"--{name} must not be empty; received none. Leave it out for "
                 "the default."
             )
         for item in listed:
             if listed.count(item) > 1:
                 raise flags.ValidationError(
-                    f"--{name} must name each once; received {item!r} "
+                    f"--{name} must have each item once; received {item!r} "
                     f"{listed.count(item)} times. Leave out the repeats."
                 )
         return True
@@ -121,49 +121,50 @@ def no_repeats(name, values=flags.FLAGS):
 
 
 def data_flags(values=flags.FLAGS):
-    """Defines the flags that say where data are, for every program that trains."""
+    """Defines the flags for the location of data."""
     define = functools.partial(flags.DEFINE_string, flag_values=values)
     define(
         "data_dir",
         None,
-        "Directory that keeps the prepared data. By default TensorFlow Datasets' own, "
+        "Directory of prepared data. By default that of TensorFlow Datasets, "
         "~/tensorflow_datasets.",
     )
     define("text_dir", None, "Folder of text files to train on, for --text=folder.")
     define(
         "image_dir",
         None,
-        "Folder of images to train on, one folder a class, for --images=folder.",
+        "Folder of images to train on, with a folder for each class, for "
+        "--images=folder.",
     )
     flags.DEFINE_enum(
         "on_bad_file",
         "skip",
         list(ON_BAD_FILE),
-        "What to do with a file of such a folder that is empty or corrupt: name it "
-        "and go on, or end.",
+        "What to do with an empty or corrupt file of such a folder: skip it with a "
+        "warning, or end the program.",
         flag_values=values,
     )
     directory("data_dir", values)
 
 
 def check_folders(task):
-    """Raises `ValueError` unless a task names a folder exactly where it reads one."""
+    """Raises `ValueError` unless a task has a folder exactly if it reads one."""
     for source, folder in _SOURCES.items():
         if not hasattr(task, source):
             continue
         name, path = getattr(task, source), getattr(task, folder)
         if (name == "folder") != (path is not None):
             raise ValueError(
-                f"--{folder} must be given with --{source}=folder, and with nothing "
-                f"else; received {folder}={path!r} with {source}={name!r}."
+                f"--{folder} must be given with --{source}=folder, and only then; "
+                f"received {folder}={path!r} with {source}={name!r}."
             )
 
 
 def check_data_flags(tasks, values=flags.FLAGS):
-    """Raises `ValueError` where `--data_dir` or `--on_bad_file` is given for nothing.
+    """Raises `ValueError` if `--data_dir` or `--on_bad_file` would have no effect.
 
     Args:
-        tasks: What is trained.
+        tasks: The tasks of the program.
         values: The `absl.flags.FlagValues`.
     """
     sources = {getattr(task, name, None) for task in tasks for name in _SOURCES}
@@ -173,7 +174,7 @@ def check_data_flags(tasks, values=flags.FLAGS):
     ):
         if values[name].present and not is_read:
             raise ValueError(
-                f"--{name} is for a task that {what}, which this is not; received "
+                f"--{name} is only for a task that {what}; received "
                 f"{values[name].value!r}. Leave it out."
             )
 

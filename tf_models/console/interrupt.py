@@ -1,20 +1,20 @@
-"""Ctrl-C that takes effect where a program can stop, and is never lost."""
+"""Delays Ctrl-C until the program can stop, without losing it."""
 
 import signal
 
 
 class DeferredInterrupt:
-    """Holds Ctrl-C back until the program asks for it.
+    """Delays Ctrl-C until the program checks for it.
 
-    Python raises `KeyboardInterrupt` wherever it happens to be. While a model is
-    traced that is often inside a weak reference's callback, which prints the
-    exception and goes on: the interrupt is lost. Within this context the first
-    Ctrl-C is only noted, and `check` raises it; a second one is raised at once, for
-    a program that does not come to its next `check`.
+    Python raises `KeyboardInterrupt` at any point of the program. While a model is
+    traced, this is often a weak reference's callback, which prints the exception and
+    continues, so that the interrupt is lost. In this context the first Ctrl-C takes
+    effect at the next `check`. A second one is raised at once, in case the program
+    does not reach its next `check`.
 
-    A program that was started to ignore Ctrl-C, as a shell's background jobs are,
-    goes on ignoring it. Use it in the main thread, the only one that can handle
-    signals.
+    A program that was started to ignore Ctrl-C, like a shell's background jobs,
+    continues to ignore it. Use this context in the main thread, because only that can
+    handle signals.
 
     Example:
 
@@ -40,7 +40,7 @@ class DeferredInterrupt:
             signal.signal(signal.SIGINT, self._previous)
 
     def check(self):
-        """Does nothing until Ctrl-C was pressed.
+        """Raises the interrupt if Ctrl-C was pressed.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed since the context was entered.

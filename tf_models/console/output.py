@@ -1,4 +1,4 @@
-"""Where programs write: directories that can be written to, files that are whole."""
+"""Output directories and atomic files."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from absl import flags
 
 
 def check_directory(name, path):
-    """Has a flag refuse a directory that cannot be written to or made.
+    """Checks that the directory of a flag can be created or written to.
 
     Args:
         name: The flag's name.
@@ -19,36 +19,36 @@ def check_directory(name, path):
         `True`.
 
     Raises:
-        flags.ValidationError: `path` is no such directory.
+        flags.ValidationError: it cannot.
     """
     existing = pathlib.Path(path).expanduser().absolute()
     while not existing.exists():
         existing = existing.parent
     if not (path and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise flags.ValidationError(
-            f"--{name} must be a directory that can be written to or made; received "
-            f"{path!r}, and {str(existing)!r} is not one. Name another."
+            f"--{name} must be a directory that can be created or written to; received "
+            f"{path!r}, and {str(existing)!r} is no such directory. Name another."
         )
     return True
 
 
 @contextlib.contextmanager
 def replacing(path):
-    """A path to write to, whose file takes the place of `path` when it is whole.
+    """Writes a file atomically: the complete file replaces `path`.
 
-    A reader, or a program that is stopped here, never sees half a file.
+    An interrupted program never leaves half a file.
 
     Args:
-        path: A `pathlib.Path`, in whose directory the file is written first.
+        path: A `pathlib.Path`.
 
     Yields:
-        A string.
+        The path of a temporary file in the same directory, a string.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.name)
     os.close(handle)
     try:
         yield temporary
-        # `mkstemp` lets nobody else read; a result is for everybody.
+        # `mkstemp` creates files that only the user can read.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

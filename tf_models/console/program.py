@@ -1,4 +1,4 @@
-"""What the programs have in common, from their first line to their last."""
+"""Start, data loading and progress bar of the programs."""
 
 from absl import app, flags, logging
 from rich.progress import (
@@ -14,14 +14,14 @@ INTERRUPTED = 130  # What a shell reports for a program that Ctrl-C ended.
 
 
 def begin(argv, name):
-    """Begins a program: refuses what is no flag, and keeps the log to warnings.
+    """Starts a program: refuses arguments that are not flags, and logs only warnings.
 
     Args:
         argv: The command line without its flags.
         name: The program's name.
 
     Raises:
-        app.UsageError: there is more than the program's name in it.
+        app.UsageError: it has more than the program's name.
     """
     if len(argv) > 1:
         raise app.UsageError(
@@ -32,17 +32,17 @@ def begin(argv, name):
 
 
 def load(task, data_dir, on_bad_file, console):
-    """Loads a task, or ends the program with what is wrong with its data.
+    """Loads a task, or ends the program with the reason why it cannot.
 
     Args:
         task: A task of `tf_models.studies.tasks`.
-        data_dir, on_bad_file, console: As its `load` takes them.
+        data_dir, on_bad_file, console: Arguments of its `load`.
 
     Returns:
         The `LoadedTask`.
 
     Raises:
-        SystemExit: the data cannot be read, downloaded or used; with the reason.
+        SystemExit: the data cannot be read, downloaded or used.
     """
     try:
         return task.load(data_dir, on_bad_file, console)
@@ -51,10 +51,10 @@ def load(task, data_dir, on_bad_file, console):
 
 
 def progress_bar(console):
-    """Makes a progress bar of steps with the time left, for terminals alone.
+    """Makes a progress bar with the remaining time, for terminals only.
 
     Args:
-        console: The `rich.console.Console` it is shown on.
+        console: The `rich.console.Console` that shows it.
 
     Returns:
         A `rich.progress.Progress`.
@@ -68,7 +68,7 @@ def progress_bar(console):
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
-        # Long enough to see the compilation of several runs.
+        # Long enough to cover the compilation of several runs.
         speed_estimate_period=300,
         disable=not console.is_terminal,
     )

@@ -1,5 +1,5 @@
 """Data sets of the studies, from files on this machine or from TFDS."""
 
-# What the studies can be told to read.
+# The names of the studies' data.
 TEXTS = ("stdlib", "lm1b", "folder")
 IMAGES = ("digits", "cifar10", "folder")

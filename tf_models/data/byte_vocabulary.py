@@ -1,10 +1,9 @@
-"""The byte-level vocabulary: a token is a byte of UTF-8, and 0 ends a file."""
+"""The byte vocabulary: a token is a byte of UTF-8, and 0 ends a file."""
 
 import numpy as np
 
 SIZE = 256
-# Source text never holds this byte (Python refuses to compile one that does), so no
-# other value has to be set aside.
+# Python source cannot contain this byte.
 END_OF_FILE = 0
 
 
@@ -15,7 +14,7 @@ def encode(text):
         text: A `str`, or the `bytes` of its UTF-8 encoding.
 
     Returns:
-        A NumPy array of `uint8`, one number a byte.
+        A NumPy array of `uint8`, one element per byte.
     """
     if isinstance(text, str):
         text = text.encode("utf-8")
@@ -23,13 +22,13 @@ def encode(text):
 
 
 def encode_texts(texts):
-    """Turns texts into one row of tokens.
+    """Turns texts into one sequence of tokens.
 
     Args:
         texts: Sequence of `str` or of `bytes` in UTF-8.
 
     Returns:
-        A NumPy array of `uint8`: each text's bytes, each followed by `END_OF_FILE`.
+        A NumPy array of `uint8`: the bytes of each text, followed by `END_OF_FILE`.
     """
     end = np.array([END_OF_FILE], np.uint8)
     pieces = [piece for text in texts for piece in (encode(text), end)]
@@ -43,7 +42,7 @@ def decode(tokens):
         tokens: Integers from 0 to 255, in one dimension.
 
     Returns:
-        A `str`. Bytes that are not UTF-8, as where a window begins inside a
-        character, become U+FFFD.
+        A `str`. Bytes that are not UTF-8, for example half a character at the start of
+        a window, become U+FFFD.
     """
     return np.asarray(tokens, dtype=np.uint8).tobytes().decode("utf-8", "replace")

@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits, as a TFDS data set.
 
-1797 small images that come with an installed package: classifiers of images can be
-compared with no network and no download.
+1797 small images from an installed package, for image classification without a
+network.
 """
 
 import hashlib
@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-HELD_OUT_SHARE = 0.15  # Of each digit's images, in validation and again in test.
-BRIGHTEST = 16  # What scikit-learn counts a pixel's ink to.
+HELD_OUT_SHARE = 0.15  # Of the images of each digit, for validation and for test.
+BRIGHTEST = 16  # The largest pixel value of scikit-learn.
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -73,14 +73,14 @@ def scaled_images(ink):
 
 
 def split_members(labels):
-    """Divides the examples into splits, each digit by the same shares.
+    """Divides the examples into splits, with the same shares of each digit.
 
     Args:
         labels: Integer array of shape (examples,).
 
     Returns:
-        A dictionary of `"train"`, `"validation"` and `"test"`: ascending lists of
-        indices, which share none and together are all.
+        A dictionary of `"train"`, `"validation"` and `"test"`: disjoint ascending
+        lists of indices that cover all examples.
     """
     members = {"train": [], "validation": [], "test": []}
     for label in np.unique(labels):

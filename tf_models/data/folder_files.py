@@ -1,7 +1,4 @@
-"""The files of a folder of the user's: their list, content, digest and split.
-
-What a data set of such files does with one that it cannot use is here too.
-"""
+"""The files of a user's folder: their list, content, digest, split and faults."""
 
 import hashlib
 import pathlib
@@ -12,7 +9,7 @@ ON_BAD_FILE = ("skip", "refuse")
 
 
 class BadFileError(ValueError):
-    """A file, or a folder of them, cannot be used; the message says in what way."""
+    """A file or folder cannot be used; the message says why."""
 
 
 def check_on_bad_file(on_bad_file):
@@ -25,21 +22,19 @@ def check_on_bad_file(on_bad_file):
 
 
 def files_under(root, suffixes):
-    """Finds the files of a folder, at any depth, by how their names end.
+    """Finds the files of a folder, at any depth, by their suffixes.
 
-    Left out are files and folders whose names begin with a dot, and folders that are
-    links: those may lead to files that are in the folder already, or back up, and
-    round and round.
+    Hidden files and folders are left out, and so are links to folders, which could
+    repeat files or form a cycle.
 
     Args:
-        root: The folder, a `pathlib.Path` or another of its kind.
-        suffixes: Tuple of how the names end, in lower case; they themselves may be in
-            either.
+        root: The folder, a `pathlib.Path` or a compatible path.
+        suffixes: Tuple of suffixes in lower case. The case of file names is ignored.
 
     Returns:
-        The files' sorted paths relative to `root`, with forward slashes, and a
-        dictionary of the folders that cannot be listed: from the path of each,
-        likewise, to a `BadFileError`.
+        The sorted paths of the files relative to `root`, with forward slashes, and a
+        dictionary from the relative paths of folders that cannot be listed to a
+        `BadFileError`.
     """
     paths, unlisted = [], {}
     folders = [root]
@@ -63,12 +58,12 @@ def files_under(root, suffixes):
 
 
 def read_bytes(file):
-    """Reads a file, a path as `tfds.core.Path` makes it.
+    """Reads a file, given as `tfds.core.Path` or `pathlib.Path`.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
     """
-    # TFDS's own paths take a pipe for a file, and to read one would wait for ever.
+    # For the paths of TFDS a pipe is a file, and reading it would never end.
     local = pathlib.Path(file)
     if local.exists() and not local.is_file():
         raise OSError("it is no regular file")
@@ -78,12 +73,12 @@ def read_bytes(file):
 def content_digest(root, paths, *, settings):
     """Hashes the paths and the contents of files.
 
-    Where the folder is and when it was written make no difference.
+    The place of the folder and the times of its files do not matter.
 
     Args:
-        root: The folder, a `pathlib.Path` or another of its kind.
-        paths: Paths relative to it. One that cannot be read counts as such.
-        settings: What else is to change the digest: anything with a stable `repr`.
+        root: The folder, a `pathlib.Path` or a compatible path.
+        paths: Paths relative to it. Unreadable files count as unreadable.
+        settings: Further content of the digest: anything with a stable `repr`.
 
     Returns:
         16 hexadecimal digits.
@@ -99,12 +94,11 @@ def content_digest(root, paths, *, settings):
 
 
 def split_by_path(path, *, test, validation):
-    """Names the split a file is in, from its path alone.
+    """Assigns a file to a split by its path.
 
-    A file is in `test` where the SHA-256 hash of its path falls in that split's share
-    of all hashes, the lowest, in `validation` where it falls in the next, else in
-    `train`: the splits are the same on every machine, and a file that comes or goes
-    moves no other.
+    The lowest SHA-256 hashes of paths, in the proportion of `test`, are in `test`, the
+    next ones in `validation`, and the rest in `train`. So the splits are the same on
+    every machine, and adding or removing files does not move others.
 
     Args:
         path: The file's path relative to the folder, with forward slashes.
@@ -124,15 +118,15 @@ def split_by_path(path, *, test, validation):
 
 
 def is_utf8(path):
-    """Says whether a path is one in UTF-8, as an example's must be.
+    """Whether a path is valid UTF-8, as the path of an example must be.
 
-    Python reads the bytes of a name that are not as lone surrogates.
+    Python represents invalid bytes by lone surrogates.
     """
     return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def skip_or_refuse(skipped, root, path, error, *, on_bad_file):
-    """Puts a bad file on record and in the log, or refuses it.
+    """Records and logs a bad file, or refuses it.
 
     Args:
         skipped: The record, a dictionary from path to problem.
@@ -142,13 +136,13 @@ def skip_or_refuse(skipped, root, path, error, *, on_bad_file):
         on_bad_file: `"skip"` or `"refuse"`.
 
     Raises:
-        BadFileError: it is refused; the message names the file, fault and remedy.
+        BadFileError: the file is refused.
     """
-    # Neither a log nor a terminal need take a lone surrogate.
+    # Logs and terminals may not accept lone surrogates.
     path = path.encode("utf-8", "backslashreplace").decode()
     if on_bad_file == "refuse":
         raise BadFileError(
-            'With on_bad_file="refuse" every file must be one that can be used; '
+            'With on_bad_file="refuse" every file must be usable; '
             f"received, in {str(root)!r}, {path}: {error}. Repair or remove it, or "
             'leave such files out with on_bad_file="skip".'
         ) from error
@@ -157,13 +151,13 @@ def skip_or_refuse(skipped, root, path, error, *, on_bad_file):
 
 
 def log_skipped(source, skipped):
-    """Names the files in the log that were left out when a data set was prepared.
+    """Logs the files that were skipped when a data set was prepared.
 
-    They are named in the log then; this is for every time the data set is read.
+    Preparing logs them too; this is for every later reading.
 
     Args:
-        source: What they are of, for people.
-        skipped: Their record, from path to problem; nothing is logged if empty.
+        source: The name of the data set.
+        skipped: A dictionary from path to problem.
     """
     if skipped:
         logging.warning(
@@ -175,5 +169,5 @@ def log_skipped(source, skipped):
 
 
 def _path_bytes(path):
-    # Of a name that is not UTF-8, these are the bytes it has on disk.
+    # The bytes on disk, also for names that are not UTF-8.
     return path.encode("utf-8", "surrogateescape")

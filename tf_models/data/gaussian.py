@@ -1,8 +1,7 @@
-"""Gaussian data of an ill-conditioned covariance, for a convex problem.
+"""Gaussian data with an ill-conditioned covariance, for a convex problem.
 
 Logistic regression on it is the synthetic study of Chen et al. (2020,
-arXiv:1902.04620): how much of a preconditioner's expressiveness can an optimizer give
-up where the problem needs some?
+arXiv:1902.04620), on the expressiveness that a preconditioner needs.
 """
 
 import math
@@ -10,8 +9,8 @@ import math
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-# How far the logits of the true model deviate from 0. Much more would make the classes
-# separable, and the objective have no minimum; much less would leave nothing to learn.
+# The standard deviation of the true logits. Larger ones make the classes separable, so
+# that the objective has no minimum; smaller ones leave nothing to learn.
 LOGIT_DEVIATION = 2.0
 
 
@@ -20,12 +19,11 @@ def gaussian_classification(
 ):
     """Draws examples x ~ N(0, Σ) and their labels from a log-linear model.
 
-    Σ is diagonal, so that a diagonal preconditioner such as AdaGrad's can express what
-    the problem needs. Its eigenvalues are spaced evenly in their logarithm and scaled
-    to a trace of `features`, a mean variance of 1. Which feature has which is drawn at
-    random: in descending order they would be a geometric sequence, which is an outer
-    product over every tensor index, and each level of extreme tensoring would express
-    them as well as AdaGrad does.
+    Σ is diagonal, so that a diagonal preconditioner such as AdaGrad's can express it.
+    Its eigenvalues are log-spaced and have the sum `features`, a mean variance of 1.
+    They are randomly assigned to features: in descending order they would be a
+    geometric sequence, which is an outer product for every tensor index, so that each
+    level of extreme tensoring would express them as well as AdaGrad.
 
     The labels follow P(y = k | x) = softmax(Wᵀx)ₖ with the entries of W (features ×
     classes) drawn from a Gaussian, of the width that gives every logit a standard
@@ -36,7 +34,7 @@ def gaussian_classification(
         features: Length of an example, 2 or more.
         classes: Number of classes, 2 or more.
         condition_number: Largest eigenvalue of Σ over its smallest, 1 or more.
-        seed: Integer, 0 or more, that selects Σ's order, W, the examples and labels.
+        seed: Integer, 0 or more, that selects the order of Σ, W, examples and labels.
 
     Returns:
         `x`, `float32` of shape (examples, features), and `y`, `int32` of shape
@@ -77,10 +75,10 @@ def eigenvalues(features, condition_number):
 
 
 def least_loss(x, y):
-    """Finds the least mean cross-entropy that logistic regression can reach.
+    """Computes the minimum mean cross-entropy of logistic regression.
 
-    The features are standardized first, which changes the weights at the minimum and
-    not the minimum, and makes it easy to find however ill-conditioned they are.
+    It standardizes the features first, which does not change the minimum and makes the
+    problem well-conditioned.
 
     Args:
         x: Examples, shape (examples, features).

@@ -1,16 +1,16 @@
-"""Draws letters in many typefaces, as a folder of images to tell apart.
+"""Draws letters in many typefaces, as a folder of images to classify.
 
-An offline machine has few images. It has typefaces, though: those that come with
-matplotlib. This draws the letters of the Latin, Greek and Cyrillic alphabets, but for
-those that look like another one, in sixteen faces, turned, sheared, scaled, shifted,
-blurred, and under noise: 104 classes, of which many look alike.
+An offline machine has few images, but it has the typefaces of matplotlib. This program
+draws the letters of the Latin, Greek and Cyrillic alphabets, except for those that look
+like another one, in sixteen typefaces, rotated, sheared, scaled, shifted, blurred and
+noisy: 104 classes, many of them similar.
 
     pip install '.[tensorflow,studies]'
     python -m tf_models.data.glyphs --image_dir=glyphs
     python -m tf_models.compare --preset=images --images=folder --image_dir=glyphs \
         --steps=600
 
-The same seed and the same release of matplotlib draw the same images.
+The same seed and release of matplotlib give the same images.
 """
 
 import pathlib
@@ -26,10 +26,12 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from rich.progress import track
 
 IMAGE_DIR = flags.DEFINE_string(
-    "image_dir", "glyphs", "The folder that is made; it must not be there yet."
+    "image_dir", "glyphs", "The new folder, which must not exist yet."
 )
-EACH = flags.DEFINE_integer("each", 100, "Images of a letter.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of what is done to the letters.", lower_bound=0)
+EACH = flags.DEFINE_integer("each", 100, "Images per letter.", lower_bound=1)
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of the random transformations.", lower_bound=0
+)
 
 FACES = (
     *(
@@ -48,10 +50,10 @@ ALPHABETS = (
         for first, last in ("Αω", "Ая")
     ),
 )
-# Pixels of an image, and those it is drawn at.
+# Pixels of an image, and of the drawing before it is reduced.
 SIZE, DRAWN = 32, 96
-# How much of their ink two letters must not share for eyes to tell them apart: more
-# than u and U, 0.243, as E and F, 0.248.
+# The share of their ink by which two letters must differ to be distinguishable: more
+# than u and U, 0.243, at most E and F, 0.248.
 UNLIKE = 0.245
 
 
@@ -62,7 +64,7 @@ def faces():
 
 
 def letters():
-    """The letters, one of each that look alike: a list of characters."""
+    """A list of letters, with one of each group that looks alike."""
     in_all = set.intersection(*(set(TTFont(face).getBestCmap()) for face in faces()))
     plain = ImageFont.truetype(faces()[0], DRAWN // 2)
     chosen = {}
@@ -70,25 +72,26 @@ def letters():
         if ord(character) not in in_all:
             continue
         ink = _ink(character, plain)
-        if all(_share_apart(ink, other) > UNLIKE for other in chosen.values()):
+        if all(_difference(ink, other) > UNLIKE for other in chosen.values()):
             chosen[character] = ink
     return list(chosen)
 
 
 def _ink(character, face):
-    """Whether there is ink, where the letter is stretched to fill a square."""
+    """The pixels with ink, after the letter is stretched to a square."""
     image = Image.new("L", (2 * DRAWN, 2 * DRAWN))
     ImageDraw.Draw(image).text((DRAWN, DRAWN), character, 255, face, anchor="mm")
     filled = image.crop(image.getbbox()).resize((SIZE, SIZE))
     return np.asarray(filled) > 127
 
 
-def _share_apart(one, other):
+def _difference(one, other):
+    """The share of the ink of both letters that only one of them has."""
     return np.sum(one ^ other) / np.sum(one | other)
 
 
 def drawn(character, face, rng):
-    """One image of a letter.
+    """Draws one image of a letter.
 
     Args:
         character: The letter.
@@ -96,7 +99,7 @@ def drawn(character, face, rng):
         rng: A `numpy.random.Generator`.
 
     Returns:
-        A grey `PIL.Image.Image` of `SIZE` × `SIZE`.
+        A gray `PIL.Image.Image` of `SIZE` × `SIZE`.
     """
     image = Image.new("L", (DRAWN, DRAWN))
     font = ImageFont.truetype(face, round(DRAWN * rng.uniform(0.5, 0.8)))
@@ -118,18 +121,18 @@ def drawn(character, face, rng):
 
 
 def main(argv):
-    """Makes the folder: one folder a letter, called after its code point."""
+    """Makes the folder, with a folder for each letter, named by its code point."""
     del argv
     folder = pathlib.Path(IMAGE_DIR.value).expanduser()
     if folder.exists():
         raise app.UsageError(
-            f"--image_dir must name a folder that is not there yet; received {folder}. "
+            f"--image_dir must name a folder that does not exist; received {folder}. "
             "Remove it, or name another."
         )
     rng = np.random.default_rng(SEED.value)
     chosen, typefaces = letters(), faces()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all.
+    # All or nothing.
     with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
         images = pathlib.Path(unfinished, folder.name)
         for character in track(chosen, f"Drawing {len(chosen)} letters"):

@@ -1,4 +1,4 @@
-"""A folder of the user's own images, as a TFDS data set.
+"""A user's folder of images, as a TFDS data set.
 
 The label of an image is the name of the folder it is in:
 
@@ -27,20 +27,20 @@ from tf_models.data.folder_files import (
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 DEFAULT_SIZE = 32
-# Of all hashes of a path; the rest, 80%, is the training split's.
+# Shares of the files; the rest, 80%, are the training split.
 TEST_SHARE = 0.1
 VALIDATION_SHARE = 0.1
 
 
 @dataclasses.dataclass(kw_only=True)
 class LabelledImagesConfig(tfds.core.BuilderConfig):
-    """Which folder a `LabelledImages` reads, and how. `folder_config` makes it.
+    """The configuration of `LabelledImages`, made by `folder_config`.
 
     Attributes:
-        name: Also the data set's directory name, so one name must mean one content.
+        name: The name of the prepared directory, unique for the content.
         image_dir: The folder.
         labels: Names of the classes, in order.
-        size: Height and width of an example's image.
+        size: Height and width of the images of examples.
         on_bad_file: `"skip"` or `"refuse"`.
     """
 
@@ -51,25 +51,25 @@ class LabelledImagesConfig(tfds.core.BuilderConfig):
 
 
 def folder_config(image_dir, *, size=DEFAULT_SIZE, on_bad_file="skip"):
-    """Makes the config of a folder as it is now.
+    """Makes the configuration of a folder with its current content.
 
-    Its name holds a digest of all images' paths and contents, so that a folder is
-    prepared once, and anew when it has changed, and a copy of it is the same data set.
+    Its name contains a digest of the paths and contents of all images. So a folder is
+    prepared once and again after a change, and a copy of it is the same data set.
 
     Args:
-        image_dir: A folder with one folder a label.
-        size: Height and width that all images are brought to.
-        on_bad_file: What is done with a file that is empty, damaged, unreadable, in
-            no label's folder or of a name that is not UTF-8, and with a folder that
-            cannot be listed: `"skip"` leaves it out and names it in a warning,
-            `"refuse"` raises a `ValueError` that names it.
+        image_dir: A folder with one folder for each label.
+        size: Height and width to which all images are resized.
+        on_bad_file: How to treat files that are empty, damaged, unreadable, outside the
+            labels' folders or have names that are not UTF-8, and folders that cannot be
+            listed: `"skip"` leaves them out with a warning, `"refuse"` raises a
+            `ValueError`.
 
     Returns:
         A `LabelledImagesConfig`.
 
     Raises:
-        ValueError: `size` is not positive, `on_bad_file` is neither of the two, or
-            `image_dir` is no folder or has images of fewer than two labels.
+        ValueError: `size` is not positive, `on_bad_file` is unknown, or `image_dir` is
+            no folder or has images of fewer than two labels.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1 pixel; received size={size}.")
@@ -77,11 +77,11 @@ def folder_config(image_dir, *, size=DEFAULT_SIZE, on_bad_file="skip"):
     root = tfds.core.Path(image_dir).expanduser()
     if not root.is_dir():
         raise ValueError(
-            "image_dir must be a folder with one folder of images a label; received "
+            "image_dir must be a folder with one folder of images per label; received "
             f"{str(image_dir)!r}, which is no folder. Check the path."
         )
     paths, unlisted = files_under(root, SUFFIXES)
-    # TFDS can hold no other; the images in them are dealt with as bad files.
+    # TFDS accepts no other labels; their images count as bad files.
     labels = tuple(sorted(filter(is_utf8, {label_of(path) for path in paths} - {None})))
     if len(labels) < 2:
         raise ValueError(
@@ -89,7 +89,7 @@ def folder_config(image_dir, *, size=DEFAULT_SIZE, on_bad_file="skip"):
             f"its label (label/name.png); received {str(image_dir)!r} with "
             f"{len(paths)} images and the labels {', '.join(labels) or '(none)'}. "
             f"Images are files that end in {', '.join(SUFFIXES)}; "
-            "folders that are links are not read."
+            "links to folders are not followed."
             + "".join(f" In it, {path}: {bad}." for path, bad in unlisted.items())
         )
     digest = content_digest(
@@ -106,20 +106,20 @@ def folder_config(image_dir, *, size=DEFAULT_SIZE, on_bad_file="skip"):
 
 
 class LabelledImages(tfds.core.GeneratorBasedBuilder):
-    """Images from a folder of the user's, labelled by the folders they are in.
+    """Images of a user's folder, labelled by the names of their folders.
 
     An example is `{"image": ..., "label": ..., "path": ...}`: a `uint8` RGB image of
     shape (size, size, 3), see `read_image`; its class; and its path relative to the
-    folder, with forward slashes. Images are the files named `.png`, `.jpg`, `.jpeg`,
-    `.bmp` and `.gif`, at any depth; hidden files, all other files and folders that are
-    links are left alone.
+    folder, with forward slashes. Images are the files with the suffixes `.png`, `.jpg`,
+    `.jpeg`, `.bmp` and `.gif`, at any depth. Hidden files, other files and links to
+    folders are ignored.
 
-    A file is in `test` if the SHA-256 hash of its path falls in the lowest tenth, in
-    `validation` if in the next, else in `train`: the split is the same on every
-    machine, and a file that comes or goes moves no other.
+    The tenth of the files with the lowest SHA-256 hashes of their paths is `test`, the
+    next tenth `validation`, and the rest `train`. So the splits are the same on every
+    machine, and adding or removing files does not move others.
 
-    What was skipped stays on record: `info.metadata["skipped"]` is a dictionary of the
-    paths and of what is wrong with each.
+    `info.metadata["skipped"]` is a dictionary from the paths of skipped files to their
+    faults.
 
     Example:
 
@@ -137,7 +137,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         if config is None:
             raise ValueError(
-                "LabelledImages must be told which folder to read; received no config. "
+                "LabelledImages needs the folder to read; received no config. "
                 'Write LabelledImages(config=folder_config("photos")).'
             )
         return self.dataset_info_from_configs(
@@ -184,7 +184,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
             )
 
     def _read(self, path):
-        """The image; None, on record and with a warning, where it is skipped."""
+        """The image, or None with a warning if it is skipped."""
         try:
             if not is_utf8(path):
                 raise BadFileError("its name is not UTF-8")
@@ -210,23 +210,22 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder):
 
 
 def label_of(path):
-    """The label of an image, from its relative path; None if it is in no folder."""
+    """The label of an image, from its relative path; None outside all folders."""
     label, slash, _ = path.partition("/")
     return label if slash else None
 
 
 def split_of(path):
-    """Names the split a file is in: `split_by_path` of its relative path, 80/10/10."""
+    """Assigns a file to a split by its relative path: `split_by_path`, 80/10/10."""
     return split_by_path(path, test=TEST_SHARE, validation=VALIDATION_SHARE)
 
 
 def read_image(file, size):
-    """Reads an image file and brings it to RGB and to size × size.
+    """Reads an image file as RGB of size × size.
 
-    It is turned the way its EXIF data says. What is transparent becomes white. Of an
-    animation it is the first frame. The longer side is cut to the length of the
-    shorter one, the same at both ends, and what is left is resized, bilinearly and with
-    antialiasing: nothing is stretched.
+    The image is rotated as its EXIF data say. Transparent pixels become white, and an
+    animation gives its first frame. The longer side is center-cropped to the length of
+    the shorter one, and the rest is resized, bilinearly and with antialiasing.
 
     Args:
         file: A path, as `tfds.core.Path` makes it.
@@ -247,8 +246,8 @@ def read_image(file, size):
     try:
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
         image = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
-    # What Pillow raises for damaged content is of many types, by format and place:
-    # OSError, SyntaxError, struct.error, DecompressionBombError, …
+    # For damaged content Pillow raises OSError, SyntaxError, struct.error,
+    # DecompressionBombError and others.
     except Exception as error:
         raise BadFileError(f"it is damaged or no image ({error})") from error
     return np.asarray(image)
@@ -256,7 +255,7 @@ def read_image(file, size):
 
 def _rgb(image):
     if image.mode.startswith("I"):
-        # Pillow would clip the 16 bits of a grey pixel to 8, not scale them.
+        # Pillow would clip 16-bit pixels to 8 bits instead of scaling them.
         image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -1,8 +1,7 @@
-"""Images to batches: data sets in memory, shuffled, augmented and batched.
+"""Batches of images: data sets in memory, shuffled, augmented and batched.
 
-Everything here is a function of its arguments alone. The same data, sizes and seed give
-the same batches in the same order whenever and however often they are read, and a run
-that begins at a later step sees what the whole run saw from there on.
+The same data, sizes and seed give the same batches in the same order, however often
+they are read. A run that is resumed at a later step sees the same batches.
 """
 
 import contextlib
@@ -22,12 +21,12 @@ from tf_models.data.folder_files import log_skipped
 from tf_models.data.image_folder import DEFAULT_SIZE, LabelledImages, folder_config
 from tf_models.data.prefetching import prefetched
 
-# The first of CIFAR-10's 50,000 training images; the others are for validation.
+# Of CIFAR-10's 50,000 training images; the others are for validation.
 CIFAR_10_TRAIN = 45_000
 
-# Images that are decoded, resized or averaged at once.
+# Images to decode, resize or average at once.
 CHUNK = 1000
-# Augmentation pads each side by this share of its length: 4 pixels for 32.
+# Augmentation pads each side by this share of its length: 4 pixels of 32.
 PADDING_SHARE = 1 / 8
 
 
@@ -36,13 +35,13 @@ class ImageData:
     """A data set of labelled images, in memory.
 
     Attributes:
-        name: What the images are; of a folder, with a digest of its content.
+        name: A name, for folders with a digest of the content.
         classes: Number of classes.
         shape: Shape of an image, (height, width, channels).
         train: `uint8` images of shape (n, *shape) and their `int32` labels, (n,).
-        validation: The same, of the validation split.
-        test: The same, of the test split.
-        flips: Whether an image's mirror image is sure to be of the same class.
+        validation: The validation split, in the same form.
+        test: The test split, in the same form.
+        flips: Whether mirror images certainly have the same class.
     """
 
     name: str
@@ -55,9 +54,10 @@ class ImageData:
 
     @functools.cached_property
     def mean_and_deviation(self):
-        """Of each channel's pixels over the train split, `float32` of (channels,).
+        """Mean and standard deviation of each channel over the train split.
 
-        The deviation of a channel that never changes is given as 1.
+        Both are `float32` of shape (channels,). The deviation of a constant channel is
+        replaced by 1.
         """
         total = squares = 0.0
         images, _ = self.train
@@ -78,27 +78,25 @@ class ImageData:
 def load_images(
     name, *, size=None, data_dir=None, image_dir=None, on_bad_file="skip", console=None
 ):
-    """Prepares a data set, the first time, and reads it.
+    """Reads a data set, and prepares it on first use.
 
     Args:
-        name: `"digits"` (scikit-learn's, 8 × 8 grey), `"cifar10"` (32 × 32 RGB,
-            downloaded the first time) or `"folder"` (of the user's own, RGB).
-        size: Height and width the images are brought to, bilinearly. `None` for their
-            own, and for 32 of a folder.
-        data_dir: Directory of prepared data sets; `None` for TFDS's default.
-        image_dir: The folder, with one folder of images a label; for `"folder"` only.
-        on_bad_file: What is done with a file of the folder that is empty or damaged:
-            `"skip"` names it in the log every time the folder is read and goes on,
-            `"refuse"` raises a `ValueError`.
-        console: A `rich.console.Console` that says what is read; `None` for silence.
+        name: `"digits"` (of scikit-learn, 8 × 8 gray), `"cifar10"` (32 × 32 RGB,
+            downloaded on first use) or `"folder"` (the user's images, RGB).
+        size: Height and width to which images are resized, bilinearly. `None` for their
+            own size, and for 32 in case of a folder.
+        data_dir: Directory of prepared data sets; `None` for the default of TFDS.
+        image_dir: The folder for `"folder"`, with one folder of images for each label.
+        on_bad_file: How to treat empty or damaged files of the folder: `"skip"` logs
+            them whenever the folder is read, `"refuse"` raises a `ValueError`.
+        console: A `rich.console.Console` for messages; `None` for none.
 
     Returns:
         An `ImageData`.
 
     Raises:
-        ValueError: `name` or `size` is none of the above, `image_dir` is missing or
-            not called for, or the folder is not what `folder_config` and
-            `LabelledImages` ask for.
+        ValueError: `name` or `size` is not one of these, `image_dir` is missing or
+            superfluous, or `folder_config` or `LabelledImages` refuses the folder.
         OSError: CIFAR-10 is not prepared and cannot be downloaded.
     """
     if name not in IMAGES:
@@ -106,11 +104,11 @@ def load_images(
     if size is not None and size < 1:
         raise ValueError(
             f"size must be at least 1 pixel; received size={size}. Leave it out for "
-            "the images' own."
+            "the size of the images."
         )
     if (name == "folder") != bool(image_dir):
         raise ValueError(
-            'image_dir must name a folder for "folder", and for nothing else; received '
+            'image_dir must be given for "folder", and only then; received '
             f"image_dir={image_dir!r} for {name!r}."
         )
     console = console or Console(quiet=True)
@@ -146,7 +144,7 @@ def _cifar_10(size, data_dir):
     except (OSError, tfds.download.DownloadError) as error:
         raise OSError(
             "CIFAR-10 must be prepared or downloaded from www.cs.toronto.edu; received "
-            f"no data: {error}. Prepare it where there is a network, with `python -c "
+            f"no data: {error}. Prepare it on a machine with a network, by `python -c "
             "\"import tensorflow_datasets as tfds; tfds.load('cifar10')\"`, and copy "
             "~/tensorflow_datasets/cifar10 into this machine's data_dir; or choose "
             '"digits", which needs no network.'
@@ -163,14 +161,14 @@ def _folder(image_dir, size, on_bad_file, data_dir):
     builder = LabelledImages(config=config, data_dir=data_dir)
     _prepare(builder)
     log_skipped(image_dir, builder.info.metadata["skipped"])
-    # A mirrored letter, or an arrow, is another: what these are nobody knows here.
+    # A mirrored letter or arrow may have another class.
     return _read(
         f"folder {config.name}", builder, size, "train", "validation", flips=False
     )
 
 
 def _prepare(builder):
-    # TFDS announces a "download", of unknown size, where there is none.
+    # TFDS announces a "download" even for local data.
     with contextlib.redirect_stdout(None):
         builder.download_and_prepare()
 
@@ -187,21 +185,21 @@ def _read(name, builder, size, train, validation, *, flips):
 
 
 def _arrays(builder, split, size):
-    """A split's images, brought to the size, and labels, in its own order."""
+    """The resized images and the labels of a split, in order."""
     examples = builder.as_dataset(split=split, as_supervised=True, shuffle_files=False)
     images, labels = zip(*tfds.as_numpy(examples.batch(CHUNK)))
     return resized(np.concatenate(images), size), np.concatenate(labels, dtype=np.int32)
 
 
 def resized(images, size):
-    """Brings images to size × size.
+    """Resizes images to size × size.
 
     Args:
         images: A `uint8` array of shape (n, height, width, channels).
-        size: The new height and width; `None` to leave them.
+        size: The new height and width; `None` to keep the old ones.
 
     Returns:
-        A `uint8` array, interpolated bilinearly, with antialiasing where it shrinks.
+        A `uint8` array, interpolated bilinearly and with antialiasing.
     """
     if size is None or images.shape[1:3] == (size, size):
         return images
@@ -225,22 +223,21 @@ def _chunks(images):
 def image_batches(data, batch_size, *, steps, seed, first_step=0, augment=False):
     """Makes the training batches of a run.
 
-    Every image comes once before any comes again; each epoch has an order of its own.
-    Order and augmentation are computed from the seed and the example's position in the
-    run and not drawn from a generator, so no other random number, and no earlier
-    reading, can change them.
+    Every epoch has each image once, in its own order. Order and augmentation depend
+    only on the seed and the position of an example in the run, not on other random
+    numbers or earlier reading.
 
-    Images are standardized: less the mean of their channel over the train split,
-    divided by its deviation. Augmentation comes before that. It pads an image with
-    zeros by an eighth of its height and width on each side, cuts one of its own size
-    out at random and, where `data.flips`, mirrors every other one, at random too.
+    Augmentation pads an image with zeros by an eighth of its height and width on each
+    side, takes a random crop of the original size and, if `data.flips`, mirrors it with
+    probability 1/2. Then images are standardized by the mean and standard deviation of
+    each channel over the train split.
 
     Args:
         data: An `ImageData`.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         steps: Number of batches.
         seed: Integer that selects order and augmentation.
-        first_step: Number of batches of this order to leave out at its beginning.
+        first_step: Number of batches to skip at the start.
         augment: Whether to augment.
 
     Returns:
@@ -254,7 +251,7 @@ def image_batches(data, batch_size, *, steps, seed, first_step=0, augment=False)
     if first_step < 0:
         raise ValueError(
             f"first_step must be 0 or more; received first_step={first_step}. Leave "
-            "it out to begin at the beginning."
+            "it out to start with the first batch."
         )
     images, labels = data.train
     seed = tf.constant(seed, tf.int64)
@@ -273,7 +270,7 @@ def image_batches(data, batch_size, *, steps, seed, first_step=0, augment=False)
         return images[index], labels[index]
 
     def examples_at(index):
-        # The images stay where they are: as a tensor they would lie on a GPU.
+        # The images stay in host memory: a tensor could be on a GPU.
         types = tf.uint8, tf.int32
         image_batch, label_batch = tf.numpy_function(gather, [index], types)
         image_batch.set_shape((batch_size, *data.shape))
@@ -294,13 +291,13 @@ def image_batches(data, batch_size, *, steps, seed, first_step=0, augment=False)
 
 
 def evaluation_batches(data, images_and_labels, batch_size):
-    """Makes the batches of a split: every image once, in its own order, as it is.
+    """Makes the batches of a split: each image once, in order, not augmented.
 
     Args:
-        data: The `ImageData` whose train split standardizes them, as in
+        data: The `ImageData` whose train split defines the standardization, see
             `image_batches`.
         images_and_labels: `data.validation`, `data.test` or `data.train`.
-        batch_size: Images a batch; the last one holds what is left.
+        batch_size: Images per batch; the last batch may be smaller.
 
     Returns:
         A `tf.data.Dataset` of pairs `(images, labels)`, `float32` and `int32`.
@@ -309,7 +306,7 @@ def evaluation_batches(data, images_and_labels, batch_size):
         ValueError: `batch_size` is not positive.
     """
     _check_batch_size(batch_size)
-    with tf.device("CPU:0"):  # Not in a GPU's memory.
+    with tf.device("CPU:0"):  # Not in the memory of a GPU.
         examples = tf.data.Dataset.from_tensor_slices(images_and_labels)
     return _standardized_and_prefetched(examples.batch(batch_size), data)
 
@@ -320,7 +317,7 @@ def _check_batch_size(batch_size):
 
 
 def _crop(data, seed):
-    """An example's random crop: first row, first column, and whether it is mirrored."""
+    """The random crop of an example: first row, first column and mirroring."""
     rows, columns = _paddings(data.shape)
     choices = tf.constant([2 * rows + 1, 2 * columns + 1, 2 if data.flips else 1])
     chosen = tf.random.stateless_uniform((3,), seed) * tf.cast(choices, tf.float32)
@@ -328,7 +325,7 @@ def _crop(data, seed):
 
 
 def _cropped(images, crops, shape):
-    """Pads the images, then cuts each out of its own by its row of `crops`."""
+    """Pads the images, then crops each by its row of `crops`."""
     height, width, _ = shape
     rows, columns = _paddings(shape)
     images = tf.pad(images, [[0, 0], [rows, rows], [columns, columns], [0, 0]])

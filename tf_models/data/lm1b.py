@@ -4,11 +4,11 @@ import contextlib
 
 import tensorflow_datasets as tfds
 
-# lm1b has a training and a test split. TFDS writes sentences in a shuffled order, so
-# the last of the 30.3 million to train on are a sample of all; its test split has
-# about as many.
+# lm1b has a training and a test split. TFDS shuffles its sentences, so that the last of
+# the 30.3 million training sentences are a sample of all. The test split is about as
+# large.
 VALIDATION_SENTENCES = 300_000
-# The first sentences, 130 MB of text, on which its subword vocabulary is trained.
+# The subword vocabulary is trained on the first sentences, 130 MB of text.
 VOCABULARY_SENTENCES = 1_000_000
 
 
@@ -16,13 +16,13 @@ class Lm1b:
     """The sentences of lm1b, in three splits.
 
     Attributes:
-        name: The name of their tokens' directory.
-        title: What they are, for people.
-        skipped: Empty: TFDS leaves out no sentence.
+        name: The name of the directory for their tokens.
+        title: A description.
+        skipped: Empty, because TFDS skips no sentence.
 
     Args:
-        data_dir: Directory of prepared data sets; `None` for TFDS's own.
-        console: A `rich.console.Console`: TFDS shows its progress if it is a terminal.
+        data_dir: Directory of prepared data sets; `None` for the default of TFDS.
+        console: A `rich.console.Console`. TFDS shows its progress on terminals.
     """
 
     texts_at_once = 4096
@@ -36,12 +36,11 @@ class Lm1b:
         self.title = f"lm1b {self._builder.version}"
 
     def batches(self):
-        """Downloads and prepares the data set, the first time it is asked for.
+        """Downloads and prepares the data set on first use.
 
         Returns:
             A dictionary from the names of the splits, and from `"vocabulary"` for the
-            part that a vocabulary is trained on, to sized iterables of lists of
-            `bytes`.
+            training data of a vocabulary, to sized iterables of lists of `bytes`.
 
         Raises:
             RuntimeError: it cannot be downloaded and prepared.
@@ -63,8 +62,7 @@ class Lm1b:
         try:
             with contextlib.redirect_stdout(None):
                 self._builder.download_and_prepare()
-        # Name resolution, a refused connection, a vanished page, a wrong checksum and
-        # a full disk all come as classes of their own.
+        # Failures of the network, checksums and the disk have many classes.
         except Exception as error:
             raise RuntimeError(
                 f"{self._builder.info.full_name} could not be downloaded and prepared: "
@@ -75,7 +73,7 @@ class Lm1b:
 
 
 class _Batches:
-    """The texts of a part of a TFDS data set, in its order, as lists of `bytes`."""
+    """The texts of a part of a TFDS data set, in order, as lists of `bytes`."""
 
     def __init__(self, builder, part, texts_at_once):
         self._batches = builder.as_dataset(split=part).batch(texts_at_once)

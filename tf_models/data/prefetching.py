@@ -1,4 +1,4 @@
-"""How the batches of every data set are prepared ahead of the training."""
+"""Prefetching of batches."""
 
 import tensorflow as tf
 
@@ -6,7 +6,7 @@ PREFETCHED_BATCHES = 2
 
 
 def prefetched(batches):
-    """Has a data set prepare its next batches while one is trained on.
+    """Makes a data set prepare its next batches during training.
 
     Args:
         batches: A `tf.data.Dataset`.
@@ -15,7 +15,7 @@ def prefetched(batches):
         A `tf.data.Dataset` of the same batches in the same order.
     """
     options = tf.data.Options()
-    # There is nothing to tune, and an iterator that is done with waits, for up to
-    # half a minute, for the thread that tunes.
+    # There is nothing to tune, and a finished iterator would wait up to half a minute
+    # for the tuning thread.
     options.autotune.enabled = False
     return batches.prefetch(PREFETCHED_BATCHES).with_options(options)

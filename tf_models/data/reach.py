@@ -1,4 +1,4 @@
-"""Whether a data set's host answers, before anything waits for it."""
+"""Checks whether the host of a data set is reachable."""
 
 import socket
 
@@ -6,17 +6,15 @@ import socket
 def is_reachable(host, port=443, seconds=3.0):
     """Whether a connection to a host can be opened.
 
-    Downloads try again and again: without a network it takes TFDS minutes to say so.
-    This takes the time of one attempt.
+    Without a network TFDS retries for minutes. This function takes one attempt.
 
     Args:
-        host: The host's name, or its address.
-        port: The port; that of HTTPS unless given.
-        seconds: How long to wait for an answer. Finding the address of a name comes on
-            top of that and takes as long as the system lets it.
+        host: The name or address of the host.
+        port: The port. Defaults to that of HTTPS.
+        seconds: The timeout, without the time of the name resolution.
 
     Returns:
-        A `bool`. `True` says that something listens there, not that it has the data.
+        A `bool`: whether something listens there.
     """
     try:
         with socket.create_connection((host, port), timeout=seconds):

@@ -1,7 +1,7 @@
 """The Python standard library's own source text.
 
-A few megabytes of real text that every machine with a Python already holds: language
-models can be compared with no network and no download.
+A few megabytes of real text on every machine with Python, for language models without a
+network.
 """
 
 import platform
@@ -11,8 +11,8 @@ import sysconfig
 from tf_models.data.folder_files import BadFileError, skip_or_refuse
 from tf_models.data.text_files import TextFiles, read_text
 
-# Tests repeat themselves, installed packages differ between machines, IDLE and
-# turtledemo are applications, and the last two are tables of data in Python syntax.
+# Tests are repetitive, installed packages differ between machines, IDLE and turtledemo
+# are applications, and the last two are data tables in Python syntax.
 EXCLUDED_DIRECTORIES = frozenset(
     {
         "test",
@@ -27,25 +27,25 @@ EXCLUDED_DIRECTORIES = frozenset(
         "pydoc_data",
     }
 )
-# Written by the build of one interpreter: it names that machine's own paths.
+# Written by the build of the interpreter, with paths of its machine.
 EXCLUDED_PREFIX = "_sysconfigdata"
 
 
 class StdlibSource(TextFiles):
     """Source files of the Python standard library.
 
-    The text differs from one Python version to the next, so the name carries the
-    implementation and the full version, as `cpython-3.11.7`.
+    The text depends on the Python version, so the name contains the implementation and
+    the full version, such as `cpython-3.11.7`.
 
-    Left out are tests, installed packages, IDLE and turtledemo, the tables under
-    `encodings` and `pydoc_data`, what the interpreter's own build wrote, and empty
-    files. A file that cannot be read or is not UTF-8 is skipped, named in the log and
-    kept on record, in `skipped`.
+    Left out are tests, installed packages, IDLE and turtledemo, the tables in
+    `encodings` and `pydoc_data`, files that the build of the interpreter wrote, and
+    empty files. Files that cannot be read or are not UTF-8 are skipped, logged and
+    recorded in `skipped`.
 
     Args:
-        source_dir: Directory whose `.py` files, at any depth, are the texts; the
-            running Python's by default.
-        name: The version's name; the running Python's by default.
+        source_dir: Directory whose `.py` files, at any depth, are the texts. By default
+            that of the running Python.
+        name: The name of the version. By default that of the running Python.
     """
 
     def __init__(self, source_dir=None, name=None):
@@ -65,7 +65,7 @@ class StdlibSource(TextFiles):
         for file in python_files(self.root):
             path = file.relative_to(self.root).as_posix()
             try:
-                # Many a package begins with an empty file.
+                # Many packages have empty files.
                 if read_text(file):
                     usable.append(path)
             except BadFileError as error:
@@ -74,7 +74,7 @@ class StdlibSource(TextFiles):
 
 
 def python_files(directory):
-    """Yields the `.py` files under a directory that are texts of the library.
+    """Yields the `.py` files in a directory that belong to the text.
 
     Args:
         directory: A `pathlib.Path`.

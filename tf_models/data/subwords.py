@@ -1,8 +1,8 @@
-"""Subword vocabularies: byte-level byte-pair encoding, trained on the text itself.
+"""Subword vocabularies: byte-level byte-pair encoding, trained on the text.
 
-Byte-pair encoding begins with the 256 bytes and again and again makes the most
-frequent pair of neighbouring tokens a token of its own. As every byte is a token,
-every text can be encoded and decoded without loss, and there is no unknown token.
+Byte-pair encoding starts from the 256 bytes and repeatedly merges the most frequent
+pair of adjacent tokens into a new token. Because every byte is a token, every text can
+be encoded and decoded without loss, and there is no unknown token.
 
 Reference:
     Sennrich et al., 2016, "Neural Machine Translation of Rare Words with Subword
@@ -18,22 +18,22 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from tf_models.console.output import replacing
 
-# How the token that ends a text is shown. It has number 0, as the byte that does.
+# The text of the token that ends a text. Its number is 0, as in the byte vocabulary.
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST = 257  # 256 bytes and the end of a text.
-LARGEST = 2**20  # Beyond any in use: more is a slip of the pen.
-# A pair that occurs once saves nothing and may never come again.
+LARGEST = 2**20  # Larger than any vocabulary in use.
+# A pair that occurs only once saves nothing.
 LEAST_FREQUENCY = 2
 
 
 def check_size(size):
-    """Has a size refused that no vocabulary can have.
+    """Refuses impossible sizes of a vocabulary.
 
     Args:
         size: Number of tokens.
 
     Raises:
-        ValueError: `size` is no integer from `SMALLEST` to `LARGEST`.
+        ValueError: `size` is not an integer from `SMALLEST` to `LARGEST`.
     """
     if type(size) is not int or not SMALLEST <= size <= LARGEST:
         raise ValueError(
@@ -44,18 +44,17 @@ def check_size(size):
 
 
 def train_subwords(texts, size):
-    """Learns a vocabulary from texts. The same texts give the same vocabulary.
+    """Trains a vocabulary on texts. The same texts give the same vocabulary.
 
     Args:
         texts: Iterable of `str` or of `bytes` in UTF-8, read once.
-        size: Number of tokens, with the 256 bytes and the end of a text.
+        size: Number of tokens, including the 256 bytes and the end of a text.
 
     Returns:
         A `Subwords` of exactly this size.
 
     Raises:
-        ValueError: `size` is out of range, or the texts hold too few pairs that
-            occur twice to fill it.
+        ValueError: `size` is out of range, or too large for the texts.
     """
     check_size(size)
     tokenizer = tokenizers.Tokenizer(models.BPE())
@@ -72,9 +71,9 @@ def train_subwords(texts, size):
     subwords = Subwords(tokenizer)
     if subwords.size < size:
         raise ValueError(
-            "A subword vocabulary must not be larger than the text can fill; received "
-            f"{size} for a text that fills {subwords.size}. Ask for {subwords.size} or "
-            "fewer, or give more text."
+            "A subword vocabulary must not be larger than its text allows; received "
+            f"{size} for a text that gives {subwords.size} tokens. Use {subwords.size} "
+            "or fewer, or more text."
         )
     return subwords
 
@@ -97,7 +96,7 @@ class Subwords:
 
     Attributes:
         size: Number of tokens.
-        dtype: The smallest unsigned NumPy type that holds one.
+        dtype: The smallest unsigned NumPy type for a token.
         end_of_text: The number of the token that ends a text.
 
     Args:
@@ -105,7 +104,7 @@ class Subwords:
     """
 
     def __init__(self, tokenizer):
-        # A text that spells the end token out is text, and does not end there.
+        # The text of the end token is ordinary text in the input.
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self.size = tokenizer.get_vocab_size()
@@ -113,14 +112,14 @@ class Subwords:
         self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
 
     def encode_texts(self, texts):
-        """Turns texts into one row of tokens.
+        """Turns texts into one sequence of tokens.
 
         Args:
             texts: Sequence of `str` or of `bytes` in UTF-8.
 
         Returns:
-            A one-dimensional NumPy array of `dtype`: each text's tokens, each
-            followed by `end_of_text`.
+            A one-dimensional NumPy array of `dtype`: the tokens of each text, followed
+            by `end_of_text`.
         """
         encodings = self._tokenizer.encode_batch_fast([_as_str(t) for t in texts])
         end = (self.end_of_text,)
@@ -135,7 +134,7 @@ class Subwords:
 
         Returns:
             A `str`, in which the end of a text is `END_OF_TEXT`. Bytes that are not
-            UTF-8, as where a window begins inside a character, become U+FFFD.
+            UTF-8, for example half a character at the start of a window, become U+FFFD.
         """
         ids = np.asarray(tokens).tolist()
         return self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -144,7 +143,7 @@ class Subwords:
         """Writes the vocabulary as a JSON file of the `tokenizers` library.
 
         Args:
-            path: A `pathlib.Path`; its file is whole or not there.
+            path: A `pathlib.Path`, written atomically.
         """
         with replacing(path) as temporary:
             pathlib.Path(temporary).write_text(

@@ -1,9 +1,8 @@
-"""The texts of the studies, as tokens: one call from a name to three splits.
+"""Loads the texts of the studies by name, as tokens in three splits.
 
-Tokens are made once. They, and the vocabulary they are made with, are kept under
-`tokens/` in the directory of prepared data sets, in a directory named after the text,
-its version and the vocabulary, and are read from there as memory maps: lm1b's 0.8
-billion tokens are never in memory at once.
+A text is encoded once. Its tokens and vocabulary are saved in `tokens/` in the
+directory of prepared data sets, under the name of the text, its version and the
+vocabulary. They are read as memory maps, because lm1b has 0.8 billion tokens.
 """
 
 import collections
@@ -23,13 +22,13 @@ from tf_models.data.stdlib_source import StdlibSource
 from tf_models.data.subwords import check_size, load_subwords, train_subwords
 from tf_models.data.text_files import SPLITS, TextFolder
 
-# TFDS's own, where lm1b is prepared too.
+# The default of TFDS, which prepares lm1b there.
 DATA_DIR = "~/tensorflow_datasets"
 
-# Part of the directory's name: raise it when the same text makes other tokens or files.
+# Part of the directory's name: increase it when the tokens or files of a text change.
 _FORMAT = 2
 _VOCABULARY_FILE = "vocabulary.json"
-# Written last: where it is, the other files are whole.
+# Written last, so that the other files are complete if it exists.
 _SUMMARY_FILE = "summary.json"
 
 
@@ -38,19 +37,18 @@ class TextData:
     """A text as tokens.
 
     Attributes:
-        name: For people, as "the standard library of cpython-3.11.7".
-        unit: What a token is: `"byte"` or `"subword"`.
-        vocabulary_size: Number of tokens there are.
-        train: Tokens to train on: one dimension, a read-only memory map of the
-            smallest unsigned type that holds a token. Each text is followed by the
-            token that ends a text, which is 0.
-        validation: Tokens to choose by, likewise.
-        test: Tokens to report on, likewise.
-        bytes_per_token: Bytes of UTF-8 a token stands for in the validation split,
-            on average; the end of a text counts as a byte. A perplexity a token `p`
-            is `p ** (1 / bytes_per_token)` a byte, which can be compared between
-            vocabularies. 1 for bytes.
-        decode: Turns tokens, in one dimension, into a `str`.
+        name: A description, such as "the standard library of cpython-3.11.7".
+        unit: The kind of token: `"byte"` or `"subword"`.
+        vocabulary_size: Number of different tokens.
+        train: Training tokens: a one-dimensional, read-only memory map of the smallest
+            unsigned type for a token. The token 0 follows each text and ends it.
+        validation: Validation tokens, in the same form.
+        test: Test tokens, in the same form.
+        bytes_per_token: The average number of UTF-8 bytes per token in the validation
+            split; the end of a text counts as a byte. It is 1 for bytes. A perplexity
+            `p` per token is `p ** (1 / bytes_per_token)` per byte, which can be
+            compared between vocabularies.
+        decode: Function from one-dimensional tokens to a `str`.
     """
 
     name: str
@@ -72,19 +70,19 @@ def load_text(
     on_bad_file="skip",
     console=None,
 ):
-    """Reads a text as tokens, and makes them where that was not done before.
+    """Reads a text as tokens, and encodes it on first use.
 
     Args:
-        name: `"stdlib"`, the running Python's standard library, which needs no
+        name: `"stdlib"`, the standard library of the running Python, which needs no
             network; `"lm1b"`, the One Billion Word benchmark, which is downloaded
-            (1.7 GB); or `"folder"`, the text files under `text_dir`.
-        subwords: Size of a subword vocabulary, trained on the training split alone;
-            `None` for bytes.
-        data_dir: Directory of prepared data sets, made if it does not exist; `None`
-            for TFDS's own: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
-        text_dir: The folder of `"folder"`; for no other name.
-        on_bad_file: For a folder's files that are no text: `"skip"` names them in the
-            log every time the folder is read, `"refuse"` raises an error.
+            (1.7 GB); or `"folder"`, the text files in `text_dir`.
+        subwords: Size of a subword vocabulary, trained on the training split; `None`
+            for bytes.
+        data_dir: Directory of prepared data sets, created if it does not exist; `None`
+            for that of TFDS: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+        text_dir: The folder for `"folder"`.
+        on_bad_file: How to treat files of a folder that are no text: `"skip"` logs them
+            whenever the folder is read, `"refuse"` raises an error.
         console: A `rich.console.Console` that shows progress if it is a terminal.
 
     Returns:
@@ -93,8 +91,8 @@ def load_text(
     Raises:
         ValueError: an argument is out of range, a file is refused, or the text is too
             small for three splits or for a vocabulary of this size.
-        RuntimeError: lm1b cannot be downloaded and prepared, or there is no TensorFlow,
-            which TFDS needs to.
+        RuntimeError: lm1b cannot be downloaded and prepared, or TensorFlow, which it
+            needs, is not installed.
     """
     if subwords is not None:
         check_size(subwords)
@@ -112,14 +110,14 @@ def load_text(
 
 
 def _source(name, data_dir, text_dir, on_bad_file, console):
-    """What a text is read from: with `name`, `title`, `skipped` and `batches`."""
+    """The source of a text, with `name`, `title`, `skipped` and `batches`."""
     if name not in TEXTS:
         raise ValueError(
             f"The text must be one of {', '.join(TEXTS)}; received {name!r}."
         )
     if (name == "folder") != (text_dir is not None):
         raise ValueError(
-            'text_dir must be given for the text "folder" and for no other; received '
+            'text_dir must be given for the text "folder", and only then; received '
             f"text_dir={text_dir!r} for {name!r}."
         )
     if name == "stdlib":
@@ -132,14 +130,14 @@ def _source(name, data_dir, text_dir, on_bad_file, console):
         return Lm1b(data_dir, console)
     except ImportError as error:
         raise RuntimeError(
-            'TFDS, which reads the text "lm1b", must find TensorFlow; received: '
-            f"{error}. Install it (pip install tensorflow), under whichever backend "
-            'you train; or use the text "stdlib" or "folder".'
+            'TFDS, which reads the text "lm1b", needs TensorFlow; received: '
+            f"{error}. Install it (pip install tensorflow); any Keras backend can "
+            'train. Or use the text "stdlib" or "folder".'
         ) from error
 
 
 def _is_whole(directory):
-    """Whether every file is there, and as long as it was when all were written."""
+    """Whether all files exist with the size that they had when written."""
     try:
         summary = json.loads((directory / _SUMMARY_FILE).read_text())
         return all(
@@ -151,7 +149,7 @@ def _is_whole(directory):
 
 
 def _write(source, batches, directory, subwords, console):
-    """Writes vocabulary, tokens and, at last, the summary that says all are there."""
+    """Writes vocabulary, tokens and finally the summary."""
     files = [directory / f"{split}.npy" for split in SPLITS]
     encode_texts = byte_vocabulary.encode_texts
     if subwords is not None:
@@ -178,7 +176,7 @@ def _write(source, batches, directory, subwords, console):
         "text": source.title,
         "tokens": {split: count.tokens for split, count in counts.items()},
         "bytes_per_token": validation.bytes / validation.tokens,
-        # Known only when the files are looked for; the tokens are read more often.
+        # Later readings log them too.
         "skipped": source.skipped,
         "file_bytes": {file.name: file.stat().st_size for file in files},
     }
@@ -190,7 +188,7 @@ _Count = collections.namedtuple("_Count", "tokens bytes")
 
 
 def _write_tokens(batches, encode_texts, path):
-    """Encodes texts into an .npy file, holding a batch of them at a time.
+    """Encodes texts into an .npy file, batch by batch.
 
     Args:
         batches: Iterable of lists of texts, each a `str` or `bytes` in UTF-8.
@@ -198,7 +196,7 @@ def _write_tokens(batches, encode_texts, path):
         path: The file's `pathlib.Path`.
 
     Returns:
-        A `_Count` of the tokens, and of the bytes of text with one for each end.
+        A `_Count` of the tokens and of the bytes, with one byte for each end of a text.
     """
     tokens = text_bytes = 0
     dtype = encode_texts([]).dtype
@@ -219,7 +217,7 @@ def _utf_8(text):
 
 
 def _write_header(file, dtype, length):
-    # NumPy pads a header so that it is as long for every length of the array.
+    # NumPy pads headers, so that their size does not depend on the array's length.
     description = np.lib.format.dtype_to_descr(dtype)
     np.lib.format.write_array_header_1_0(
         file, {"descr": description, "fortran_order": False, "shape": (length,)}

@@ -1,4 +1,4 @@
-"""Whole text files as the texts of a study, and any folder of them."""
+"""Folders of text files as the text of a study."""
 
 import abc
 import pathlib
@@ -19,21 +19,19 @@ SPLITS = ("train", "validation", "test")
 TEST_SHARE = 0.05
 VALIDATION_SHARE = 0.05
 SUFFIXES = (".txt", ".md", ".rst", ".py")
-# A file may be large: this many are held in memory and encoded together.
+# Files may be large: this many are in memory and encoded at once.
 FILES_AT_ONCE = 16
 
 
 class TextFiles(abc.ABC):
-    """Text files under a directory, in three splits.
-
-    The splits are made of whole files, as `split_of` says.
+    """Text files in a directory, in three splits of whole files, see `split_of`.
 
     Attributes:
-        name: The name of their tokens' directory, so one name must mean one text.
-        title: What they are, for people.
+        name: The name of the directory for their tokens, unique for the text.
+        title: A description.
         root: The `pathlib.Path` of the directory.
-        skipped: A dictionary from the path of a file that was left out to what is
-            wrong with it; as of the last call of `splits`.
+        skipped: A dictionary from the paths of skipped files to their faults, of the
+            last call of `splits`.
     """
 
     def __init__(self, name, title, root):
@@ -44,18 +42,18 @@ class TextFiles(abc.ABC):
 
     @abc.abstractmethod
     def usable_paths(self):
-        """Lists the paths of the files that are texts, relative to `root`, sorted.
+        """Returns the sorted relative paths of the usable text files.
 
-        What is left out though it looks like one is put into `skipped`.
+        Unusable ones are recorded in `skipped`.
         """
 
     @property
     @abc.abstractmethod
     def remedy(self):
-        """What to do where a split has no file: a sentence."""
+        """A sentence on what to do if a split has no file."""
 
     def splits(self):
-        """Looks for the files of every split.
+        """Finds the files of each split.
 
         Returns:
             A dictionary from each of `SPLITS` to a sorted list of paths, relative to
@@ -78,32 +76,32 @@ class TextFiles(abc.ABC):
         return splits
 
     def batches(self):
-        """Looks for the files of every split, see `splits`, to read them.
+        """Finds the files of each split, see `splits`, and reads them lazily.
 
         Returns:
             A dictionary from the names of the splits, and from `"vocabulary"` for the
-            part that a vocabulary is trained on, to sized iterables of lists of texts.
+            training data of a vocabulary, to sized iterables of lists of texts.
         """
         read = {split: _Batches(self, paths) for split, paths in self.splits().items()}
         return read | {"vocabulary": read["train"]}
 
     def text(self, path):
-        """Reads the whole text of a file that `splits` listed.
+        """Reads a file that `splits` returned.
 
         Raises:
-            BadFileError: it is no longer as it was when it was listed.
+            BadFileError: the file has changed since.
         """
         try:
             return read_text(self.root / path)
         except BadFileError as error:
             raise BadFileError(
-                f"The files of {str(self.root)!r} must stay as they are while they are "
-                f"read; received {path}, which was changed: {error}. Try again."
+                f"The files of {str(self.root)!r} must not change while they are read; "
+                f"received {path}, which was changed: {error}. Try again."
             ) from error
 
 
 class _Batches:
-    """The texts of some of the files, read as they are asked for."""
+    """The texts of some files, read lazily."""
 
     def __init__(self, files, paths):
         self._files = files
@@ -119,7 +117,7 @@ class _Batches:
 
 
 def split_of(path):
-    """Names the split a file is in: `split_by_path` of its relative path, 90/5/5."""
+    """Assigns a file to a split by its relative path: `split_by_path`, 90/5/5."""
     return split_by_path(path, test=TEST_SHARE, validation=VALIDATION_SHARE)
 
 
@@ -133,8 +131,8 @@ def read_text(file):
         Its text, which may be empty.
 
     Raises:
-        BadFileError: the file cannot be read, is not UTF-8 or holds the byte 0, which
-            no text does and which ends a text in the byte vocabulary.
+        BadFileError: the file cannot be read, is not UTF-8 or contains the byte 0,
+            which ends a text in the byte vocabulary.
     """
     try:
         text = read_bytes(file).decode("utf-8")
@@ -143,34 +141,32 @@ def read_text(file):
     except OSError as error:
         raise BadFileError(f"it cannot be read ({error})") from error
     if "\0" in text:
-        raise BadFileError("it holds the byte 0, so it is not text")
+        raise BadFileError("it contains the byte 0, so it is not text")
     return text
 
 
 class TextFolder(TextFiles):
     """The text files of a folder.
 
-    Files at any depth are read whose names end in one of the suffixes. Left out are
-    files and folders whose names begin with a dot, and folders that are links. A bad
-    file is one that is empty, holds white space alone, cannot be read, is not UTF-8 or
-    holds the byte 0.
+    These are the files with one of the suffixes, at any depth. Hidden files and folders
+    and links to folders are left out. A file is bad if it is empty, has only white
+    space, cannot be read, is not UTF-8 or contains the byte 0.
 
     About 90 % of the files are in `train`, 5 % in `validation` and 5 % in `test`, by
-    the hash of their paths. Each split needs a file, which a folder of a hundred
-    files nearly always has for it.
+    the hash of their paths. Each split needs a file, so that the folder should have at
+    least a hundred files.
 
-    Its name holds a digest of the files' paths and contents and of the other
-    arguments: a folder that was changed is a new text and is read anew, and the same
-    text has the same name on every machine.
+    The name contains a digest of the paths and contents of the files and of the other
+    arguments. So a changed folder is a new text, and the same text has the same name on
+    every machine.
 
     Args:
         folder: The folder's path.
-        suffixes: How the names of its text files end; they may be in either case.
-        on_bad_file: `"skip"` to put a bad file on record and in the log and go on,
-            `"refuse"` to raise an error that names it.
+        suffixes: The suffixes of its text files, in any case.
+        on_bad_file: `"skip"` to log and record bad files, `"refuse"` to raise an error.
 
     Raises:
-        ValueError: `folder` is no folder, or `on_bad_file` is none of the two.
+        ValueError: `folder` is no folder, or `on_bad_file` is unknown.
     """
 
     def __init__(self, folder, *, suffixes=SUFFIXES, on_bad_file="skip"):
@@ -184,7 +180,7 @@ class TextFolder(TextFiles):
             )
         self._suffixes = tuple(suffix.lower() for suffix in suffixes)
         self._on_bad_file = on_bad_file
-        # A folder in it that cannot be listed is dealt with when the text is read.
+        # Reading the text handles folders that cannot be listed.
         paths, unlisted = files_under(root, self._suffixes)
         digest = content_digest(
             root,
@@ -193,13 +189,13 @@ class TextFolder(TextFiles):
         )
         folder_name = re.sub(r"[^A-Za-z0-9_]+", "_", root.name) or "root"
         name = f"{folder_name}-{digest}"
-        # Not its path: a result should read the same on another machine.
+        # The path would make results depend on the machine.
         super().__init__(f"text_folder-{name}", f"the folder {name}", root)
 
     @property
     def remedy(self):
         return (
-            "The hash of its path puts about 1 file in 20 there: give a folder of a "
+            "It gets about 1 file in 20, by the hash of its path: use a folder with a "
             f"hundred files or more that end in {', '.join(self._suffixes)}, or cut "
             "long files into parts (split --lines=1000 --additional-suffix=.txt)."
         )
@@ -222,7 +218,7 @@ class TextFolder(TextFiles):
 
 
 def check_holds_text(root, path):
-    """Has a file refused that adds no text.
+    """Refuses a file without text.
 
     Args:
         root: The `pathlib.Path` of the folder.

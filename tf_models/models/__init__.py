@@ -1,1 +1,1 @@
-"""The models that the studies train, of Keras layers only."""
+"""The models of the studies, of Keras layers only."""

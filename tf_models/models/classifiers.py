@@ -1,4 +1,4 @@
-"""Classifiers small enough for studies of the optimizer, of Keras layers only."""
+"""Small classifiers, of Keras layers only."""
 
 import keras
 
@@ -7,9 +7,9 @@ def mlp(input_shape, classes, *, hidden=(512, 512)):
     """Builds a multilayer perceptron: examples in, logits out.
 
     Args:
-        input_shape: Shape of an example, of any number of axes.
+        input_shape: Shape of an example, with any number of axes.
         classes: Number of classes.
-        hidden: Widths of the hidden layers, each followed by a ReLU. Without any, the
+        hidden: Widths of the hidden layers, each followed by a ReLU. With none the
             model is linear.
 
     Returns:
@@ -30,10 +30,10 @@ def mlp(input_shape, classes, *, hidden=(512, 512)):
 
 
 def logistic_regression(features, classes):
-    """Builds multinomial logistic regression: one matrix, nothing else.
+    """Builds multinomial logistic regression: a single matrix.
 
-    With the cross-entropy of its logits it is a convex problem. The matrix begins at
-    zero, so every run begins at the same point, with a loss of log(classes).
+    With the cross-entropy of its logits it is a convex problem. The matrix is
+    initially zero, so that every run starts at the same point, with loss log(classes).
 
     Args:
         features: Length of an example.

@@ -5,23 +5,23 @@ The network of the CIFAR-10 study of Chen et al. (2020, arXiv:1902.04620), at an
 
 import keras
 
-# Of short runs too the running averages must have forgotten their start.
+# The running averages must forget their initial values even in short runs.
 BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
 
 
 def resnet_18(input_shape, classes, *, width=64):
-    """Builds ResNet-18 as it is used on CIFAR-10: images in, logits out.
+    """Builds ResNet-18 for CIFAR-10: images in, logits out.
 
-    Unlike ImageNet's it begins with a 3 × 3 convolution of stride 1 and no pooling, as
-    its images are small. Four stages of two basic blocks follow, of 1, 2, 4 and 8 times
-    the width, each but the first of which halves the image; then the average over
-    what is left of it.
+    Because its images are small, it starts with a 3 × 3 convolution of stride 1 and no
+    pooling, unlike that for ImageNet. Four stages of two basic blocks follow, with 1,
+    2, 4 and 8 times the width; all except the first halve the image. Global average
+    pooling comes last.
 
     Args:
         input_shape: Shape of an image, (height, width, channels).
         classes: Number of classes.
-        width: Channels of the first stage. 64 is the paper's: 11,173,962 trainable
+        width: Channels of the first stage. The paper has 64: 11,173,962 trainable
             weights for 32 × 32 × 3 and 10 classes.
 
     Returns:
@@ -52,7 +52,7 @@ def resnet_18(input_shape, classes, *, width=64):
 
 
 def _basic_block(x, channels, strides, name):
-    """Two convolutions and, around them, the identity or, where none fits, a 1 × 1."""
+    """Two convolutions with a shortcut: the identity or a 1 × 1 convolution."""
     residual = _convolution(x, channels, 3, strides, f"{name}_first")
     residual = keras.layers.ReLU(name=f"{name}_first_relu")(residual)
     residual = _convolution(residual, channels, 3, 1, f"{name}_second")
@@ -63,7 +63,7 @@ def _basic_block(x, channels, strides, name):
 
 
 def _convolution(x, channels, kernel_size, strides, name):
-    """A convolution and its batch normalization, whose offset is the bias of both."""
+    """A convolution without bias and its batch normalization."""
     x = keras.layers.Conv2D(
         channels,
         kernel_size,

@@ -1,13 +1,13 @@
 """A small decoder-only Transformer language model, of Keras layers only.
 
-The model of the Tensor2Tensor family that Chen et al. (2020, arXiv:1902.04620)
-study Extreme Tensoring on, at a size that trains in seconds on a CPU.
+Chen et al. (2020, arXiv:1902.04620) study extreme tensoring on such a model of
+Tensor2Tensor. Its small sizes train in seconds on a CPU.
 """
 
 import keras
 
-# Sizes by name: `base` is the paper's, and `base_12` its doubled one. `tiny` trains
-# 1200 steps in half a minute on two cores, and `tiny_4` is twice as deep.
+# Sizes by name: `base` is that of the paper, and `base_12` is twice as deep. `tiny`
+# trains 1200 steps in half a minute on two cores, and `tiny_4` is twice as deep.
 SIZES = {
     "tiny": {"layers": 2, "width": 128, "heads": 4, "feed_forward_width": 512},
     "tiny_4": {"layers": 4, "width": 128, "heads": 4, "feed_forward_width": 512},
@@ -19,11 +19,11 @@ SIZES = {
 
 @keras.saving.register_keras_serializable(package="tf_models")
 class TokenAndPositionEmbedding(keras.layers.Layer):
-    """Adds a learned embedding of each token to one of its position.
+    """Adds learned embeddings of tokens and positions.
 
     Args:
         vocabulary_size: Number of different tokens.
-        sequence_length: Number of positions; every input has exactly this many.
+        sequence_length: Number of positions, the length of every input.
         width: Length of an embedding.
 
     Call arguments:
@@ -63,9 +63,9 @@ class TokenAndPositionEmbedding(keras.layers.Layer):
 class DecoderBlock(keras.layers.Layer):
     """Causal self-attention and a feed-forward layer, each with a residual.
 
-    Both normalize their input, not their output ("pre-norm"), so that the residual
-    path is the identity from the embedding to the logits and no optimizer needs a
-    long warm-up only to stay finite.
+    Both normalize their input ("pre-norm"), so that the residual path is the identity
+    from the embedding to the logits, and no optimizer needs a long warm-up to stay
+    finite.
 
     Args:
         width: Length of the vector at each position.
@@ -126,7 +126,7 @@ def transformer_language_model(
     heads=4,
     feed_forward_width=512,
 ):
-    """Builds the language model: tokens in, logits of each next token out.
+    """Builds the language model: tokens in, logits of the next tokens out.
 
     Args:
         vocabulary_size: Number of different tokens.
@@ -138,8 +138,8 @@ def transformer_language_model(
 
     Returns:
         A `keras.Model` from integers of shape `(batch, sequence_length)` to logits
-        of shape `(batch, sequence_length, vocabulary_size)`. The logits at a
-        position depend on the tokens up to and including it, and on no later one.
+        of shape `(batch, sequence_length, vocabulary_size)`. The logits at a position
+        depend only on the tokens up to that position.
 
     Raises:
         ValueError: `width` is not a multiple of `heads`.
@@ -156,11 +156,11 @@ def transformer_language_model(
     for index in range(layers):
         x = DecoderBlock(width, heads, feed_forward_width, name=f"block_{index}")(x)
     x = keras.layers.LayerNormalization(name="final_norm")(x)
-    # In float32 under mixed precision too: the loss takes their exponentials.
+    # In float32 even with mixed precision, because the loss exponentiates them.
     if keras.config.dtype_policy().variable_dtype == "float32":
         logits = keras.layers.Dense(vocabulary_size, dtype="float32", name="logits")(x)
     else:
-        # Here the matrix is stored in two bytes, as all others, and so is the product.
+        # The matrix and the product have 16 bits here, like all others.
         x = keras.layers.Dense(vocabulary_size, name="logits")(x)
         logits = keras.layers.Activation("linear", dtype="float32", name="wide")(x)
     return keras.Model(tokens, logits, name="transformer_language_model")

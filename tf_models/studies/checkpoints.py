@@ -1,4 +1,4 @@
-"""Checkpoints of a run, from which it goes on as if nothing had stopped it."""
+"""Checkpoints from which a stopped run resumes."""
 
 import json
 import math
@@ -11,20 +11,20 @@ WEIGHTS_NAME = "checkpoint_step_{}.weights.h5"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that a run cannot go on from: its message says why."""
+    """A run cannot resume from a checkpoint; the message says why."""
 
 
 class Checkpoint:
-    """What a run needs to go on: weights, optimizer state, and how far it came.
+    """The weights, the optimizer state and the progress of a run.
 
-    A run that was killed and started again ends with the weights, bit for bit, of one
-    that was not: its batches are a function of the seed and the step. There is one
-    checkpoint at a time, and whatever moment a run is killed at, a whole one.
+    A run that was killed and resumed ends with the same weights, bit for bit, as an
+    undisturbed one, because its batches depend only on the seed and the step. There is
+    one checkpoint at a time, and it is complete whenever the run is killed.
 
     Args:
-        directory: A path; made when there is something to write.
-        data: What the run's data are, as `LoadedTask.data` says it: with other data it
-            is another run, whatever its flags. Defaults to `None`.
+        directory: A path, created with the first checkpoint.
+        data: The name of the run's data, `LoadedTask.data`. A run on other data is
+            another run. Defaults to `None`.
     """
 
     def __init__(self, directory, data=None):
@@ -32,17 +32,17 @@ class Checkpoint:
         self._data = data
 
     def restore(self, model, run):
-        """Gives a model the state of the checkpoint, if there is one.
+        """Restores a model from the checkpoint, if there is one.
 
         Args:
-            model: The run's model, compiled, its optimizer built.
+            model: The run's compiled model, with a built optimizer.
             run: The `Run`.
 
         Returns:
-            The run's validation curve up to there; empty where there is none.
+            The validation curve up to the checkpoint; empty if there is none.
 
         Raises:
-            CheckpointError: the checkpoint is another run's, or is not one.
+            CheckpointError: the checkpoint belongs to another run or is invalid.
         """
         progress = self._read()
         if progress is None:
@@ -54,19 +54,19 @@ class Checkpoint:
                 f"{other}. Name another directory, or give the flags of that run."
             )
         self._load_weights(model, self._directory / progress["weights"])
-        # JSON has no NaN: a run that diverged wrote null.
+        # JSON has no NaN: a diverged run wrote null.
         return [
             (step, math.nan if value is None else value)
             for step, value in progress["curve"]
         ]
 
     def save(self, model, run, curve):
-        """Writes a checkpoint, then removes the one before.
+        """Writes a checkpoint, then removes the previous one.
 
         Args:
             model: The run's model.
             run: The `Run`.
-            curve: Its validation curve up to here.
+            curve: Its validation curve so far.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / WEIGHTS_NAME.format(curve[-1][0])
@@ -81,7 +81,7 @@ class Checkpoint:
         }
         with replacing(self._directory / PROGRESS_NAME) as temporary:
             pathlib.Path(temporary).write_text(json.dumps(progress), encoding="utf-8")
-        # Ours alone: the directory may hold other weights.
+        # The directory may hold other weights, which stay.
         for other in self._directory.glob(WEIGHTS_NAME.format("*")):
             if other != path:
                 other.unlink()
@@ -95,7 +95,7 @@ class Checkpoint:
         except (OSError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{str(path)!r} is not the weights of a run ({error}). Remove "
-                f"{str(path.parent / PROGRESS_NAME)!r} to begin anew."
+                f"{str(path.parent / PROGRESS_NAME)!r} to start again."
             ) from None
 
     def _read(self):
@@ -106,16 +106,16 @@ class Checkpoint:
             progress = json.loads(path.read_text(encoding="utf-8"))
             if {"run", "weights", "curve"} <= progress.keys():
                 return progress
-            raise ValueError("it lacks a key")
+            raise ValueError("a key is missing")
         except (ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"{str(path)!r} is not the progress of a run ({error}). Remove it to "
-                "begin anew."
+                "start again."
             ) from None
 
 
 def _differences(theirs, ours, prefix=""):
-    """What two runs differ in, in words; empty where they are the same."""
+    """The differences of two runs as text; empty if they are equal."""
     found = []
     for key in sorted(theirs.keys() | ours.keys()):
         one, other = theirs.get(key), ours.get(key)

@@ -31,9 +31,9 @@ class Contender:
     """One optimizer of a comparison.
 
     Attributes:
-        name: What `--optimizers` calls it.
-        label: What tables and plots call it.
-        learning_rate: The peak of its schedule, or the middle of a search for it.
+        name: Its name for `--optimizers`.
+        label: Its name in tables and plots.
+        learning_rate: The peak of its schedule, or the middle of the search for it.
         optimizer: The text of `tf_models.studies.optimizers` that makes it.
         schedule: The learning rate schedule it needs; `None` for the study's.
         package: The Python package it needs besides this library and Keras, on the
@@ -58,12 +58,12 @@ class Contender:
         return None
 
     def with_arguments(self, **arguments):
-        """The same contender, its optimizer with more arguments."""
+        """The same contender with further arguments of its optimizer."""
         text = optimizers.with_arguments(self.optimizer, arguments)
         return dataclasses.replace(self, optimizer=text)
 
 
-# What `make demo` runs, in the order of the bytes they hold.
+# The optimizers of `make demo`, ordered by memory.
 DEMO = (
     "sgd",
     "et2",
@@ -74,7 +74,7 @@ DEMO = (
     "keras_adafactor",
     "adam",
 )
-# Fine where tokens tell entries apart, rare and frequent ones, and coarse elsewhere.
+# Fine where tokens are rare or frequent, and coarse elsewhere.
 TOKENS_AT_LEVEL_1 = "level={'embeddings|logits': 1, '.*': 2}"
 # The momentum that the matrix preconditioners were measured with in the demo, and in
 # the study `peers`.
@@ -101,8 +101,8 @@ def _geometric(arguments):
     return optimizers.with_arguments(text, {"clip_threshold": 1.0})
 
 
-# Plain SGD is best at a rate at which a run of fewer steps, hence a shorter warm-up,
-# diverges. The clip prevents that, holds nothing, and left the perplexity where it was.
+# At the best learning rate of plain SGD, runs with fewer steps and hence a shorter
+# warm-up diverge. Clipping prevents that, needs no state, and kept the perplexity.
 _SGD = (
     Contender("sgd", "SGD", 1.0, "SGD(global_clipnorm=1.0)"),
     Contender("sgd_momentum", "SGD, momentum", 0.1, "SGD(momentum=0.9)"),
@@ -118,7 +118,7 @@ _WITH_MOMENTUM = (
         2e-3,
         _tensoring("momentum_rank=16, momentum_dtype='int8'"),
     ),
-    # The same learning rate for tokens as for everything else, as all others have it.
+    # The same learning rate for tokens as for everything else, as in all others.
     Contender("et_one_rate", "ET, one rate", 4e-3, _tensoring("rate_scale=None")),
     Contender("et_95", "ET, β₂ 0.95", 2e-3, _tensoring("beta_2=0.95")),
     Contender("et_99", "ET, β₂ 0.99", 2e-3, _tensoring("beta_2=0.99")),
@@ -176,7 +176,7 @@ _OTHERS_OF_THE_LIBRARY = (
         "Adafactor(beta_1=0.9, momentum_rank='auto', momentum_dtype='bfloat16', "
         "clip_threshold=1.0, update_bound=None)",
     ),
-    # Subset-Norm with the momentum of its own paper, and with that of this library.
+    # Subset-Norm with the momentum of its paper, and with that of this library.
     Contender(
         "snsm",
         "SNSM",
@@ -270,7 +270,7 @@ _OF_TORCH = tuple(
     for name, label, rate, optimizer, package in (
         # A check that neither the backend nor the layout changes the results.
         ("torch_adam", "PyTorch's Adam", 4e-3, "AdamW(beta_2=0.99)", "torch"),
-        # Adam with the feature that puts this library ahead of it.
+        # Adam with the learning rates that put this library ahead of it.
         (
             "adam_tokens",
             "PyTorch's Adam, rates of ours",

@@ -1,4 +1,4 @@
-"""The device that trains: which it is, and what it holds at the most."""
+"""The device that trains: its name and its peak memory."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ def has_gpu():
 
 
 def description():
-    """What the device is, for people: a GPU's name, or how many cores there are."""
+    """A description of the device: the GPU's name or the number of CPU cores."""
     return _gpu_name() or f"no GPU, {os.cpu_count()} CPU cores"
 
 
@@ -39,20 +39,19 @@ def _gpu_name():
 
 
 class PeakMemory:
-    """The most memory the device takes from now on, as the framework counts it.
+    """The peak memory of the device from now on, as the framework counts it.
 
-    The device is the first GPU, or under TensorFlow, which counts that too, the CPU
-    where there is none. What it holds already, such as what earlier runs of this
-    process left, is not counted. TensorFlow and PyTorch are told to count anew. JAX
-    cannot be: what it counts is this run's only if it rises.
+    The device is the first GPU or, under TensorFlow, the CPU if there is no GPU. Memory
+    that is already in use does not count. The counters of TensorFlow and PyTorch are
+    reset. JAX cannot reset its counter: its peak belongs to this run only if it rises.
     """
 
     def __init__(self):
-        self.forget()
-        self._held, self._peak = self._counted() or (0, None)
+        self.reset()
+        self._in_use, self._peak = self._counted() or (0, None)
 
-    def forget(self):
-        """Leaves out of the most what it was up to now."""
+    def reset(self):
+        """Forgets the peak up to now."""
         backend = keras.backend.backend()
         if backend == "tensorflow":
             import tensorflow as tf
@@ -66,16 +65,16 @@ class PeakMemory:
                 torch.cuda.reset_peak_memory_stats()
 
     def bytes(self):
-        """The most so far beyond what was there, or `None` where nothing counts it."""
+        """The peak beyond the initial memory in use; `None` if it is not counted."""
         counted = self._counted()
         if counted is None:
             return None
         _, peak = counted
         is_jax = keras.backend.backend() == "jax"
-        return None if is_jax and peak == self._peak else peak - self._held
+        return None if is_jax and peak == self._peak else peak - self._in_use
 
     def _counted(self):
-        """What is held now, and the most that was; or `None`."""
+        """The memory in use and its peak, or `None`."""
         backend = keras.backend.backend()
         if backend == "tensorflow":
             import tensorflow as tf
@@ -83,7 +82,7 @@ class PeakMemory:
             try:
                 counted = tf.config.experimental.get_memory_info(_tensorflow_device())
             except ValueError:
-                return None  # A build whose allocator of this device does not count.
+                return None  # The allocator of this build does not count.
             return counted["current"], counted["peak"]
         if backend == "jax":
             import jax

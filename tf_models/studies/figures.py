@@ -17,17 +17,17 @@ from matplotlib.ticker import (
 )
 from matplotlib.transforms import Bbox
 
-# The axis of bytes is linear from 0, where SGD is, to here, and logarithmic beyond.
+# The axis of bytes is linear up to here (SGD has 0 bytes) and logarithmic beyond.
 LINEAR_UP_TO = 10
-# Measures that differ by more than this factor are drawn on a logarithmic axis.
+# If measures differ by more than this factor, their axis is logarithmic.
 LARGE_RATIO = 10
-# The shares of Adam's memory that are written above the plot, in per cent.
+# The percentages of Adam's memory above the plot.
 PERCENTS_OF_ADAM = (0.001, 0.01, 0.1, 1, 10, 100)
 POINT_SIZE = 9
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# The colors of Okabe and Ito, which color-blind readers can distinguish.
 COLORS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
-# Where a label may go, nearest first: distances in points, and at each distance the
-# directions (right, up) from the point. From afar a thin line leads to the point.
+# Possible places of a label, nearest first: distances in points, and directions (right,
+# up) from the point. A thin line connects a distant label with its point.
 LABEL_DISTANCES = (10, 20, 32, 46, 62, 80, 100, 125)
 NEAR_ENOUGH = 20
 LABEL_DIRECTIONS = (
@@ -43,15 +43,14 @@ LABEL_DIRECTIONS = (
 
 
 def measure_against_memory(summaries, title, memory="optimizer"):
-    """Draws what the entries of a study reach against what they hold.
+    """Draws the results of a study against memory.
 
     Args:
-        summaries: `Summary`s, a labelled point each, with a line from the least to the
-            largest of its seeds. Those that diverged are named below the plot. Above
-            it are shares of what Adam holds, where that is the same for all.
-        title: What the runs have in common, in a line.
-        memory: `"optimizer"`, or `"model and optimizer"` to count the weights too; in
-            bytes, so that what is held in half precision counts half.
+        summaries: `Summary` objects. Each is a labelled point with a line for the range
+            of its seeds. Diverged entries are named below the plot. If Adam's memory is
+            the same for all, percentages of it are above the plot.
+        title: One line that says what the runs have in common.
+        memory: `"optimizer"`, or `"model and optimizer"` to count the weights too.
 
     Returns:
         A `matplotlib.figure.Figure`; its `savefig` writes a file.
@@ -63,7 +62,7 @@ def measure_against_memory(summaries, title, memory="optimizer"):
         Point(summary.entry.label, _memory(summary, memory), summary.mean())
         for summary in finished
     ]
-    # Rounding can bring the mean of equal numbers a little beside them.
+    # The rounded mean of equal numbers can lie outside their range.
     below = [max(0.0, p.y - s.spread()[0]) for p, s in zip(points, finished)]
     above = [max(0.0, s.spread()[1] - p.y) for p, s in zip(points, finished)]
     axes.errorbar(
@@ -87,10 +86,10 @@ def measure_against_memory(summaries, title, memory="optimizer"):
     values = [point.y for point in points]
     if values and 0 < LARGE_RATIO * min(values) < max(values):
         _make_logarithmic(axes, "y")
-    held = "the optimizer holds" if memory == "optimizer" else "both hold"
+    what = "optimizer state" if memory == "optimizer" else "weights and state"
     _name_axes(
         axes,
-        f"bytes that {held} (left is better)"
+        f"bytes of {what} (left is better)"
         + (f"\nDiverged: {', '.join(diverged)}" if diverged else ""),
         _measure(summaries[0].first),
     )
@@ -99,11 +98,11 @@ def measure_against_memory(summaries, title, memory="optimizer"):
 
 
 def learning_curves(summaries, title):
-    """Draws the validation measure of every entry over the steps, first seed.
+    """Draws the validation measure over the steps, for the first seed.
 
     Args:
-        summaries: `Summary`s, a line each.
-        title: What the runs have in common, in a line.
+        summaries: `Summary` objects, one line each.
+        title: One line that says what the runs have in common.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -124,12 +123,12 @@ def learning_curves(summaries, title):
 
 
 def sensitivity(finished, title):
-    """Draws the validation measure against the learning rate, a line an entry.
+    """Draws the validation measure against the learning rate, one line per entry.
 
     Args:
-        finished: `Finished` runs, of the seeds on which every rate was tried. What
-            diverged has no point.
-        title: What the runs have in common, in a line.
+        finished: `Finished` runs of the seeds on which every learning rate was tried.
+            Diverged runs have no point.
+        title: One line that says what the runs have in common.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -154,17 +153,17 @@ def sensitivity(finished, title):
 
 
 def trace_ratios(measurements, levels, title):
-    """Draws √(Tr H / Tr Ĥ) of every variable at every level, and its course.
+    """Draws √(Tr H / Tr Ĥ) at every level, over the steps and by variable.
 
     Args:
-        measurements: List of pairs of a step and a dict, from names as
-            `PreconditionerQuality` logs them to ratios.
+        measurements: List of pairs of a step and a dict of ratios, by the names that
+            `PreconditionerQuality` logs.
         levels: The levels.
-        title: What was measured, in a line.
+        title: The title in one line.
 
     Returns:
-        A `matplotlib.figure.Figure` with two plots: all variables together over the
-        steps, and each variable at the end.
+        A `matplotlib.figure.Figure` with two plots: the ratio of the whole model over
+        the steps, and the final ratio of each variable.
     """
     figure = Figure(figsize=(12, 6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -222,38 +221,38 @@ def _scale_from_0(axes, linear_up_to):
 
 
 def _show_percents_of_adam(axes, adam_bytes):
-    """Writes shares of Adam's bytes above the plot, in the places of those bytes."""
+    """Adds an axis of percentages of Adam's bytes above the plot."""
     if len(adam_bytes) != 1:
         return
     percents_a_byte = 100 / adam_bytes.pop()
     above = axes.twiny()
-    # The same axis in another unit: scaled alike, a share is where its bytes are.
+    # The same scale in another unit puts each percentage above its bytes.
     _scale_from_0(above, LINEAR_UP_TO * percents_a_byte)
     low, high = (percents_a_byte * limit for limit in axes.get_xlim())
     above.set_xticks([p for p in PERCENTS_OF_ADAM if low <= p <= high])
     above.set_xlim(low, high)
     above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}%"))
     above.xaxis.set_minor_locator(NullLocator())
-    above.set_xlabel("of what Adam holds", fontsize="small")
+    above.set_xlabel("of Adam's state", fontsize="small")
     above.tick_params(labelsize="small")
     above.spines[["right"]].set_visible(False)
 
 
 def _measure(result):
-    """What the vertical axis shows."""
+    """The label of the vertical axis."""
     return f"validation {result.measure}, {result.unit} (lower is better)"
 
 
 def memory_bars(labels, parts, unit, title, lines=()):
-    """Draws what is held, and for what: a bar each, of parts that add up.
+    """Draws memory as stacked bars.
 
     Args:
-        labels: Of the bars, from the top.
-        parts: Dict from what is held to how many bytes of it, a list with a number for
-            each bar. The last part is grey, for what is left.
-        unit: Of the axis, `(name, bytes)`, such as `("MiB", 2**20)`.
-        title: What the bars have in common, in a line.
-        lines: Amounts, in bytes, with a dashed line.
+        labels: The labels of the bars, from top to bottom.
+        parts: Dict from the name of a part to its bytes in each bar. The last part is
+            gray, for the rest.
+        unit: The unit of the axis as `(name, bytes)`, such as `("MiB", 2**20)`.
+        title: One line that says what the bars have in common.
+        lines: Amounts in bytes that get a dashed line.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -295,7 +294,7 @@ def _name_axes(axes, x, y):
 
 
 def _make_logarithmic(axes, *directions):
-    """Makes axes logarithmic, unless there is nothing above 0 to be drawn."""
+    """Makes axes logarithmic, unless no value is positive."""
     if not any(y > 0 for line in axes.lines for y in line.get_ydata()):
         return
     axes.set(**{f"{direction}scale": "log" for direction in directions})
@@ -310,7 +309,7 @@ def _make_logarithmic(axes, *directions):
 
 
 def _styles():
-    """Lines that are told apart by colour, and then by dashes and marker."""
+    """Yields line styles that differ in color, then in dashes and marker."""
     rounds = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", (0, (1, 5))))
     for (marker, dashes), color in itertools.product(rounds, COLORS):
         yield {
@@ -323,7 +322,7 @@ def _styles():
 
 def _label_points(axes, points):
     """Puts each label at the first place where it covers no point and no label."""
-    axes.figure.draw_without_rendering()  # Settles the layout, hence the pixels.
+    axes.figure.draw_without_rendering()  # Fixes the layout, and with it the pixels.
     axes.autoscale(False)
     taken = [_point_box(axes, point) for point in points]
     for point in points:
@@ -337,7 +336,7 @@ def _point_box(axes, point):
 
 
 def _place_label(axes, point, taken):
-    """Places one label and returns the box it takes, in pixels."""
+    """Places a label and returns its box in pixels."""
     label = axes.annotate(
         point.label,
         (point.x, point.y),
@@ -355,7 +354,7 @@ def _place_label(axes, point, taken):
 
 
 def _lead_to(axes, point, label):
-    """Draws a line from a point to where its label is anchored."""
+    """Draws a line from a point to its label."""
     pixels_a_point = axes.figure.dpi / 72
     here = axes.transData.transform((point.x, point.y))
     there = here + [pixels_a_point * offset for offset in label.xyann]

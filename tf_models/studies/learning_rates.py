@@ -1,4 +1,4 @@
-"""The course of the learning rate over a run, by name."""
+"""Learning rate schedules by name."""
 
 import keras
 
@@ -18,42 +18,42 @@ def cosine(peak, steps, warmup_steps):
 
 
 def inverse_square_root(peak, steps, warmup_steps):
-    """Extreme tensoring's own: linear to the peak, then as the root of the step."""
+    """That of extreme tensoring: linear to the peak, then as 1/√step."""
     del steps  # It has no end.
     return InverseSquareRoot(peak * warmup_steps**0.5, warmup_steps)
 
 
 def warmup(peak, steps, warmup_steps):
-    """SM3's: linear to the peak, which stays."""
+    """That of SM3: linear to the peak, then constant."""
     del steps
     return Warmup(peak, warmup_steps)
 
 
 def cooldown(peak, steps, warmup_steps):
-    """Linear to the peak, which stays until the last tenth goes linearly to 0."""
+    """Linear to the peak, then constant, and linear to 0 in the last tenth."""
     return Cooldown(Warmup(peak, warmup_steps), total_steps=steps)
 
 
 def constant(peak, steps, warmup_steps):
-    """One rate for all steps."""
+    """The same learning rate for all steps."""
     del steps, warmup_steps
     return peak
 
 
 SCHEDULES = {
-    course.__name__: course
-    for course in (cosine, inverse_square_root, warmup, cooldown, constant)
+    schedule.__name__: schedule
+    for schedule in (cosine, inverse_square_root, warmup, cooldown, constant)
 }
 
 
 def schedule(name, peak, steps, warmup_steps=None):
-    """Makes the learning rate of a run.
+    """Makes the learning rate schedule of a run.
 
     Args:
         name: One of `SCHEDULES`.
         peak: The highest learning rate.
         steps: Number of training steps of the run.
-        warmup_steps: Steps until the peak; `None` for a tenth of all.
+        warmup_steps: Steps until the peak; `None` for a tenth of all steps.
 
     Returns:
         A Keras schedule, or `peak` itself for `"constant"`.

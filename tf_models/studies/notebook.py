@@ -1,4 +1,4 @@
-"""A study in a notebook: a bar of its steps, and pictures that grow with its runs."""
+"""Runs a study in a notebook, with a progress bar and plots after every run."""
 
 import itertools
 import time
@@ -8,18 +8,18 @@ from IPython.display import ProgressBar, display
 from tf_models.studies.study import Finished, summarize
 from tf_models.studies.training import train
 
-# A message to the browser for each step would take longer than a small step.
-STEPS_A_MESSAGE = 10
+# Updating the bar takes longer than a small step.
+STEPS_PER_UPDATE = 10
 
 
 def step_bar(total):
-    """Shows a bar of steps.
+    """Shows a progress bar.
 
     Args:
-        total: How many there will be.
+        total: The number of steps.
 
     Returns:
-        A function without arguments, to be called after each.
+        A function without arguments, to be called after each step.
     """
     bar = ProgressBar(total)
     bar.display()
@@ -27,23 +27,24 @@ def step_bar(total):
 
     def on_step():
         done = next(steps_done)
-        if done % STEPS_A_MESSAGE == 0:
+        if done % STEPS_PER_UPDATE == 0:
             bar.progress = done
 
     return on_step
 
 
 def run_and_draw(study, loaded, draw):
-    """Runs each entry of a study at its first rate, and draws all after each of them.
+    """Runs each entry of a study at its first learning rate, and draws the results.
 
     Args:
-        study: The `Study`. Its first seed is taken.
+        study: The `Study`. Only its first seed runs.
         loaded: The `LoadedTask` of its entries.
-        draw: Functions from a list of `Summary`s to a `matplotlib.figure.Figure`.
+        draw: Functions from a list of `Summary` to a `matplotlib.figure.Figure`. The
+            figures are updated after each run.
 
     Returns:
         `(finished, seconds)`: a list of `Finished` runs, and a dict from the names of
-        entries to how long each took, with all that was compiled.
+        entries to the duration of their runs, including compilation.
     """
     on_step = step_bar(len(study.entries) * study.steps)
     handles = [display(display_id=True) for _ in draw]

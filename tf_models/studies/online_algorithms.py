@@ -1,6 +1,6 @@
-"""Online algorithms at all rates of a grid at once: descent, AdaGrad, and sketches.
+"""Online algorithms at all learning rates of a grid: OGD, AdaGrad and sketches.
 
-The rivals of S-AdaGrad in the convex study of the Sketchy paper, in NumPy and float64.
+The baselines of S-AdaGrad in the convex study of the Sketchy paper, in float64 NumPy.
 
 Reference:
     [Feinberg, Chen, Sun, Anil, Hazan, 2023](https://arxiv.org/abs/2302.03764), Sketchy:
@@ -13,25 +13,24 @@ from keras import ops
 
 from et_optimizer import frequent_directions
 
-# Ada-FD and FD-SON divide by α outside their sketch and cannot do without one. RFD-SON
-# can, and has 0 to choose from as well.
+# Ada-FD and FD-SON divide by α outside their sketch, so that it must be positive. For
+# RFD-SON it can also be 0.
 ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
-# Eigenvalues below this share of the largest are float64's rounding, and taken for 0.
+# Relative to the largest eigenvalue, smaller ones are rounding errors of float64.
 NOISE = 1e-24
 
 
 class Algorithm:
-    """What turns gradients into updates, at all pairs of a rate and an α at once.
+    """An online algorithm, run at all pairs of a learning rate and an α at once.
 
     Args:
-        rates: Float64 array of shape (n,), the rates η.
-        alphas: Array of shape (n,), the α that each of them goes with: numbers of the
-            algorithms that have one, and None of the others.
+        rates: Float64 array of shape (n,), the learning rates η.
+        alphas: Array of shape (n,), the α of each pair; None for algorithms without α.
         size: The length d of a gradient.
-        rank: The rank ℓ of the sketch, of the algorithms that have one.
+        rank: The rank ℓ of the sketch, for algorithms with a sketch.
 
     Attributes:
-        ALPHAS: The α to choose from, ascending; (None,) where there is none.
+        ALPHAS: The values of α to choose from, ascending; (None,) if there is no α.
     """
 
     ALPHAS = (None,)
@@ -44,17 +43,17 @@ class Algorithm:
         """One round.
 
         Args:
-            gradients: Float64 array of shape (n, d), the gradient g at every pair.
-            t: The round, 1, 2, 3, …
+            gradients: Float64 array of shape (n, d), the gradient g of each pair.
+            t: The round, from 1.
 
         Returns:
-            A float64 array of shape (n, d), to be subtracted from the weights.
+            A float64 array of shape (n, d), the updates to subtract from the weights.
         """
         raise NotImplementedError
 
     @staticmethod
     def numbers_held(size, rank):
-        """How many numbers are kept between rounds for one pair, the pair aside."""
+        """The number of state elements of one pair, without the pair itself."""
         raise NotImplementedError
 
 
@@ -88,7 +87,7 @@ class AdaGrad(Algorithm):
 class SAdaGrad(Algorithm):
     """The library's S-AdaGrad, in float32: η (Ḡ + ρI)^(−1/2) g.
 
-    It is what `et_optimizer.SketchyAdagrad` does, for a batch of rates.
+    The algorithm of `et_optimizer.SketchyAdagrad` for a batch of learning rates.
     """
 
     def __init__(self, rates, alphas, size, rank):
@@ -112,7 +111,7 @@ def _sketchy_round(sketch, columns):
 
 
 def _compiled(function):
-    """A function of tensors as a program, where the backend has programs."""
+    """Compiles a function of tensors, if the backend can."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -139,7 +138,7 @@ class AdaFD(Algorithm):
         self._sketch = NumpySketch(len(rates), size, rank)
 
     def __call__(self, gradients, t):
-        self._sketch.take_in(gradients)
+        self._sketch.update(gradients)
         within = 1 / (self.alphas[:, None] + np.sqrt(self._sketch.values))
         scaled = self._sketch.scale(gradients, within, 1 / self.alphas)
         return self.rates[:, None] * scaled
@@ -152,10 +151,10 @@ class AdaFD(Algorithm):
 class FDSON(Algorithm):
     """FD-SON, a sketched online Newton step: (αI + Ḡ)⁻¹ g.
 
-    Ḡ is a sketch of Σ g gᵀ / (η √t). The paper weights g gᵀ by η_t ∝ 1/√t where losses
-    are no more than convex; its constant of proportion is 1/η here, so that a larger
-    rate makes longer steps, as elsewhere and as in the public code of Sketchy's
-    authors. Outside the sketch the step is g / α.
+    Ḡ is a sketch of Σ g gᵀ / (η √t). The paper weights g gᵀ by η_t ∝ 1/√t for losses
+    that are convex but not strongly convex. The constant is 1/η here, so that a larger
+    learning rate makes longer steps, as in the public code of Sketchy's authors.
+    Outside the sketch the step is g / α.
 
     Reference:
         [Luo, Agarwal, Cesa-Bianchi, Langford, 2016](https://arxiv.org/abs/1602.02202),
@@ -171,7 +170,7 @@ class FDSON(Algorithm):
         self._sketch = NumpySketch(len(rates), size, rank)
 
     def __call__(self, gradients, t):
-        self._sketch.take_in(gradients / np.sqrt(self.rates * np.sqrt(t))[:, None])
+        self._sketch.update(gradients / np.sqrt(self.rates * np.sqrt(t))[:, None])
         within = 1 / (self.alphas[:, None] + self._sketch.values)
         return self._sketch.scale(gradients, within, 1 / self.alphas)
 
@@ -183,9 +182,9 @@ class FDSON(Algorithm):
 class RFDSON(Algorithm):
     """RFD-SON: α ← α + ρ/2;  (αI + Ḡ)⁺ g, with the pseudo-inverse, from a given α₀.
 
-    Ḡ is a sketch of Σ g gᵀ / (η t), from which a round takes ρ; the weights 1 / (η t)
-    are those of the public code of Sketchy's authors. With α₀ = 0 the step is η times
-    that of rate 1.
+    Ḡ is a sketch of Σ g gᵀ / (η t), and ρ is its shrinkage in a round. The weights
+    1 / (η t) are those of the public code of Sketchy's authors. With α₀ = 0 the step is
+    η times that at learning rate 1.
 
     Reference:
         [Luo, Chen, Zhang, Li, Zhang, 2019](https://arxiv.org/abs/1705.05067), Robust
@@ -202,7 +201,7 @@ class RFDSON(Algorithm):
         self._alpha = alphas.copy()
 
     def __call__(self, gradients, t):
-        shrinkage = self._sketch.take_in(gradients / np.sqrt(self.rates * t)[:, None])
+        shrinkage = self._sketch.update(gradients / np.sqrt(self.rates * t)[:, None])
         self._alpha += shrinkage / 2
         within = inverse_or_0(self._alpha[:, None] + self._sketch.values)
         return self._sketch.scale(gradients, within, inverse_or_0(self._alpha))
@@ -223,7 +222,7 @@ ALGORITHMS = {
 
 
 class NumpySketch:
-    """A batch of sketches in NumPy and float64, for the rivals of the library.
+    """A batch of sketches in float64 NumPy, for the baselines.
 
     Attributes:
         vectors: Orthonormal eigenvectors as rows, of shape (batch, rank, size).
@@ -234,14 +233,14 @@ class NumpySketch:
         self.vectors = np.zeros((batch, rank, size))
         self.values = np.zeros((batch, rank))
 
-    def take_in(self, columns):
-        """Adds c cᵀ to every covariance and shrinks it to the rank again.
+    def update(self, columns):
+        """Adds c cᵀ to every covariance and reduces it to the rank.
 
         Args:
-            columns: Array of shape (batch, size), a column c for every sketch.
+            columns: Array of shape (batch, size), a column c for each sketch.
 
         Returns:
-            An array of shape (batch,): the ρ that the eigenvalues were shrunk by.
+            An array of shape (batch,): ρ, by which the eigenvalues were reduced.
         """
         factor = self.vectors * np.sqrt(self.values)[..., None]
         factor[:, -1] = columns  # Its last row was 0.
@@ -252,12 +251,12 @@ class NumpySketch:
         return shrinkage
 
     def scale(self, columns, within, outside):
-        """Multiplies columns in the eigenvectors' span, and what they have outside it.
+        """Scales columns within and outside the span of the eigenvectors.
 
         Args:
             columns: Array of shape (batch, size).
-            within: Array of shape (batch, rank), a factor for every eigenvector.
-            outside: Array of shape (batch,).
+            within: Array of shape (batch, rank), a factor for each eigenvector.
+            outside: Array of shape (batch,), the factor of the complement.
 
         Returns:
             An array of shape (batch, size).

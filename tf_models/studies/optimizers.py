@@ -1,17 +1,17 @@
-"""Optimizers by name: the text of a flag, a preset or a result, made an optimizer.
+"""Makes optimizers from the texts of flags, presets and results.
 
 A text is one of
 
-- a class of `et_optimizer` or, where that has none of the name, `keras.optimizers`:
+- a class of `et_optimizer` or, if that has no such class, of `keras.optimizers`:
   `ExtremeTensoring`, `Adam`, `keras.Adafactor`;
 - a class of `tf_models.studies.torch_optimizers`, for the PyTorch backend:
   `torch.Muon`;
-- a class with arguments, literals of Python: `ExtremeTensoring(level=2, beta_1=0.0)`,
+- a class with arguments as Python literals: `ExtremeTensoring(level=2, beta_1=0.0)`,
   `ExtremeTensoring(level={'embeddings|logits': 1, '.*': 2}, momentum_rank=None)`;
 - a Keras configuration in JSON: `{"class_name": "Adam", "config": {"beta_1": 0.5}}`.
 
-The learning rate is not part of it: programs set it, and the schedule, by themselves.
-A number in a Keras configuration is what they take where they are given no other.
+The text does not contain the learning rate, which programs set with its schedule. The
+learning rate of a Keras configuration is their default.
 """
 
 import ast
@@ -25,8 +25,8 @@ from tf_models.studies import torch_optimizers
 
 KERAS = "keras."
 TORCH = "torch."
-# Classes around other optimizers, and the one that all are made of.
-NO_RULES = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "TorchOptimizer"}
+# Base classes, and wrappers of other optimizers.
+NOT_OPTIMIZERS = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "TorchOptimizer"}
 EXAMPLE = "Write for example 'ExtremeTensoring(level=2)', 'Adam' or 'keras.Adafactor'."
 
 
@@ -40,8 +40,8 @@ def parse(text):
         `(optimizer_class, arguments)`.
 
     Raises:
-        ValueError: the text is none of the three, there is no such class, or it has
-            no such argument.
+        ValueError: the text has none of these forms, or the class or an argument of
+            it does not exist.
     """
     name, arguments = (
         _from_json(text) if text.lstrip().startswith("{") else _from_call(text)
@@ -62,14 +62,14 @@ def make(text, learning_rate):
         A new `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: as `parse`, or from the optimizer, of a value out of range.
+        ValueError: as `parse`, or an argument is out of range.
     """
     optimizer_class, arguments = parse(text)
     return optimizer_class(learning_rate=learning_rate, **arguments)
 
 
 def with_arguments(text, arguments):
-    """The text of the same optimizer with more arguments, or other values of them."""
+    """The text of the same optimizer with further or replaced arguments."""
     if not arguments:
         return text
     optimizer_class, own = parse(text)
@@ -84,16 +84,16 @@ def with_arguments(text, arguments):
 
 
 def default_learning_rate(text):
-    """The rate that the optimizer has when none is given.
+    """The default learning rate of the optimizer.
 
     Args:
         text: See the module.
 
     Returns:
-        The rate in a Keras configuration, or else the class's own.
+        The learning rate of a Keras configuration, or else the default of the class.
 
     Raises:
-        ValueError: as `parse`; or the configuration has a schedule, not a number.
+        ValueError: as `parse`, or the configuration has a schedule.
     """
     optimizer_class, _ = parse(text)
     own = inspect.signature(optimizer_class).parameters["learning_rate"].default
@@ -103,7 +103,7 @@ def default_learning_rate(text):
     if isinstance(rate, bool) or not isinstance(rate, (int, float)):
         raise ValueError(
             "The learning rate of a configuration must be a number; received "
-            f"{rate!r}. Give the flags for the learning rate and its schedule."
+            f"{rate!r}. Use the flags for the learning rate and its schedule."
         )
     return rate
 
@@ -113,12 +113,12 @@ def _from_call(text):
         tree = ast.parse(text.strip(), mode="eval").body
         call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
         if call.args or any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("arguments need their names")
+            raise ValueError("arguments must have names")
         name = ast.unparse(call.func)
         return name, {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, TypeError, ValueError) as error:
         raise ValueError(
-            "An optimizer must be a name, or a name with arguments in Python's "
+            "An optimizer must be a name, or a name with arguments as Python "
             f"literals; received {text!r} ({error}). {EXAMPLE}"
         ) from None
 
@@ -134,10 +134,10 @@ def _from_json(text):
             "An optimizer in JSON must be an object with 'class_name' and 'config'; "
             f"received {text!r} ({type(error).__name__}: {error}). {EXAMPLE}"
         ) from None
-    # `default_learning_rate` reads the one; the other Keras writes everywhere.
+    # `default_learning_rate` reads the learning rate, and the name has no effect.
     for key in ("learning_rate", "name"):
         arguments.pop(key, None)
-    # Keras names itself where a class of ours may have the same name.
+    # A class of Keras may have the name of a class of this library.
     is_keras = not package and configuration.get("module") == "keras.optimizers"
     return (KERAS if is_keras else "") + name, arguments
 
@@ -149,8 +149,10 @@ def _class_of(name):
         found = getattr(et_optimizer, name)
     else:
         found = getattr(keras.optimizers, name.removeprefix(KERAS), None)
-    is_rule = inspect.isclass(found) and issubclass(found, keras.optimizers.Optimizer)
-    if not is_rule or found.__name__ in NO_RULES:
+    is_optimizer = inspect.isclass(found) and issubclass(
+        found, keras.optimizers.Optimizer
+    )
+    if not is_optimizer or found.__name__ in NOT_OPTIMIZERS:
         raise ValueError(
             f"There is no optimizer {name!r} in et_optimizer or keras.optimizers. "
             f"Choose from {', '.join(names())}."
@@ -159,14 +161,14 @@ def _class_of(name):
 
 
 def names():
-    """The names of all optimizers there are, ours first."""
+    """The names of all optimizers, those of this library first."""
     ours = [name for name in dir(et_optimizer) if _is_ours(name)]
     theirs = [
         name
         for name, value in vars(keras.optimizers).items()
         if inspect.isclass(value)
         and issubclass(value, keras.optimizers.Optimizer)
-        and name not in NO_RULES.union(ours)
+        and name not in NOT_OPTIMIZERS.union(ours)
     ]
     return [*ours, *sorted(theirs)]
 
@@ -179,14 +181,14 @@ def _is_ours(name):
 def _check_arguments(text, optimizer_class, arguments):
     if "learning_rate" in arguments:
         raise ValueError(
-            f"The learning rate must be given beside the optimizer; received {text!r}. "
-            "Use the flag for learning rates."
+            f"The text of an optimizer cannot contain its learning rate; received "
+            f"{text!r}. Use the flag for learning rates."
         )
     if arguments.get("use_ema"):
         raise ValueError(
-            "These programs validate between calls of fit, each of which would put the "
-            f"average into the weights; received {text!r}. Leave out use_ema, and use "
-            "it with keras.callbacks.SwapEMAWeights in a program of your own."
+            "These programs validate between calls of fit, each of which would copy "
+            f"the averages into the weights; received {text!r}. Leave out use_ema, and "
+            "use it with keras.callbacks.SwapEMAWeights in your own program."
         )
     known = set(inspect.signature(optimizer_class.__init__).parameters)
     known |= set(getattr(optimizer_class, "shared_arguments", ()))

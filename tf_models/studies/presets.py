@@ -1,8 +1,8 @@
-"""The studies, by name and size: what each compares, on what, for how long.
+"""The preset studies, by name and size.
 
-Each preset has a `laptop` size, of which one seed with the search for rates takes
-some 3 to 30 minutes on two cores and needs no network, and the `paper` size of Chen et
-al. (2020, arXiv:1902.04620), for a GPU and downloaded data.
+Each preset has a `laptop` size, which needs no network and takes 3 to 30 minutes on two
+cores for one seed with the search for learning rates, and the `paper` size of Chen et
+al. (2020, arXiv:1902.04620), which needs a GPU and downloads data.
 """
 
 import dataclasses
@@ -12,16 +12,16 @@ from tf_models.studies.study import Entry, Study
 from tf_models.studies.tasks import Convex, Images, Language
 
 SIZES = ("laptop", "paper")
-# Every contender of a study tries its own rate, half of it and twice it.
+# Every contender tries its own learning rate, half of it and twice it.
 AROUND = (0.5, 1.0, 2.0)
 # Steps that are small beside half a unit in the last place, and those that train best.
 SMALL_AND_USUAL = (0.0625, 0.25, 1.0)
-# On Adam's scale, that of RMSprop and of Subset-Norm with means.
+# The scale of Adam, RMSprop and Subset-Norm with means.
 LANGUAGE_RATE = 4e-3
-# Extreme tensoring's, of which embeddings and logits have eight times as much.
+# That of extreme tensoring; `rate_scale` multiplies it by 8 for embeddings and logits.
 TENSORING_RATE = LANGUAGE_RATE / 2
-# The middle of each search, in the order of the bytes that they hold at the laptop's
-# size; other contenders have their own rate there.
+# The middle of each search, ordered by memory at the laptop size. Other contenders have
+# their own learning rate there.
 LANGUAGE_RATES = {
     "sgd": 1.0,
     "et_inf": TENSORING_RATE,
@@ -45,7 +45,7 @@ LANGUAGE_RATES = {
     "adam_95": LANGUAGE_RATE,
     "adam_clip": LANGUAGE_RATE,
 }
-# Of optimizers that the study `language` does not run by default.
+# The same for optimizers that `language` does not run by default.
 OTHER_LANGUAGE_RATES = {"keras_adafactor": 6e-2}
 # The optimizers of the study `peers`: ours, Keras's and PyTorch's.
 PEERS = (
@@ -89,11 +89,11 @@ IMAGE_RATES = {
     "adam": 3e-3,
 }
 WEIGHT_DECAY = 5e-4
-# A factor of √10 apart, the same for all: nothing says beforehand what is best here.
+# A factor of √10 apart, and equal for all, because nothing is known beforehand.
 CONVEX_RATES = (0.01, 0.0316, 0.1, 0.316, 1.0, 3.16)
 
 LAPTOP_TEXT = Language(subwords=2048, sequence_length=64, batch_size=16)
-# The paper's: windows of 256 tokens, 4096 tokens a batch.
+# As in the paper: windows of 256 tokens, 4096 tokens per batch.
 PAPER_TEXT = Language(
     text="lm1b", subwords=32_768, model="base", sequence_length=256, batch_size=16
 )
@@ -107,8 +107,8 @@ PAPER_STEPS = {
 
 
 def demo(size):
-    """Eight optimizers on bytes, each at the best rate of an earlier search."""
-    del size  # It is small on purpose.
+    """Eight optimizers on bytes, at the learning rates of an earlier search."""
+    del size  # The demo is always small.
     task = Language(sequence_length=96, batch_size=16)
 
     def entry_of(contender):
@@ -134,8 +134,8 @@ def language(size):
 
 
 def language_large(size):
-    """Whether what study (a) found holds for a model several times as large."""
-    del size  # It is between the laptop's and the paper's.
+    """Study (a) with a model several times as large."""
+    del size  # It is between the two sizes.
     task = dataclasses.replace(LAPTOP_TEXT, model="small")
 
     def entry_of(contender):
@@ -154,7 +154,7 @@ def language_large(size):
 
 
 def bfloat16(size):
-    """Weights in two bytes: float32, rounded to nearest, and rounded stochastically."""
+    """16-bit weights: float32, round to nearest, and stochastic rounding."""
     entry_of = language_entry(size)
     to_nearest = CONTENDERS["et"].with_arguments(stochastic_rounding=False)
 
@@ -183,7 +183,7 @@ def bfloat16(size):
 
 def peers(size):
     """Perplexity against optimizer memory: this library, Keras's and PyTorch's own."""
-    del size  # The laptop's.
+    del size  # Always the laptop size.
     entry_of = language_entry("laptop")
     missing = {name: CONTENDERS[name].why_unavailable() for name in PEERS}
     return Study(
@@ -199,7 +199,7 @@ def peers(size):
 
 
 def depth(size):
-    """Study (b): the memory saved, spent on a model twice as deep."""
+    """Study (b): the saved memory, spent on a model twice as deep."""
     entry_of = language_entry(size)
     model = "tiny_4" if size == "laptop" else "base_12"
     deeper = [
@@ -221,11 +221,11 @@ def depth(size):
 
 
 def convex(size):
-    """Study (c): how far each level brings an ill-conditioned convex objective."""
-    del size  # The paper's is a laptop's.
+    """Study (c): how well each level minimizes an ill-conditioned convex objective."""
+    del size  # The paper's fits a laptop.
 
     def algorithm_1(name, label, arguments, combination="geometric"):
-        """Algorithm 1 and nothing else, except that slices have means for sums."""
+        """Algorithm 1 as published, except that slices have means instead of sums."""
         return Contender(
             name,
             label,
@@ -285,15 +285,15 @@ def images(size):
 
 
 def quality(size):
-    """Study (e): the trace ratio of every level, measured in training."""
+    """Study (e): the trace ratio of every level during training."""
     search = language_entry(size)
 
     def entry_of(contender):
         one = search(contender)
-        return dataclasses.replace(one, rates=one.rates[1:2])  # The middle one.
+        return dataclasses.replace(one, rates=one.rates[1:2])  # The middle of three.
 
     return Study(
-        title="The factor that levels lose to AdaGrad: √(Tr H / Tr Ĥ)",
+        title="The factor by which levels fall behind AdaGrad: √(Tr H / Tr Ĥ)",
         entries=_entries(entry_of, ("et2", "adam_99")),
         entry_of=entry_of,
         quality_levels=(1, 2, 3, "inf"),
@@ -326,13 +326,13 @@ def _language_length(size):
 
 
 def language_entry(size):
-    """What makes an entry of a contender in the language studies.
+    """Makes the `entry_of` of the language studies.
 
     Args:
         size: One of `SIZES`.
 
     Returns:
-        A function from a `Contender` to an `Entry` with three rates.
+        A function from a `Contender` to an `Entry` with three learning rates.
     """
     task = LAPTOP_TEXT if size == "laptop" else PAPER_TEXT
 
@@ -345,8 +345,8 @@ def language_entry(size):
 
 
 def _entry(contender, task, around=AROUND):
-    """A contender on a task, with the rates around its own."""
-    # Rounded, so that 3e-3 · 0.5 is written 0.0015 wherever it is.
+    """The entry of a contender on a task, with learning rates around its own."""
+    # Rounding makes 3e-3 · 0.5 exactly 0.0015.
     rates = tuple(float(f"{contender.learning_rate * factor:.6g}") for factor in around)
     return Entry(
         contender.name,

@@ -1,8 +1,8 @@
-"""Regret at online logistic regression: the data, the game and who plays it best.
+"""Regret in online logistic regression: data, online learning and scores.
 
-Round t shows an example x with its label y = ±1, the algorithm pays
-log(1 + exp(−y wᵀx)) for the weights w it has, sees the gradient and moves w. Its regret
-is what it has paid less what the best fixed w would have.
+In round t the algorithm receives an example x with its label y = ±1, incurs the loss
+log(1 + exp(−y wᵀx)) of its weights w, and updates w with the gradient. Its regret is
+its total loss minus that of the best fixed w.
 
 Reference:
     [Feinberg, Chen, Sun, Anil, Hazan, 2023](https://arxiv.org/abs/2302.03764), Sketchy:
@@ -23,14 +23,14 @@ from sklearn.linear_model import LogisticRegression
 from tf_models.console.output import replacing
 from tf_models.studies.online_algorithms import ALGORITHMS
 
-# The paper's grid. It is never extended: a best rate at its edge is marked as such, and
-# so is a best α.
+# The grid of the paper, which is never extended: the results mark a best learning rate
+# or a best α at the edge.
 RATES = np.logspace(-6, 0, 49)
-# The best fixed w minimises the total loss + RIDGE/2 ‖w‖²: breast cancer is separable
-# or nearly so, and without a ridge the best w would be endlessly long. The minimiser
-# is the best of all w that are no longer than itself.
+# The best fixed w minimizes the total loss + RIDGE/2 ‖w‖². Without a ridge its norm
+# would be unbounded, because breast cancer is nearly separable. The minimizer is the
+# best of all w with at most its norm.
 RIDGE = 0.01
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# The colors of Okabe and Ito, which color-blind readers can distinguish.
 COLORS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 
 
@@ -42,8 +42,8 @@ class DataSet:
     """Examples for online logistic regression.
 
     Attributes:
-        name: What the CSV file calls it.
-        title: What it is, in a line.
+        name: Its name in the CSV file.
+        title: A description in one line.
         features: Float64 array of shape (examples, d), the last feature a constant 1.
         labels: Float64 array of shape (examples,), of 1 and −1.
     """
@@ -74,11 +74,11 @@ def _data_set(name, title, features, is_positive):
 
 
 def orders(data_set, setting):
-    """The examples' indices in the order of the rounds, one array a seed.
+    """The indices of the examples in the order of the rounds, for each seed.
 
     Args:
         data_set: A `DataSet`.
-        setting: A `Setting`. Every pass has an order of its own.
+        setting: A `Setting`. Each pass has its own order.
 
     Returns:
         A list of integer arrays of shape (rounds,).
@@ -92,18 +92,18 @@ def orders(data_set, setting):
     return found
 
 
-# The game.
+# Online learning.
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What all algorithms share.
+    """The settings of all algorithms.
 
     Attributes:
         rank: The rank ℓ of every sketch.
-        passes: How often all examples are shown.
-        seed: The first seed of the examples' order.
-        seeds: How many seeds there are, from `seed` on.
+        passes: The number of passes over the examples.
+        seed: The first seed of the order of the examples.
+        seeds: The number of seeds, from `seed` on.
     """
 
     rank: int = 10
@@ -118,16 +118,16 @@ def logistic_losses(margins):
 
 
 def play(algorithm, features, labels, on_round):
-    """Plays all rounds at all pairs of a rate and an α, from weights of 0.
+    """Plays all rounds at all pairs of a learning rate and an α, from zero weights.
 
     Args:
         algorithm: A new `Algorithm`.
         features: Array of shape (rounds, d).
         labels: Array of shape (rounds,), of 1 and −1.
-        on_round: Called without arguments after every round.
+        on_round: Called without arguments after each round.
 
     Returns:
-        An array of shape (rounds, pairs): what was paid.
+        An array of shape (rounds, pairs): the losses.
     """
     weights = np.zeros((len(algorithm.rates), features.shape[1]))
     losses = np.empty((len(labels), len(algorithm.rates)))
@@ -141,9 +141,9 @@ def play(algorithm, features, labels, on_round):
 
 
 def best_fixed_weights(data_set):
-    """The weights an algorithm's regret is measured against.
+    """The best fixed weights, relative to which regret is measured.
 
-    The minimiser of the total loss of one pass + RIDGE/2 ‖w‖².
+    They minimize the total loss of one pass + RIDGE/2 ‖w‖².
 
     Args:
         data_set: A `DataSet`.
@@ -163,24 +163,24 @@ def best_fixed_weights(data_set):
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How an algorithm did on a data set: a row of the CSV file.
+    """The result of an algorithm on a data set: a row of the CSV file.
 
     Attributes:
-        data_set: The data set's name.
-        algorithm: The algorithm's, as in `ALGORITHMS`.
-        rounds: How many there were.
+        data_set: The name of the data set.
+        algorithm: The name of the algorithm in `ALGORITHMS`.
+        rounds: The number of rounds.
         dimension: d, the number of weights.
-        rank: ℓ of the sketches in this study.
-        seeds: How many orders of the examples the losses are averaged over.
-        rate: That of the pair of a rate and an α whose average loss was the least.
-        rate_edge: "lowest" or "highest" where it is that of its grid, and "no".
-        alpha: That pair's α; None, and empty in the file, where there is none.
-        alpha_edge: As `rate_edge`; None where there is no α.
-        average_loss: What was paid, a round.
-        regret: What was paid in all, less what the best fixed weights pay.
-        best_fixed_loss: What those pay, a round.
+        rank: The rank ℓ of the sketches in this study.
+        seeds: The number of orders of the examples that losses are averaged over.
+        rate: The learning rate of the pair with the lowest average loss.
+        rate_edge: "lowest" or "highest" if it is at that edge of the grid, else "no".
+        alpha: The α of that pair; None, and empty in the file, if there is no α.
+        alpha_edge: As `rate_edge`; None if there is no α.
+        average_loss: The average loss per round.
+        regret: The total loss minus that of the best fixed weights.
+        best_fixed_loss: The average loss per round of the best fixed weights.
         best_fixed_norm: Their Euclidean norm.
-        numbers_held: What the algorithm keeps between rounds, by its formula.
+        numbers_held: The number of state elements, by formula.
     """
 
     data_set: str
@@ -209,17 +209,17 @@ class Outcome:
 
 
 def tune_and_score(data_set, name, setting, best_fixed, on_round):
-    """Plays an algorithm at all pairs of a rate and an α and scores the best one.
+    """Plays an algorithm at all pairs of a learning rate and an α; scores the best.
 
     Args:
         data_set: A `DataSet`.
         name: One of `ALGORITHMS`.
         setting: A `Setting`.
-        best_fixed: The weights its regret is measured against.
-        on_round: Called without arguments after every round.
+        best_fixed: The best fixed weights.
+        on_round: Called without arguments after each round.
 
     Returns:
-        An `Outcome`. Losses are averages over the seeds, and the pair the best for all.
+        An `Outcome` of the pair that is best on average over the seeds.
     """
     kind = ALGORITHMS[name]
     pairs = list(itertools.product(RATES.tolist(), kind.ALPHAS))
@@ -257,20 +257,20 @@ def tune_and_score(data_set, name, setting, best_fixed, on_round):
 
 
 def _edge(value, grid):
-    """Whether a value is the "lowest" or "highest" of its ascending grid, or "no"."""
+    """ "lowest" or "highest" if a value is at that edge of its ascending grid."""
     if value is None:
         return None
     return {grid[0]: "lowest", grid[-1]: "highest"}.get(value, "no")
 
 
-# What the study leaves behind.
+# Results.
 
 
 def write_csv(outcomes, path):
-    """Writes the scores to a CSV file, all or nothing, floats in full.
+    """Writes the scores to a CSV file, all or nothing, with floats in full.
 
     Args:
-        outcomes: `Outcome`s, one a row.
+        outcomes: `Outcome` objects, one per row.
         path: A `pathlib.Path`.
     """
     columns = [field.name for field in dataclasses.fields(Score)]
@@ -288,7 +288,7 @@ def scores_table(data_set, outcomes):
 
     Args:
         data_set: A `DataSet`.
-        outcomes: Its `Outcome`s, at least one.
+        outcomes: Its `Outcome` objects, at least one.
 
     Returns:
         A `rich.table.Table`.
@@ -300,7 +300,13 @@ def scores_table(data_set, outcomes):
     )
     table = Table(title=title, title_justify="left")
     table.add_column("algorithm")
-    for heading in ("best rate", "alpha", "average loss", "regret", "numbers held"):
+    for heading in (
+        "learning rate",
+        "alpha",
+        "average loss",
+        "regret",
+        "state elements",
+    ):
         table.add_column(heading, justify="right")
     for score in (outcome.score for outcome in outcomes):
         alpha = score.alpha
@@ -326,14 +332,14 @@ def _described(data_set, outcomes):
 
 
 def regret_figure(data_sets, outcomes):
-    """Draws the regret against the rounds, a panel for each data set.
+    """Draws the regret against the rounds, with a panel for each data set.
 
     Args:
-        data_sets: `DataSet`s.
-        outcomes: `Outcome`s, at least one on each; an algorithm has one colour.
+        data_sets: `DataSet` objects.
+        outcomes: `Outcome` objects, at least one for each data set.
 
     Returns:
-        A `matplotlib.figure.Figure`; its `savefig` writes a file.
+        A `matplotlib.figure.Figure`.
     """
     figure = Figure(figsize=(6 * len(data_sets), 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -344,7 +350,7 @@ def regret_figure(data_sets, outcomes):
 
 
 def _draw_panel(axes, data_set, outcomes):
-    """One data set's lines; the legend names them from the top line to the bottom."""
+    """Draws the lines of a data set; the legend has their order from top to bottom."""
     colors = dict(zip(ALGORITHMS, COLORS))
     for outcome in sorted(outcomes, key=lambda outcome: -outcome.score.regret):
         score = outcome.score
@@ -353,7 +359,7 @@ def _draw_panel(axes, data_set, outcomes):
             np.arange(1, score.rounds + 1),
             outcome.regret,
             color=colors[score.algorithm],
-            label=f"{score.algorithm}, rate {score.rate:.2g}{alpha}",
+            label=f"{score.algorithm}, learning rate {score.rate:.2g}{alpha}",
         )
     axes.set_title(_described(data_set, outcomes), loc="left", fontsize="medium")
     axes.set_xlabel("rounds")
@@ -365,5 +371,5 @@ def _draw_panel(axes, data_set, outcomes):
 
 
 def outcomes_on(data_set, outcomes):
-    """The outcomes on one data set."""
+    """The outcomes of one data set."""
     return [found for found in outcomes if found.score.data_set == data_set.name]

@@ -1,4 +1,4 @@
-"""What a study leaves behind: the CSV file and the table."""
+"""The results of a study: the CSV file and the table."""
 
 import csv
 import dataclasses
@@ -8,9 +8,9 @@ from rich.table import Table
 from tf_models.console.output import replacing
 from tf_models.studies.training import RunResult
 
-# What is smaller is not told apart in the table; the CSV file has the bytes.
+# The table shows smaller percentages as less than this; the CSV file has the bytes.
 LEAST_PERCENT = 0.001
-# Learning curves stay in the journal.
+# The learning curves are only in the journal.
 _LEFT_OUT = {"curve"}
 COLUMNS = (
     "entry",
@@ -28,11 +28,11 @@ COLUMNS = (
 def write_csv(finished, best_rates, path):
     """Writes the runs of a study to a CSV file, all or nothing.
 
-    Floats are written in full: two files are equal if and only if the numbers are.
+    Floats are written in full: two files are equal if and only if the results are.
 
     Args:
-        finished: `Finished` runs, one a row.
-        best_rates: Dict from the names of entries to their best rates.
+        finished: `Finished` runs, one per row.
+        best_rates: Dict from the names of entries to their best learning rates.
         path: A `pathlib.Path`.
     """
     with (
@@ -45,11 +45,11 @@ def write_csv(finished, best_rates, path):
 
 
 def results_table(summaries, title):
-    """Makes the table a reader sees at the end.
+    """Makes the table of a study.
 
     Args:
-        summaries: `Summary`s, one a row.
-        title: What the runs have in common, in a line.
+        summaries: `Summary` objects, one per row.
+        title: One line that says what the runs have in common.
 
     Returns:
         A `rich.table.Table`.
@@ -57,14 +57,14 @@ def results_table(summaries, title):
     table = Table(title=title, title_justify="left")
     table.add_column("optimizer")
     measure, unit = summaries[0].first.measure, summaries[0].first.unit
-    # Broken by hand: in a narrow terminal the console would cut words and numbers off.
+    # The line breaks keep the console from truncating headings in a narrow terminal.
     for heading in (
-        "rate",
-        "bytes\nheld",
+        "LR",
+        "state\nbytes",
         "% of\nAdam's",
         f"validation\n{measure},\n{unit}",
         f"test\n{measure}",
-        "ms a\nstep",
+        "ms /\nstep",
     ):
         table.add_column(heading, justify="right")
     for summary in summaries:
@@ -78,19 +78,19 @@ def results_table(summaries, title):
             f"{summary.ms_per_step:.1f}",
         )
     if any(summary.is_at_edge for summary in summaries):
-        table.caption = "* the best rate is the largest or smallest tried"
+        table.caption = "* the best learning rate is the largest or smallest tried"
     return table
 
 
 def percent_text(percent):
-    """Writes a percentage of Adam's bytes with three digits, as far as they matter."""
+    """A percentage of Adam's bytes as text, with three digits."""
     if 0 < percent < LEAST_PERCENT:
         return f"< {LEAST_PERCENT:g}"
     return f"{percent:.3g}"
 
 
 def measure_text(summary, split="validation"):
-    """Writes an entry's measure: its mean, and the seeds' least and largest."""
+    """The measure of an entry as text: its mean, and its range over the seeds."""
     if summary.diverged:
         if len(summary.results) == 1:
             return f"diverged at step {summary.first.steps}"

@@ -1,8 +1,8 @@
-"""A study: optimizers × learning rates × seeds, each with the same tuning budget.
+"""A study: optimizers × learning rates × seeds, with equal tuning budgets.
 
-Every entry of a study tries as many rates as every other, on the first seeds. The
-rate with the least validation measure is then run on the seeds that are left. What is
-finished is in a journal, so that a study which was stopped goes on where it was.
+All entries of a study try the same number of learning rates, on the first seeds. The
+learning rate with the lowest validation measure then runs on the other seeds. A journal
+keeps the finished runs, so that an interrupted study can be resumed.
 """
 
 import collections
@@ -18,15 +18,15 @@ from tf_models.studies.training import Run, RunResult
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One row of a study: an optimizer, and the task it is to be good at.
+    """One row of a study: an optimizer and its task.
 
     Attributes:
-        name: Unlike every other entry's of the study.
-        label: What tables and plots call it.
+        name: Unique in the study.
+        label: The name in tables and plots.
         optimizer: The text of an optimizer, see `tf_models.studies.optimizers`.
         rates: The peak learning rates to try.
         task: A task of `tf_models.studies.tasks`.
-        dtype_policy, schedule: As in `Run`; `None` for the study's.
+        dtype_policy, schedule: As in `Run`; `None` for those of the study.
     """
 
     name: str
@@ -38,29 +38,29 @@ class Entry:
     schedule: str | None = None
 
     def is_at_edge(self, rate):
-        """Whether a rate is the largest or the smallest of several."""
+        """Whether a learning rate is the largest or smallest of several."""
         return len(self.rates) > 1 and rate in (min(self.rates), max(self.rates))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """Entries, and how their runs are made.
+    """The entries of a study, and the settings of their runs.
 
     Attributes:
-        title: What is studied, in a line.
-        entries: `Entry`s, run in this order.
-        seeds: The seeds, of which there is at least one.
-        searched_seeds: On how many of them, from the first, every rate is tried.
+        title: The subject of the study, in one line.
+        entries: `Entry` objects, run in this order.
+        seeds: The seeds, at least one.
+        searched_seeds: The number of seeds, from the first, on which every learning
+            rate is tried.
         steps, evaluations, schedule, warmup_steps, dtype_policy, jit_compile: As in
             `Run`.
-        entry_of: Makes an `Entry` of a `Contender` that the study does not have: with
-            as many rates as the others, and on their terms.
-        memory: What the plot's memory is: `"optimizer"`, or `"model and optimizer"`
-            where the models differ.
-        quality_levels: Levels of a tensor index whose trace ratios are measured along
-            every run, see `et_optimizer.callbacks.PreconditionerQuality`; none, as a
-            rule.
-        left_out: The optimizers that cannot run here, a line each with the reason.
+        entry_of: Makes an `Entry` from a further `Contender`, with as many learning
+            rates as the other entries and with the same settings.
+        memory: The memory that the plot shows: `"optimizer"`, or
+            `"model and optimizer"` if the models differ.
+        quality_levels: Levels of a tensor index whose trace ratios every run measures,
+            see `et_optimizer.callbacks.PreconditionerQuality`. By default none.
+        left_out: Optimizers that cannot run here: one line each, with the reason.
     """
 
     title: str
@@ -94,7 +94,11 @@ class Study:
         )
 
     def search(self):
-        """The runs that find the best rates: `(entry, rate, seed)`s in their order."""
+        """The runs that find the best learning rates.
+
+        Returns:
+            A list of `(entry, rate, seed)` in order.
+        """
         return [
             (entry, rate, seed)
             for seed in self.seeds[: self.searched_seeds]
@@ -103,13 +107,13 @@ class Study:
         ]
 
     def repetitions(self, best_rates):
-        """The runs of the seeds that are left, at the best rates.
+        """The runs of the other seeds, at the best learning rates.
 
         Args:
-            best_rates: Dict from the names of entries to rates.
+            best_rates: Dict from the names of entries to learning rates.
 
         Returns:
-            `(entry, rate, seed)`s in their order.
+            A list of `(entry, rate, seed)` in order.
         """
         return [
             (entry, best_rates[entry.name], seed)
@@ -118,8 +122,8 @@ class Study:
         ]
 
     @property
-    def runs_in_all(self):
-        """How many runs the study has."""
+    def total_runs(self):
+        """The number of runs of the study."""
         rates = sum(len(entry.rates) for entry in self.entries)
         searched = len(self.seeds[: self.searched_seeds])
         return searched * rates + (len(self.seeds) - searched) * len(self.entries)
@@ -127,14 +131,14 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A run of a study with its result.
+    """A finished run of a study with its result.
 
     Attributes:
         entry: The `Entry`.
         run: The `Run`.
         result: The `RunResult`.
-        quality: What `PreconditionerQuality` measured on the way, if it was asked:
-            a list of dicts.
+        quality: The measurements of `PreconditionerQuality` during the run: a list of
+            pairs of a step and a dict. Empty if the study does not measure it.
     """
 
     entry: Entry
@@ -145,14 +149,14 @@ class Finished:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a study found out about one entry, at its best rate.
+    """The results of one entry at its best learning rate.
 
     Attributes:
         entry: The `Entry`.
-        rate: The best rate, or the first where every run diverged.
-        is_at_edge: Whether it is the largest or the smallest that was tried, so that a
-            better one may lie beyond.
-        results: `RunResult`s at that rate, one a seed.
+        rate: The best learning rate, or the first one if every run diverged.
+        is_at_edge: Whether it is the largest or smallest one tried, so that a better
+            one may lie outside the search.
+        results: The `RunResult` of each seed at that learning rate.
     """
 
     entry: Entry
@@ -162,39 +166,39 @@ class Summary:
 
     @property
     def first(self):
-        """The first seed's result: sizes are the same for all."""
+        """The result of the first seed. Sizes are equal for all seeds."""
         return self.results[0]
 
     @property
     def diverged(self):
-        """How many of the seeds diverged."""
+        """The number of seeds that diverged."""
         return sum(result.diverged for result in self.results)
 
     def mean(self, split="validation"):
-        """The mean of a measure over the seeds; NaN where one of them diverged."""
+        """The mean of a measure over the seeds; NaN if one of them diverged."""
         return statistics.fmean(getattr(result, split) for result in self.results)
 
     def spread(self, split="validation"):
-        """The least and the largest of a measure over the seeds."""
+        """The minimum and maximum of a measure over the seeds."""
         values = [getattr(result, split) for result in self.results]
         return min(values), max(values)
 
     @property
     def ms_per_step(self):
-        """The median over the seeds of a training step's time."""
+        """The median time of a training step over the seeds."""
         return statistics.median(result.ms_per_step for result in self.results)
 
 
 def best_rates(finished, seeds):
-    """Chooses each entry's rate by the mean validation measure.
+    """Chooses the learning rate of each entry by its mean validation measure.
 
     Args:
         finished: `Finished` runs.
-        seeds: The seeds to choose on.
+        seeds: The seeds whose runs count.
 
     Returns:
-        A dict from the names of entries to rates. A rate of which a run diverged is
-        chosen only where there is no other.
+        A dict from the names of entries to learning rates. A learning rate at which a
+        run diverged is chosen only if there is no other.
     """
     measured = collections.defaultdict(lambda: collections.defaultdict(list))
     for one in finished:
@@ -208,14 +212,14 @@ def best_rates(finished, seeds):
 
 
 def summarize(study, finished):
-    """Sums up a study, as far as it has come.
+    """Summarizes the finished runs of a study.
 
     Args:
         study: The `Study`.
         finished: Its `Finished` runs.
 
     Returns:
-        A list of `Summary`s, for the entries that have a finished run, in their order.
+        A list of a `Summary` for each entry with a finished run, in order.
     """
     rates = best_rates(finished, study.seeds[: study.searched_seeds])
     summaries = []
@@ -233,13 +237,13 @@ def summarize(study, finished):
 
 
 class Journal:
-    """The finished runs of a study, a line of JSON each.
+    """The finished runs of a study, one line of JSON each.
 
-    A line is written whole and synced before the next run begins. A line that a crash
-    cut off is no run, and is run again.
+    Each line is written and synced before the next run begins. A line that a crash
+    truncated is ignored, and its run is repeated.
 
     Args:
-        path: A `pathlib.Path`; the file is made by the first run that is finished.
+        path: A `pathlib.Path`. The first finished run creates the file.
     """
 
     def __init__(self, path):
@@ -247,14 +251,14 @@ class Journal:
         self._found = {}
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
-                self._take_in(line)
+                self._add_line(line)
 
     def find(self, run, data):
-        """What a run measured, if it was finished.
+        """The result of a run, if it is finished.
 
         Args:
             run: The `Run`.
-            data: What its task's data are: other data make another run.
+            data: The name of its data. A run on other data is another run.
 
         Returns:
             `(result, quality)`, or `None`.
@@ -262,7 +266,7 @@ class Journal:
         return self._found.get(_key(run.identity(), data))
 
     def add(self, run, result, quality):
-        """Writes down a finished run."""
+        """Appends a finished run."""
         line = json.dumps(
             {
                 "run": run.identity(),
@@ -276,9 +280,9 @@ class Journal:
             file.write(line + "\n" if starts_line else "\n" + line + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._take_in(line)
+        self._add_line(line)
 
-    def _take_in(self, line):
+    def _add_line(self, line):
         try:
             record = json.loads(line)
             result = result_from_json(record["result"])
@@ -297,14 +301,14 @@ class Journal:
 
 
 def result_from_json(values):
-    """A `RunResult` from what `json` read."""
+    """Makes a `RunResult` from parsed JSON."""
     values = {key: _from_json(value) for key, value in values.items()}
     values["curve"] = tuple((step, value) for step, value in values["curve"])
     return RunResult(**values)
 
 
 def result_to_json(result):
-    """A `RunResult` as what `json` can write."""
+    """Makes JSON values from a `RunResult`."""
     return _to_json(dataclasses.asdict(result))
 
 
@@ -313,7 +317,7 @@ def _key(identity, data):
 
 
 def _to_json(value):
-    """Writes NaN and infinity, which JSON does not have, as strings."""
+    """Replaces NaN and infinity, which JSON lacks, by strings."""
     if isinstance(value, dict):
         return {key: _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

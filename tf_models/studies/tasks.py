@@ -1,7 +1,7 @@
-"""What a run trains: a model on data, and the number that says how well it does.
+"""Tasks: a model, its data and the measure of its quality.
 
-A task is a frozen dataclass of plain values, so that it can be written down beside a
-result and compared with another's. `load` reads its data and returns a `LoadedTask`.
+A task is a frozen dataclass of plain values, so that it can be saved with a result and
+compared. `load` reads its data and returns a `LoadedTask`.
 """
 
 import dataclasses
@@ -19,33 +19,32 @@ from tf_models.models.classifiers import logistic_regression, mlp
 from tf_models.models.resnet import resnet_18
 from tf_models.models.transformer import SIZES, transformer_language_model
 
-# The windows that are evaluated are the same for every run, every seed and every batch
-# size: about this many tokens, drawn from all over the split.
+# All runs, seeds and batch sizes are evaluated on the same windows: about this many
+# tokens from the whole split.
 EVALUATED_TOKENS = 128 * 1024
 EVALUATION_BATCH_TOKENS = 4 * 1024
 EVALUATION_SEED = 0
 EVALUATION_BATCH_IMAGES = 256
-# The largest float has this logarithm; NaN is not less than it either.
+# The logarithm of the largest float. NaN is not less than it either.
 LARGEST_LOSS = math.log(sys.float_info.max)
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedTask:
-    """A task with its data, ready to be trained.
+    """A task with its data, ready for training.
 
     Attributes:
-        data: What the data are, for people; with the task, it says which they are.
-        measure: The name of the number that is measured, of which less is better:
-            `"perplexity"`, `"error"` or `"excess loss"`.
-        unit: What the measure counts: `"a byte"`, `"% of images"`, `"nats"`.
-        metrics: Names of the Keras metrics it needs besides the loss.
-        make_model: Takes nothing, returns a new model of logits.
-        training_batches: Takes `steps`, `seed` and `first_step`, returns so many
-            batches, those of the run from there on: a `keras.utils.PyDataset` or, of
-            images, a `tf.data.Dataset`.
-        validation: The batches that rates are chosen on, likewise.
-        test: The batches that nothing is chosen on.
-        score: Takes what `model.evaluate` returned as a dict, returns the measure.
+        data: The name of the data. With the task, it identifies them.
+        measure: `"perplexity"`, `"error"` or `"excess loss"`. Lower is better.
+        unit: The unit of the measure: `"per byte"`, `"% of images"`, `"nats"`.
+        metrics: Names of the Keras metrics that it needs besides the loss.
+        make_model: Function without arguments that returns a new model of logits.
+        training_batches: Function of `steps`, `seed` and `first_step` that returns
+            `steps` batches of a run from its `first_step` on: a
+            `keras.utils.PyDataset` or, for images, a `tf.data.Dataset`.
+        validation: The batches on which learning rates are chosen.
+        test: Batches that influence no choice.
+        score: Function from the dict that `model.evaluate` returns to the measure.
         examples_per_step: Tokens or images in a training batch.
     """
 
@@ -70,8 +69,8 @@ class Language:
         text_dir: The folder, for `"folder"`.
         subwords: Size of the subword vocabulary; `None` for bytes.
         model: One of `transformer.SIZES`.
-        sequence_length: Tokens a window predicts.
-        batch_size: Windows a training batch.
+        sequence_length: Tokens that a window predicts.
+        batch_size: Windows per training batch.
     """
 
     text: str = "stdlib"
@@ -82,7 +81,7 @@ class Language:
     batch_size: int = 16
 
     def for_seed(self, seed):
-        """The same text, whatever the seed."""
+        """Returns this task: the text does not depend on the seed."""
         del seed
         return self
 
@@ -115,7 +114,7 @@ class Language:
         return LoadedTask(
             data=text.name,
             measure="perplexity",
-            unit=f"a {text.unit}",
+            unit=f"per {text.unit}",
             metrics=(),
             make_model=make_model,
             training_batches=training_batches,
@@ -128,17 +127,17 @@ class Language:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
-    """Telling the classes of images apart.
+    """Classifying images.
 
     Attributes:
         images: `"digits"`, `"cifar10"` or `"folder"`.
         image_dir: The folder, for `"folder"`.
-        size: Height and width the images are scaled to; `None` for their own.
+        size: Height and width to which images are scaled; `None` for their own.
         model: `"resnet18"` or `"mlp"`.
         width: Channels of the ResNet's first stage, or units of the MLP's layers.
-        batch_size: Images a training batch.
-        augment: Whether training images are shifted, and mirrored where that leaves
-            the class as it is.
+        batch_size: Images per training batch.
+        augment: Whether to shift training images, and to mirror them if that keeps
+            their class.
     """
 
     images: str = "digits"
@@ -150,7 +149,7 @@ class Images:
     augment: bool = True
 
     def for_seed(self, seed):
-        """The same images, whatever the seed."""
+        """Returns this task: the images do not depend on the seed."""
         del seed
         return self
 
@@ -158,15 +157,15 @@ class Images:
         """Reads the images; see `load_images`. Returns a `LoadedTask`.
 
         Raises:
-            RuntimeError: there is no TensorFlow.
+            RuntimeError: TensorFlow is not installed.
         """
         try:
             from tf_models.data import images
         except ImportError as missing:
             raise RuntimeError(
-                "Images are read and augmented by TFDS and tf.data, which must find "
+                "Images are read and augmented by TFDS and tf.data, which need "
                 f"TensorFlow; received: {missing}. Install it (pip install "
-                "tensorflow), under whichever backend you train."
+                "tensorflow); any Keras backend can train."
             ) from missing
         data = images.load_images(
             self.images,
@@ -211,16 +210,15 @@ class Images:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Convex:
-    """Logistic regression on Gaussian data, by whole gradients.
+    """Logistic regression on Gaussian data, with full-batch gradients.
 
-    How near an optimizer comes to the minimum is a matter of its preconditioner alone
-    here: there is no noise, one minimum, and one start. So the measure is what the
-    objective lacks of its minimum, on the examples trained on; there is no other split,
-    and test and validation are the same.
+    The result depends only on the preconditioner: there is no noise, one minimum and
+    one initial point. The measure is the distance of the objective from its minimum,
+    on the training examples. Validation and test split are the same.
 
     Attributes:
         examples, features, classes: Sizes of the data.
-        condition_number: Of the features' covariance.
+        condition_number: The condition number of the features' covariance.
         data_seed: Selects the data.
     """
 
@@ -232,11 +230,11 @@ class Convex:
 
     @property
     def model(self):
-        """What the results call the model."""
+        """The name of the model in results."""
         return "logistic"
 
     def for_seed(self, seed):
-        """The data of this seed: a run has nothing else that could be drawn."""
+        """The task with the data of a seed: nothing else in a run is random."""
         return dataclasses.replace(self, data_seed=seed)
 
     def load(self, data_dir=None, on_bad_file="skip", console=None):
@@ -253,7 +251,7 @@ class Convex:
         whole = Repeated((x, y), 1)
 
         def training_batches(steps, seed, first_step=0):
-            del seed, first_step  # Every batch is all there is.
+            del seed, first_step  # Every batch holds all examples.
             return Repeated((x, y), steps)
 
         return LoadedTask(
@@ -271,11 +269,11 @@ class Convex:
 
 
 class Repeated(keras.utils.PyDataset):
-    """One batch, again and again.
+    """One batch, repeated.
 
     Args:
         batch: A tuple of arrays.
-        times: How often.
+        times: The number of repetitions.
     """
 
     def __init__(self, batch, times):
@@ -294,16 +292,16 @@ TASKS = {"language": Language, "images": Images, "convex": Convex}
 
 
 def kind(task):
-    """The name of a task's class in `TASKS`."""
+    """The name of a task in `TASKS`."""
     return type(task).__name__.lower()
 
 
 def evaluation_windows(tokens, sequence_length):
-    """Makes the fixed batches that a stream of tokens is evaluated on.
+    """Makes the fixed evaluation batches of a sequence of tokens.
 
     Args:
         tokens: One-dimensional array of tokens.
-        sequence_length: Number of tokens a window predicts.
+        sequence_length: Number of tokens that a window predicts.
 
     Returns:
         A `ShuffledWindows`.
@@ -323,13 +321,13 @@ def evaluation_windows(tokens, sequence_length):
 
 
 def perplexity(logs):
-    """e to the loss; infinite where no float is as large."""
+    """exp(loss); infinite if that overflows."""
     loss = logs["loss"]
     return math.exp(loss) if loss < LARGEST_LOSS else math.inf
 
 
 def error(logs):
-    """The share of wrong answers in per cent; NaN with a loss that is not finite."""
+    """The error rate in per cent; NaN if the loss is not finite."""
     return 100.0 * (1.0 - logs["accuracy"]) if np.isfinite(logs["loss"]) else math.nan
 
 

@@ -1,16 +1,16 @@
-"""Low-memory optimizers of PyTorch, by their authors' own code, for Keras models.
+"""Low-memory optimizers of PyTorch packages, for Keras models.
 
-Under `KERAS_BACKEND=torch` each of them trains a Keras model as any Keras optimizer
-does: schedules, `fit` and validation stay Keras's, and the step is the package's. The
-packages are in the extra `peers`; none of their code is here.
+Under `KERAS_BACKEND=torch` each of them trains a Keras model like a Keras optimizer:
+Keras provides schedules, `fit` and validation, and the package the update. The packages
+are in the extra `peers`; this module contains none of their code.
 
-PyTorch lays a matrix out as (outputs, inputs), Keras as (inputs, outputs) and the
-kernels of attention in three axes. For methods that treat rows and columns, or the
-blocks of a head, differently, each gets parameters as PyTorch's own layers would have
-them, under the names that such models use.
+The kernels of PyTorch are (outputs, inputs) matrices, those of Keras are (inputs,
+outputs), with three axes in attention. Some methods treat rows and columns, or the
+blocks of a head, differently. So each optimizer gets parameters with the shapes and
+names of PyTorch's layers.
 
-Matrices that the papers leave to Adam (embeddings, the matrix of the logits, vectors)
-are left to it here, too, in the same package.
+Where a paper trains embeddings, the output projection and vectors with Adam, so do
+these classes, with the Adam of the same package.
 """
 
 import re
@@ -20,8 +20,8 @@ import numpy as np
 
 from et_optimizer.optimizers.rate_scales import OF_TOKENS
 
-RANK_SHARE = 4  # A quarter of the width, as the papers of GaLore and APOLLO have it.
-# From Keras's paths to the names of parameters in PyTorch's language models.
+RANK_SHARE = 4  # Rank = width / 4, as in the papers of GaLore and APOLLO.
+# From Keras paths to the parameter names of PyTorch language models.
 _NAMES = (
     (r".*embedding/token/embeddings", "embed_tokens.weight"),
     (r".*embedding/position/embeddings", "embed_positions.weight"),
@@ -37,28 +37,28 @@ _NAMES = (
     (r"/(kernel|gamma)$", ".weight"),
     (r"/(bias|beta)$", ".bias"),
 )
-# Packages whose helpers hold tensors as attributes.
+# Packages whose helper objects have tensors as attributes.
 _PACKAGES = ("apollo_torch", "galore_torch", "pytorch_optimizer", "bitsandbytes")
 _TOKENS = re.compile(r"^(embed|lm_head\.weight)")
 _HIDDEN = re.compile(r"(self_attn|mlp)\..*weight")
 
 
 def torch_name(path):
-    """The name that a model in PyTorch would give the variable of a Keras path."""
+    """The PyTorch name of the variable with a Keras path."""
     for pattern, name in _NAMES:
         path = re.sub(pattern, name, path)
     return path
 
 
 class Layout:
-    """How a Keras variable lies in PyTorch.
+    """The layout of a Keras variable in PyTorch.
 
     Args:
         variable: A `keras.Variable` of at most three axes.
 
     Attributes:
-        name: Its name there.
-        shape: Its shape there.
+        name: Its name in PyTorch.
+        shape: Its shape in PyTorch.
     """
 
     def __init__(self, variable):
@@ -70,52 +70,51 @@ class Layout:
         elif self.name.startswith("embed"):
             self._rows, self._is_turned = shape, False
         else:
-            # The output of attention has its inputs in two axes, the others theirs in
-            # one.
+            # The output kernel of attention has two input axes, all others have one.
             inputs = int(np.prod(shape[:-1])) if "o_proj" in self.name else shape[0]
             self._rows, self._is_turned = (inputs, int(np.prod(shape)) // inputs), True
         self.shape = self._rows[::-1] if self._is_turned else self._rows
 
     def to_torch(self, value):
-        """A tensor of Keras's shape in PyTorch's, contiguous."""
+        """Converts a tensor from Keras's layout to a contiguous one of PyTorch."""
         value = value.reshape(self._rows)
         return (value.t() if self._is_turned else value).contiguous()
 
     def to_keras(self, value):
-        """The way back."""
+        """Converts a tensor from PyTorch's layout to that of Keras."""
         return (value.t() if self._is_turned else value).reshape(self._own)
 
 
 class TorchOptimizer(keras.optimizers.Optimizer):
-    """An optimizer of PyTorch as a Keras optimizer, under the backend "torch".
+    """A PyTorch optimizer as a Keras optimizer, for the backend "torch".
 
-    Subclasses say which, in `make`. It keeps parameters in PyTorch's layout beside
-    Keras's variables, which in a model of PyTorch would be the weights themselves, and
-    which are not counted as state.
+    Subclasses create the PyTorch optimizer in `make`. This class keeps a copy of the
+    weights in PyTorch's layout. In a PyTorch model these would be the weights
+    themselves, so that they do not count as state.
 
     Args:
         learning_rate: A float or a Keras schedule.
-        **keywords: As every Keras optimizer takes them.
+        **keywords: Arguments of every Keras optimizer.
     """
 
     def __init__(self, learning_rate=1e-3, **keywords):
         if keras.backend.backend() != "torch":
             raise RuntimeError(
-                f"{type(self).__name__} runs on PyTorch; received Keras's backend "
+                f"{type(self).__name__} runs on PyTorch; received the Keras backend "
                 f"{keras.backend.backend()!r}. Set KERAS_BACKEND=torch before Keras is "
                 "imported."
             )
         super().__init__(learning_rate=learning_rate, **keywords)
 
     def make(self, parameters):
-        """Makes the optimizer of PyTorch.
+        """Makes the PyTorch optimizer.
 
         Args:
-            parameters: Dict from names to `torch.nn.Parameter`s.
+            parameters: Dict from names to `torch.nn.Parameter` objects.
 
         Returns:
-            A `torch.optim.Optimizer`, or a list of them that share the parameters out.
-            Their rates are set before every step.
+            A `torch.optim.Optimizer`, or a list of several for disjoint parameters.
+            Their learning rates are set before every step.
         """
         raise NotImplementedError
 
@@ -155,33 +154,32 @@ class TorchOptimizer(keras.optimizers.Optimizer):
                 variable.value.copy_(layout.to_keras(parameter))
                 parameter.grad = None
 
-    def held_elsewhere(self):
-        """Numbers and bytes that the optimizer of PyTorch holds, counters left out."""
+    def torch_state_size(self):
+        """The elements and bytes of the PyTorch optimizer's state, without counters."""
         tensors = {}
         seen = {id(parameter): parameter for parameter in self._parameters}
         _collect([vars(one) for one in self._made], tensors, seen)
         counted = tensors.values()
-        numbers = sum(tensor.numel() for tensor in counted)
-        return numbers, sum(
+        elements = sum(tensor.numel() for tensor in counted)
+        return elements, sum(
             tensor.numel() * tensor.element_size() for tensor in counted
         )
 
 
 def _collect(value, tensors, seen):
-    """Finds every tensor of more than a number in a nest of Python's objects.
+    """Finds every non-scalar tensor in nested Python objects.
 
     Args:
-        value: The nest.
-        tensors: Dict that takes them, by where their numbers are.
-        seen: Dict of the objects that were looked at, by their `id`s, which are theirs
-            as long as they are kept.
+        value: The nested objects.
+        tensors: Dict from data pointers to the tensors, which this function extends.
+        seen: Dict from `id`s to the visited objects, which must stay alive.
     """
     import torch
 
     if id(value) in seen:
         return
     seen[id(value)] = value
-    if hasattr(value, "__tensor_flatten__"):  # Quantized: several tensors in one.
+    if hasattr(value, "__tensor_flatten__"):  # A quantized tensor consists of several.
         names, _ = value.__tensor_flatten__()
         for name in names:
             _collect(getattr(value, name), tensors, seen)
@@ -198,16 +196,16 @@ def _collect(value, tensors, seen):
         _collect(vars(value), tensors, seen)
 
 
-def _parted(parameters, names):
-    """The parameters whose names an expression is found in, and all others."""
+def _split(parameters, names):
+    """The parameters whose names match an expression, and all others."""
     found = [p for name, p in parameters.items() if names.search(name)]
     others = [p for name, p in parameters.items() if not names.search(name)]
     return found, others
 
 
 def _hidden(parameters):
-    """The matrices of attention and feed-forward layers, and all others."""
-    return _parted(parameters, _HIDDEN)
+    """The kernels of attention and feed-forward layers, and all others."""
+    return _split(parameters, _HIDDEN)
 
 
 def _width(parameters):
@@ -215,7 +213,7 @@ def _width(parameters):
 
 
 class AdamW(TorchOptimizer):
-    """PyTorch's own Adam: the check that backends and layouts change nothing."""
+    """PyTorch's Adam, to check that backend and layout do not change the results."""
 
     def __init__(self, learning_rate=1e-3, beta_2=0.999, **keywords):
         super().__init__(learning_rate, **keywords)
@@ -224,26 +222,26 @@ class AdamW(TorchOptimizer):
     def make(self, parameters):
         from torch.optim import AdamW
 
-        # The epsilon of Keras's.
-        parts = self.parts(parameters)
-        return AdamW(parts, betas=self.betas, eps=1e-7, weight_decay=0.0)
+        # The epsilon of Keras.
+        groups = self.groups(parameters)
+        return AdamW(groups, betas=self.betas, eps=1e-7, weight_decay=0.0)
 
-    def parts(self, parameters):
-        """PyTorch's groups of parameters, with what their rates are multiplied by."""
+    def groups(self, parameters):
+        """Parameter groups, with factors of the learning rate as `rate_scale`."""
         return [{"params": list(parameters.values())}]
 
 
 class AdamWOfTokens(AdamW):
-    """PyTorch's Adam whose tokens have the rate that this library gives them."""
+    """PyTorch's Adam with the `rate_scale` of this library for tokens."""
 
-    def parts(self, parameters):
-        """Tokens, and all else."""
-        tokens, others = _parted(parameters, _TOKENS)
+    def groups(self, parameters):
+        """Embeddings and output projection, and all others."""
+        tokens, others = _split(parameters, _TOKENS)
         return [{"params": tokens, "rate_scale": OF_TOKENS}, {"params": others}]
 
 
 class Adam8bit(AdamW):
-    """Moments in 8 bits with a scale a block: Dettmers et al., 2021."""
+    """8-bit moments with one scale per block: Dettmers et al., 2021."""
 
     def make(self, parameters):
         from bitsandbytes.optim import AdamW8bit
@@ -252,7 +250,7 @@ class Adam8bit(AdamW):
 
 
 class Adam4bit(AdamW):
-    """Moments in 4 bits: Li et al., 2023."""
+    """4-bit moments: Li et al., 2023."""
 
     def make(self, parameters):
         from torchao.optim import AdamW4bit
@@ -261,10 +259,10 @@ class Adam4bit(AdamW):
 
 
 class _Projected(AdamW):
-    """What GaLore, Fira and APOLLO share: a group of the hidden matrices."""
+    """The parameter groups of GaLore, Fira and APOLLO."""
 
     def groups(self, parameters, **of_hidden):
-        """Groups of parameters, the hidden matrices with a rank."""
+        """Parameter groups, with a rank for the hidden matrices."""
         hidden, others = _hidden(parameters)
         of_hidden.setdefault("rank", _width(parameters) // RANK_SHARE)
         own = {"params": hidden, "update_proj_gap": 200}
@@ -272,7 +270,7 @@ class _Projected(AdamW):
 
 
 class GaLore(_Projected):
-    """Adam in the leading directions of the gradient: Zhao et al., 2024."""
+    """Adam in the leading singular subspace of the gradient: Zhao et al., 2024."""
 
     def make(self, parameters):
         from galore_torch import GaLoreAdamW
@@ -285,7 +283,7 @@ class GaLore(_Projected):
 
 
 class Apollo(_Projected):
-    """A scale a channel from Adam in a random projection: Zhu et al., 2024."""
+    """One scale per channel, from Adam in a random projection: Zhu et al., 2024."""
 
     def make(self, parameters):
         from apollo_torch import APOLLOAdamW
@@ -301,7 +299,7 @@ class Apollo(_Projected):
 
 
 class ApolloMini(_Projected):
-    """The same with one direction, and a scale a matrix."""
+    """APOLLO with rank 1 and one scale per matrix."""
 
     def make(self, parameters):
         from apollo_torch import APOLLOAdamW
@@ -318,7 +316,7 @@ class ApolloMini(_Projected):
 
 
 class Fira(_Projected):
-    """GaLore with the rest of the gradient, scaled: Chen et al., 2024."""
+    """GaLore plus the scaled residual of the gradient: Chen et al., 2024."""
 
     def make(self, parameters):
         from pytorch_optimizer import Fira
@@ -328,7 +326,7 @@ class Fira(_Projected):
 
 
 class AdamMini(AdamW):
-    """One second moment a block: Zhang et al., 2024."""
+    """One second moment per block: Zhang et al., 2024."""
 
     def make(self, parameters):
         from adam_mini import Adam_mini
@@ -359,7 +357,7 @@ class Soap(AdamW):
     def make(self, parameters):
         from pytorch_optimizer import SOAP
 
-        # Vocabularies are left without a basis, as the paper does.
+        # As in the paper, axes of the vocabulary get no basis.
         return SOAP(
             list(parameters.values()),
             betas=(0.95, self.betas[1]),
@@ -369,7 +367,7 @@ class Soap(AdamW):
 
 
 class Racs(TorchOptimizer):
-    """Rows and columns scaled, no momentum: Gong et al., 2025."""
+    """Row and column scaling without momentum: Gong et al., 2025."""
 
     def make(self, parameters):
         from pytorch_optimizer import RACS
@@ -379,10 +377,10 @@ class Racs(TorchOptimizer):
 
 
 class Muon(AdamW):
-    """Orthogonalized momentum for the hidden matrices, Adam for the others.
+    """PyTorch's Muon: orthogonalized momentum for hidden matrices, Adam for others.
 
-    Jordan et al., 2024, with the scale of Liu et al., 2025, by which both have one
-    rate; PyTorch's own.
+    Jordan et al., 2024, with the scale of Liu et al., 2025, so that both have the same
+    learning rate.
     """
 
     def make(self, parameters):

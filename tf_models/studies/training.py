@@ -1,4 +1,4 @@
-"""One run: train a model with an optimizer, and measure both."""
+"""Trains a model with an optimizer and measures the result."""
 
 import contextlib
 import dataclasses
@@ -12,25 +12,25 @@ from et_optimizer import memory_report
 from tf_models.studies import device, optimizers, tasks
 from tf_models.studies.learning_rates import schedule
 
-# Of the last, weights and gradients are stored in two bytes too.
+# "bfloat16" also stores weights and gradients in 16 bits.
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything that decides what a run computes.
+    """All settings that determine the result of a run.
 
     Attributes:
         task: A task of `tf_models.studies.tasks`.
         optimizer: The text of an optimizer, see `tf_models.studies.optimizers`.
         learning_rate: The peak of its schedule.
         schedule: One of `learning_rates.SCHEDULES`.
-        warmup_steps: Steps until the peak; `None` for a tenth of all.
+        warmup_steps: Steps until the peak; `None` for a tenth of all steps.
         steps: Training steps.
-        evaluations: How often it is validated, at equal distances, the last time at
-            the end. Checkpoints are written then.
+        evaluations: The number of evaluations, at equal intervals, the last one at the
+            end. Each of them also writes a checkpoint.
         seed: Selects the initial weights and the order of the batches.
-        dtype_policy: One of `DTYPE_POLICIES`, of all of the model's layers.
+        dtype_policy: One of `DTYPE_POLICIES`, for all layers of the model.
         jit_compile: Whether XLA compiles the training step.
     """
 
@@ -46,7 +46,7 @@ class Run:
     jit_compile: bool = True
 
     def identity(self):
-        """The run as plain values, for JSON: equal for equal runs and no others."""
+        """The settings as JSON values, equal for equal runs only."""
         values = dataclasses.asdict(self)
         values["task"] = {"kind": tasks.kind(self.task)} | values["task"]
         return values | {"backend": keras.backend.backend()}
@@ -54,35 +54,34 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What one run measured.
+    """The result of one run. Journals and CSV files use these names.
 
     Attributes:
-        status: `"finished"`, or `"diverged"` where the loss stopped being a number.
-        steps: Training steps made.
-        data: What it was trained on.
-        measure: What is measured: `"perplexity"`, `"error"` or `"excess loss"`.
-            Less is better.
-        unit: What the measure counts.
-        validation: The measure at the end, on the validation split; NaN where the run
-            diverged.
+        status: `"finished"`, or `"diverged"` if the loss became NaN or infinite.
+        steps: The number of training steps that were taken.
+        data: The name of the data.
+        measure: `"perplexity"`, `"error"` or `"excess loss"`. Lower is better.
+        unit: The unit of the measure.
+        validation: The final measure on the validation split; NaN if the run diverged.
         test: The same on the test split.
-        curve: Pairs of a step and the validation measure then.
-        model_numbers: Numbers in the model's trained variables.
-        model_bytes: The bytes they take.
-        numbers_held: Numbers the optimizer holds, without step count and rate.
-        bytes_held: The bytes they take, each in its own dtype.
-        adam_bytes: The bytes Adam would hold for this model.
-        times_less_than_adam: Adam's numbers held over this optimizer's; infinite
-            for one that holds none.
-        ms_per_step: Median time of a training step in milliseconds, without the
-            first step, which compiles; NaN where there was no second.
-        examples_per_second: Tokens or images trained on in a second, at that time.
-        peak_device_bytes: The most memory that training steps took of the first GPU,
-            or of the CPU where there is none: weights, slots, gradients, activations,
-            and on a CPU the batches that wait. Without the first step, for which
-            kernels are tried out, and without evaluation; but under JAX, which cannot
-            count anew, with both. `None` where there was no second step or the
-            framework does not count it, see `device.PeakMemory`.
+        curve: Pairs of a step and its validation measure.
+        model_numbers: The number of trainable weights.
+        model_bytes: Their size in bytes.
+        numbers_held: The number of elements of the optimizer state, without the step
+            count and the learning rate.
+        bytes_held: Their size in bytes.
+        adam_bytes: The size of Adam's state for this model, in bytes.
+        times_less_than_adam: The elements of Adam's state over those of this
+            optimizer; infinite if it has no state.
+        ms_per_step: The median time of a training step in milliseconds, without the
+            first step, which compiles; NaN if there was only one step.
+        examples_per_second: Tokens or images per second at that time.
+        peak_device_bytes: The peak memory of the training steps on the first GPU, or
+            on the CPU if there is none: weights, state, gradients, activations and, on
+            a CPU, prefetched batches. It excludes evaluation and the first step, which
+            tries out kernels, except under JAX, which cannot reset its counter. `None`
+            if there was only one step or the framework does not count memory, see
+            `device.PeakMemory`.
     """
 
     status: str
@@ -105,17 +104,17 @@ class RunResult:
 
     @property
     def diverged(self):
-        """Whether the loss stopped being a number."""
+        """Whether the loss became NaN or infinite."""
         return self.status == "diverged"
 
     @property
     def percent_of_adam(self):
-        """The bytes held, in per cent of Adam's."""
+        """The size of the state in per cent of Adam's."""
         return 100.0 * self.bytes_held / self.adam_bytes
 
 
 class StepClock(keras.callbacks.Callback):
-    """Times each training step and says when one is done.
+    """Times each training step.
 
     Args:
         on_step: Called without arguments after each training step.
@@ -135,7 +134,7 @@ class StepClock(keras.callbacks.Callback):
 
     @property
     def ms_per_step(self):
-        """Median over all steps but the first; NaN where there is no other."""
+        """The median over all steps except the first; NaN if there is no other."""
         after_compilation = self.seconds[1:]
         if not after_compilation:
             return math.nan
@@ -143,12 +142,13 @@ class StepClock(keras.callbacks.Callback):
 
 
 class StepMemory(keras.callbacks.Callback):
-    """Looks for the most memory that training steps take of the device.
+    """Measures the peak memory of the training steps on the device.
 
     Attributes:
-        bytes: It, beyond what was held when this was made, over all steps but the
-            first (under JAX, which cannot count anew, over all there was since);
-            `None` where there was no other step, or nothing counts it.
+        bytes: The peak beyond the memory in use when this was created, over all steps
+            except the first. JAX cannot reset its counter, so that the first step and
+            evaluations count there. `None` if there was only one step or the framework
+            does not count memory.
     """
 
     def __init__(self):
@@ -158,7 +158,7 @@ class StepMemory(keras.callbacks.Callback):
         self._is_first = True
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._memory.forget()
+        self._memory.reset()
 
     def on_train_batch_end(self, batch, logs=None):
         taken = None if self._is_first else self._memory.bytes()
@@ -176,19 +176,18 @@ def train(
     checkpoint=None,
     callbacks=(),
 ):
-    """Trains a new model from the run's weights on the run's batches.
+    """Trains a new model.
 
     Args:
         run: The `Run`.
         task: Its task, loaded.
         on_step: Called without arguments after each training step.
-        on_restore: Called with the step that the run goes on from.
-        checkpoint: A `Checkpoint` to go on from and to write; `None` for neither.
-        callbacks: Keras callbacks that look on.
+        on_restore: Called with the step at which the run is resumed.
+        checkpoint: A `Checkpoint` to resume from and to write; `None` for neither.
+        callbacks: Further Keras callbacks.
 
     Returns:
-        A `RunResult`. A run whose loss is no longer a finite number stops there and
-        is `"diverged"`.
+        A `RunResult`. A run stops as `"diverged"` when its loss is NaN or infinite.
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(run.seed)
@@ -205,10 +204,10 @@ def train(
             logs = model.evaluate(task.test, verbose=0, return_dict=True)
             test = task.score(logs)
     memory = memory_report(model.optimizer)
-    # Beside Keras's variables, as those of torch_optimizers.py do.
-    held_elsewhere = getattr(model.optimizer, "held_elsewhere", lambda: (0, 0))
-    numbers, held = held_elsewhere()
-    numbers, held = memory.slots + numbers, memory.bytes + held
+    # The optimizers of torch_optimizers.py have state outside Keras's variables.
+    torch_state_size = getattr(model.optimizer, "torch_state_size", lambda: (0, 0))
+    elements, state_bytes = torch_state_size()
+    elements, state_bytes = memory.slots + elements, memory.bytes + state_bytes
     steps_per_second = 1e3 / clock.ms_per_step
     return RunResult(
         status="diverged" if diverged else "finished",
@@ -221,10 +220,10 @@ def train(
         curve=tuple(curve),
         model_numbers=memory.model_numbers,
         model_bytes=memory.model_bytes,
-        numbers_held=numbers,
-        bytes_held=held,
+        numbers_held=elements,
+        bytes_held=state_bytes,
         adam_bytes=memory.adam_bytes,
-        times_less_than_adam=memory.adam_slots / numbers if numbers else math.inf,
+        times_less_than_adam=memory.adam_slots / elements if elements else math.inf,
         ms_per_step=clock.ms_per_step,
         examples_per_second=task.examples_per_step * steps_per_second,
         peak_device_bytes=step_memory.bytes,
@@ -232,14 +231,14 @@ def train(
 
 
 def segments(run, first_step=0):
-    """Cuts the steps of a run where it is evaluated.
+    """Divides the steps of a run at its evaluations.
 
     Args:
         run: The `Run`.
-        first_step: An end of a segment, to leave out all up to it.
+        first_step: The end of a segment; segments before it are left out.
 
     Returns:
-        A list of pairs: the first step of a segment, and the first that is not in it.
+        A list of pairs of the first step of a segment and the first step after it.
     """
     count = min(run.evaluations, run.steps)
     ends = [run.steps * number // count for number in range(count + 1)]
@@ -260,7 +259,7 @@ def _compiled_model(run, task):
 
 
 def _fit(model, run, task, curve, checkpoint, clock, callbacks):
-    """Trains to the end, or to where it diverges, and makes the curve longer."""
+    """Trains until the end or until the run diverges, and extends the curve."""
     first_step = curve[-1][0] if curve else 0
     for first, last in segments(run, first_step):
         if curve and not math.isfinite(curve[-1][1]):
@@ -272,7 +271,7 @@ def _fit(model, run, task, curve, checkpoint, clock, callbacks):
             initial_epoch=len(curve),
             epochs=len(curve) + 1,
             callbacks=[clock, keras.callbacks.TerminateOnNaN(), *callbacks],
-            shuffle=False,  # The batches are shuffled.
+            shuffle=False,  # The batches are already shuffled.
             verbose=0,
         )
         logs = {
@@ -280,7 +279,7 @@ def _fit(model, run, task, curve, checkpoint, clock, callbacks):
             for name, values in history.history.items()
             if name.startswith("val_")
         }
-        # Where `TerminateOnNaN` stopped it the weights are past use.
+        # After `TerminateOnNaN` the weights are unusable.
         value = math.nan if model.stop_training else task.score(logs)
         curve.append((first + len(clock.seconds) - before, value))
         if checkpoint:
