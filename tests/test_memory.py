@@ -308,7 +308,7 @@ for rule, arguments in rules + in_subspaces + spikes:
     ).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     bound = 0.05 * 4 * 5003 * 768
-    rank = getattr(optimizer.plan(variables)[0].momentum, "rank", None)
+    rank = getattr(optimizer.plan_state(variables)[0].momentum, "rank", None)
     if rank is not None:
             # A block of rows and a few factors of low rank, in float32.
         bound = 4 * (2 * row_blocks.MAX_ENTRIES + 5 * rank * (5003 + 768))
