@@ -12,6 +12,8 @@ import griffe
 ARGUMENTS = re.compile(r"^Args:\n((?:(?: +.*)?\n?)+)", re.MULTILINE)
 # "a, b, c: text", of which the names may take several lines.
 HEADER = re.compile(r"^ {4}((?:[*\w]+,\s+)+[*\w]+):", re.MULTILINE)
+# An entry of "Args:", which may be about several arguments.
+ENTRY = re.compile(r"^ {4}([*\w][*\w, \n]*): (?:.*\n?)(?: {5,}.*\n?)*", re.MULTILINE)
 # What begins a paragraph, and is no section of griffe's.
 LEAD = re.compile(r"^(Memory|Range|Memory, in numbers)(?=:)", re.MULTILINE)
 REFERENCE = re.compile(r"^Reference:\n((?:(?: +.*)?\n?)+)", re.MULTILINE)
@@ -23,8 +25,70 @@ class Docstrings(griffe.Extension):
     """Rewrites every docstring of the package before it is read."""
 
     def on_package(self, *, pkg, **kwargs):
-        """Rewrites them once all of the package is there to be linked to."""
+        """Rewrites them once the whole package is loaded and can be linked to."""
+        base = pkg["optimizers.base.PreconditionedOptimizer"]
+        classes = [c for c in _classes(pkg) if base in [c, *c.mro()]]
+        # Bases before the classes that take over their arguments.
+        for one in sorted(classes, key=lambda c: len(c.mro())):
+            _declare_arguments(one)
         _rewrite(pkg, pkg)
+
+
+def _classes(part):
+    for member in part.members.values():
+        if member.is_alias:
+            continue
+        if member.is_class:
+            yield member
+        if member.is_module or member.is_class:
+            yield from _classes(member)
+
+
+def _declare_arguments(optimizer):
+    """Gives an optimizer a signature and entries for its own and inherited arguments.
+
+    At run time `et_optimizer.optimizers.options` does the same.
+    """
+    parameters, entries = {}, {}
+    for one in [optimizer, *optimizer.mro()]:
+        text = one.docstring.value if one.docstring else ""
+        section = ARGUMENTS.search(text)
+        for entry in ENTRY.finditer(section[1] if section else ""):
+            for name in re.findall(r"\w+", entry[1]):
+                entries.setdefault(name, entry.group().rstrip("\n") + "\n")
+        for name, member in one.members.items():
+            if member.is_attribute and member.annotation and member.value:
+                if "ClassVar" not in str(member.annotation) and name[0] != "_":
+                    parameters.setdefault(name, _parameter(member))
+    first = parameters.pop("learning_rate")
+    parameters = {"learning_rate": first, **parameters}
+    self = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
+    made = griffe.Function(
+        "__init__", parameters=griffe.Parameters(self, *parameters.values())
+    )
+    optimizer.set_member("__init__", made)
+    listed = "Args:\n" + "".join(
+        dict.fromkeys(entries[name] for name in parameters if name in entries)
+    )
+    text = optimizer.docstring.value
+    if ARGUMENTS.search(text):
+        text = ARGUMENTS.sub(lambda _: listed, text)
+    else:
+        text = f"{text}\n\n{listed}"
+    optimizer.docstring.value = text
+
+
+def _parameter(attribute):
+    """An annotated attribute as a parameter; `field(default=…)` is its default."""
+    annotation, value = str(attribute.annotation), str(attribute.value)
+    annotation = re.sub(r"^InitVar\[(.*)\]$", r"\1", annotation)
+    value = re.sub(r"^field\(default=(.*), kw_only=False\)$", r"\1", value)
+    kind = griffe.ParameterKind.keyword_only
+    if attribute.name == "learning_rate":
+        kind = griffe.ParameterKind.positional_or_keyword
+    return griffe.Parameter(
+        attribute.name, annotation=annotation, kind=kind, default=value
+    )
 
 
 def _rewrite(part, package):

@@ -16,6 +16,7 @@ class FullMomentum(Momentum):
         M ← β M + (1 − β) U,   direction = M / (1 − β^t)
 
     Args:
+        decay, direction_decay, is_corrected, is_of_gradient: As in `Momentum`.
         shape: The variable's shape.
         dtype: Of the average: `"float32"`, `"bfloat16"`, or `"int8"` with one scale per
             row of the variable as a matrix.

@@ -58,6 +58,7 @@ class SubspaceMomentum(Momentum):
     is added to the normalized U (Uᵀ P), for gradients of a rank below r.)
 
     Args:
+        decay, direction_decay, is_corrected, is_of_gradient: As in `Momentum`.
         rows, columns: The variable's shape as a matrix, m and n.
         rank: r, less than m and n.
         refresh_every: The number of steps from one subspace update to the next.
