@@ -29,7 +29,7 @@ from rich.table import Table
 from sklearn import datasets
 
 import et_optimizer
-from benchmarks.names import check_names
+from benchmarks.optimizers import check_names
 from tf_models.data import text, windows
 from tf_models.models import transformer
 

@@ -13,7 +13,6 @@ memory.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import keras
@@ -23,25 +22,19 @@ from rich.console import Console
 from rich.table import Table
 
 import et_optimizer
+from benchmarks.optimizers import OPTIMIZERS
 
 DTYPES = ("float32", "bfloat16")
-OPTIMIZERS = {
-    "Adam": keras.optimizers.Adam,
-    "keras Adafactor": keras.optimizers.Adafactor,
-    "Adafactor": et_optimizer.Adafactor,
-    "SM3 1": functools.partial(et_optimizer.SM3, level=1),
-    "ExtremeTensoring()": et_optimizer.ExtremeTensoring,
-    "ExtremeTensoring() in int8": functools.partial(
-        et_optimizer.ExtremeTensoring, momentum_dtype="int8"
-    ),
-    # Without momentum.
-    **{
-        f"ExtremeTensoring {level}": functools.partial(
-            et_optimizer.ExtremeTensoring, level=level, beta_1=0.0
-        )
-        for level in (1, 2)
-    },
-}
+NAMES = (
+    "Adam",
+    "keras Adafactor",
+    "Adafactor",
+    "SM3 1",
+    "ExtremeTensoring()",
+    "ExtremeTensoring() in int8",
+    "ExtremeTensoring 1",
+    "ExtremeTensoring 2",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +104,7 @@ def reports(model, dtype):
         dtype: Dtype of its weights.
 
     Returns:
-        A dictionary from the names in `OPTIMIZERS` to a `MemoryReport`.
+        A dictionary from `NAMES` to a `MemoryReport`.
     """
     import jax
 
@@ -119,8 +112,8 @@ def reports(model, dtype):
 
     def build():
         backbone = model.make(**model.sizes, dtype=dtype)
-        for name, make in OPTIMIZERS.items():
-            optimizer = make()
+        for name in NAMES:
+            optimizer = OPTIMIZERS[name]()
             optimizer.build(backbone.trainable_variables)
             counted[name] = et_optimizer.memory_report(optimizer)
 
@@ -140,7 +133,7 @@ def render(name, source, by_dtype):
         weights = by_dtype[dtype]["Adam"].model_bytes
         table.add_column(f"state for {in_units(weights)}\nof {dtype}", justify="right")
         table.add_column("with weights", justify="right")
-    for optimizer in OPTIMIZERS:
+    for optimizer in NAMES:
         columns = []
         for dtype in DTYPES:
             report = by_dtype[dtype][optimizer]

@@ -32,7 +32,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import et_optimizer
-from benchmarks.names import check_names
+from benchmarks.optimizers import OPTIMIZERS, check_names
 from benchmarks.shapes import MODELS
 from tf_models.models.transformer import transformer_language_model
 
@@ -56,37 +56,6 @@ flags.DEFINE_bool("training", False, "Measure complete training steps.")
 TABLE, ROWS_TOUCHED = (1_000_000, 64), 4096
 WARM_UP = 3
 
-OPTIMIZERS = {
-    "SGD": lambda: keras.optimizers.SGD(0.01),
-    "Adam": keras.optimizers.Adam,
-    "SGD with momentum": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
-    "Adagrad": keras.optimizers.Adagrad,
-    "keras Adafactor": keras.optimizers.Adafactor,
-    "ExtremeTensoring()": et_optimizer.ExtremeTensoring,
-    **{
-        f"ExtremeTensoring rank {rank}": functools.partial(
-            et_optimizer.ExtremeTensoring, momentum_rank=rank
-        )
-        for rank in (8, 16)
-    },
-    # A subspace update of every variable in every step.
-    "ExtremeTensoring refreshing": functools.partial(
-        et_optimizer.ExtremeTensoring, refresh_every=1
-    ),
-    # Without momentum.
-    **{
-        f"ExtremeTensoring {level}": functools.partial(
-            et_optimizer.ExtremeTensoring, level=level, beta_1=0.0
-        )
-        for level in ("inf", 1, 2, 3)
-    },
-    **{
-        f"SM3 {level}": lambda level=level: et_optimizer.SM3(level=level)
-        for level in (1, 2, 3)
-    },
-    "Adafactor": et_optimizer.Adafactor,
-    "SubsetNorm": et_optimizer.SubsetNorm,
-}
 # Only measured if named: on large models a step with eigenvectors takes minutes.
 MATRIX_OPTIMIZERS = {
     f"{name} every {k}": lambda make=make, k=k: make(update_every=k)

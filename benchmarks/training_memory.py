@@ -25,7 +25,6 @@ concurrency; a flag makes it minimize memory:
 
 import concurrent.futures
 import dataclasses
-import functools
 import gc
 import inspect
 import multiprocessing
@@ -40,8 +39,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-import et_optimizer
-from benchmarks.names import check_names
+from benchmarks.optimizers import OPTIMIZERS, check_names
 from et_optimizer.memory.report import bytes_of
 from tf_models.models.transformer import transformer_language_model
 from tf_models.studies.device import PeakMemory
@@ -93,21 +91,16 @@ class TrainingStep:
         return model
 
 
-without_momentum = functools.partial(et_optimizer.ExtremeTensoring, level=1, beta_1=0.0)
 # SGD shows the minimum of any optimizer.
 PLAIN = {
-    f"{name} in {policy}": TrainingStep(make, policy)
-    for name, make, policies in [
-        ("SGD", keras.optimizers.SGD, ("float32", "mixed_bfloat16", "bfloat16")),
-        ("Adam", keras.optimizers.Adam, ("float32", "mixed_bfloat16")),
-        ("keras Adafactor", keras.optimizers.Adafactor, ("float32",)),
-        (
-            "ExtremeTensoring()",
-            et_optimizer.ExtremeTensoring,
-            ("float32", "mixed_bfloat16", "bfloat16"),
-        ),
-        ("ExtremeTensoring 1", without_momentum, ("float32", "bfloat16")),
-    ]
+    f"{name} in {policy}": TrainingStep(OPTIMIZERS[name], policy)
+    for name, policies in {
+        "SGD": ("float32", "mixed_bfloat16", "bfloat16"),
+        "Adam": ("float32", "mixed_bfloat16"),
+        "keras Adafactor": ("float32",),
+        "ExtremeTensoring()": ("float32", "mixed_bfloat16", "bfloat16"),
+        "ExtremeTensoring 1": ("float32", "bfloat16"),
+    }.items()
     for policy in policies
 }
 CLIPPED_TOO = (

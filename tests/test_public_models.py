@@ -115,8 +115,8 @@ def test_the_program_prints_a_table_for_each_model(capsys, monkeypatch):
     public_models.main([])
     printed = capsys.readouterr().out
     assert "GPT-2 small: 124,439,808 weights" in printed
-    width = max(map(len, public_models.OPTIMIZERS))
-    for name in public_models.OPTIMIZERS:
+    width = max(map(len, public_models.NAMES))
+    for name in public_models.NAMES:
         assert f"│ {name:>{width}} │" in printed
 
 

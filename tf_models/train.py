@@ -146,8 +146,7 @@ def _define_optimizer(values):
         "ExtremeTensoring",
         "One of "
         + ", ".join(optimizers.names())
-        + "; with arguments, as in 'ExtremeTensoring(level=2, beta_1=0.0)'; or a Keras "
-        "configuration in JSON.",
+        + "; or one with arguments, as in 'ExtremeTensoring(level=2, beta_1=0.0)'.",
         flag_values=values,
     )
     flag_rules.optimizer("optimizer", values)

@@ -2,11 +2,11 @@
 
 import functools
 import math
+import os
 import pathlib
 
 from absl import flags
 
-from tf_models.console.output import check_directory
 from tf_models.data.folder_files import ON_BAD_FILE
 from tf_models.studies import optimizers
 
@@ -54,7 +54,7 @@ def directory(name, values=flags.FLAGS):
     """Makes a flag refuse a directory that cannot be created or written to."""
 
     def check(path):
-        return path is None or check_directory(name, path)
+        return path is None or _check_directory(name, path)
 
     flags.register_validator(name, check, flag_values=values)
 
@@ -69,7 +69,7 @@ def file(name, values=flags.FLAGS):
             raise flags.ValidationError(
                 f"--{name} must be a file; received {path!r}. Name another."
             )
-        return check_directory(name, str(pathlib.Path(path).parent))
+        return _check_directory(name, str(pathlib.Path(path).parent))
 
     flags.register_validator(name, check, flag_values=values)
 
@@ -177,6 +177,19 @@ def check_data_flags(tasks, values=flags.FLAGS):
                 f"--{name} is only for a task that {what}; received "
                 f"{values[name].value!r}. Leave it out."
             )
+
+
+def _check_directory(name, path):
+    """Returns `True`, or raises if a directory cannot be created or written to."""
+    existing = pathlib.Path(path).expanduser().absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not (path and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise flags.ValidationError(
+            f"--{name} must be a directory that can be created or written to; received "
+            f"{path!r}, and {str(existing)!r} is no such directory. Name another."
+        )
+    return True
 
 
 def _is_whole(number, low, high):

@@ -1,35 +1,8 @@
-"""Output directories and atomic files."""
+"""Atomic output files."""
 
 import contextlib
 import os
-import pathlib
 import tempfile
-
-from absl import flags
-
-
-def check_directory(name, path):
-    """Checks that the directory of a flag can be created or written to.
-
-    Args:
-        name: The flag's name.
-        path: Its value, a string.
-
-    Returns:
-        `True`.
-
-    Raises:
-        flags.ValidationError: it cannot.
-    """
-    existing = pathlib.Path(path).expanduser().absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not (path and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise flags.ValidationError(
-            f"--{name} must be a directory that can be created or written to; received "
-            f"{path!r}, and {str(existing)!r} is no such directory. Name another."
-        )
-    return True
 
 
 @contextlib.contextmanager

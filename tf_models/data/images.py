@@ -19,7 +19,6 @@ from tf_models.data import IMAGES
 from tf_models.data.digits import Digits
 from tf_models.data.folder_files import log_skipped
 from tf_models.data.image_folder import DEFAULT_SIZE, LabelledImages, folder_config
-from tf_models.data.prefetching import prefetched
 
 # Of CIFAR-10's 50,000 training images; the others are for validation.
 CIFAR_10_TRAIN = 45_000
@@ -28,6 +27,7 @@ CIFAR_10_TRAIN = 45_000
 CHUNK = 1000
 # Augmentation pads each side by this share of its length: 4 pixels of 32.
 PADDING_SHARE = 1 / 8
+PREFETCHED_BATCHES = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -346,4 +346,9 @@ def _standardized_and_prefetched(batches, data):
     def standardized(images, labels):
         return (tf.cast(images, tf.float32) - mean) / deviation, labels
 
-    return prefetched(batches.map(standardized))
+    options = tf.data.Options()
+    # There is nothing to tune, and a finished iterator would wait up to half a minute
+    # for the tuning thread.
+    options.autotune.enabled = False
+    batches = batches.map(standardized).prefetch(PREFETCHED_BATCHES)
+    return batches.with_options(options)

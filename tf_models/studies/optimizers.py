@@ -7,16 +7,13 @@ A text is one of
 - a class of `tf_models.studies.torch_optimizers`, for the PyTorch backend:
   `torch.Muon`;
 - a class with arguments as Python literals: `ExtremeTensoring(level=2, beta_1=0.0)`,
-  `ExtremeTensoring(level={'embeddings|logits': 1, '.*': 2}, momentum_rank=None)`;
-- a Keras configuration in JSON: `{"class_name": "Adam", "config": {"beta_1": 0.5}}`.
+  `ExtremeTensoring(level={'embeddings|logits': 1, '.*': 2}, momentum_rank=None)`.
 
-The text does not contain the learning rate, which programs set with its schedule. The
-learning rate of a Keras configuration is their default.
+The text does not contain the learning rate, which programs set with its schedule.
 """
 
 import ast
 import inspect
-import json
 
 import keras
 
@@ -43,9 +40,7 @@ def parse(text):
         ValueError: the text has none of these forms, or the class or an argument of
             it does not exist.
     """
-    name, arguments = (
-        _from_json(text) if text.lstrip().startswith("{") else _from_call(text)
-    )
+    name, arguments = _name_and_arguments(text)
     optimizer_class = _class_of(name)
     _check_arguments(text, optimizer_class, arguments)
     return optimizer_class, arguments
@@ -89,26 +84,14 @@ def default_learning_rate(text):
     Args:
         text: See the module.
 
-    Returns:
-        The learning rate of a Keras configuration, or else the default of the class.
-
     Raises:
-        ValueError: as `parse`, or the configuration has a schedule.
+        ValueError: as `parse`.
     """
     optimizer_class, _ = parse(text)
-    own = inspect.signature(optimizer_class).parameters["learning_rate"].default
-    if not text.lstrip().startswith("{"):
-        return own
-    rate = json.loads(text).get("config", {}).get("learning_rate", own)
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-        raise ValueError(
-            "The learning rate of a configuration must be a number; received "
-            f"{rate!r}. Use the flags for the learning rate and its schedule."
-        )
-    return rate
+    return inspect.signature(optimizer_class).parameters["learning_rate"].default
 
 
-def _from_call(text):
+def _name_and_arguments(text):
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
@@ -121,25 +104,6 @@ def _from_call(text):
             "An optimizer must be a name, or a name with arguments as Python "
             f"literals; received {text!r} ({error}). {EXAMPLE}"
         ) from None
-
-
-def _from_json(text):
-    try:
-        configuration = json.loads(text)
-        name, arguments = configuration["class_name"], configuration.get("config", {})
-        arguments = dict(arguments)
-        package, _, name = name.rpartition(">")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            "An optimizer in JSON must be an object with 'class_name' and 'config'; "
-            f"received {text!r} ({type(error).__name__}: {error}). {EXAMPLE}"
-        ) from None
-    # `default_learning_rate` reads the learning rate, and the name has no effect.
-    for key in ("learning_rate", "name"):
-        arguments.pop(key, None)
-    # A class of Keras may have the name of a class of this library.
-    is_keras = not package and configuration.get("module") == "keras.optimizers"
-    return (KERAS if is_keras else "") + name, arguments
 
 
 def _class_of(name):

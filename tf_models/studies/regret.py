@@ -21,6 +21,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
 from tf_models.console.output import replacing
+from tf_models.studies.figures import COLORS
 from tf_models.studies.online_algorithms import ALGORITHMS
 
 # The grid of the paper, which is never extended: the results mark a best learning rate
@@ -30,8 +31,6 @@ RATES = np.logspace(-6, 0, 49)
 # would be unbounded, because breast cancer is nearly separable. The minimizer is the
 # best of all w with at most its norm.
 RIDGE = 0.01
-# The colors of Okabe and Ito, which color-blind readers can distinguish.
-COLORS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 
 
 # The data.

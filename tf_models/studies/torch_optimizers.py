@@ -18,7 +18,7 @@ import re
 import keras
 import numpy as np
 
-from et_optimizer.optimizers.rate_scales import OF_TOKENS
+from et_optimizer.optimizers.learning_rates import TOKEN_SCALE
 
 RANK_SHARE = 4  # Rank = width / 4, as in the papers of GaLore and APOLLO.
 # From Keras paths to the parameter names of PyTorch language models.
@@ -237,7 +237,7 @@ class AdamWOfTokens(AdamW):
     def groups(self, parameters):
         """Embeddings and output projection, and all others."""
         tokens, others = _split(parameters, _TOKENS)
-        return [{"params": tokens, "rate_scale": OF_TOKENS}, {"params": others}]
+        return [{"params": tokens, "rate_scale": TOKEN_SCALE}, {"params": others}]
 
 
 class Adam8bit(AdamW):
