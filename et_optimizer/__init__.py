@@ -12,34 +12,21 @@
 - `memory_plan`: the memory of a model and an optimizer, before it is allocated.
 """
 
-from et_optimizer import callbacks, frequent_directions, momenta, schedules
-from et_optimizer.memory import MemoryPlan, MemoryReport, memory_plan, memory_report
-from et_optimizer.optimizers import (
-    SM3,
-    Adafactor,
-    ExtremeTensoring,
-    PreconditionedOptimizer,
-    Rule,
-    Shampoo,
-    SketchyAdagrad,
-    SketchyShampoo,
-    SubsetNorm,
+from et_optimizer import (
+    callbacks,
+    frequent_directions,
+    momenta,
+    optimizers,
+    schedules,
 )
+from et_optimizer.memory import MemoryPlan, MemoryReport, memory_plan, memory_report
+from et_optimizer.optimizers import *  # noqa: F403
 from et_optimizer.version import __version__
 from et_optimizer.views.tensor_index import TensorIndex
 
 __all__ = [
-    "SM3",
-    "Adafactor",
-    "ExtremeTensoring",
     "MemoryPlan",
     "MemoryReport",
-    "PreconditionedOptimizer",
-    "Rule",
-    "Shampoo",
-    "SketchyAdagrad",
-    "SketchyShampoo",
-    "SubsetNorm",
     "TensorIndex",
     "__version__",
     "callbacks",
@@ -49,3 +36,4 @@ __all__ = [
     "momenta",
     "schedules",
 ]
+__all__ += optimizers.__all__

@@ -12,7 +12,7 @@ if keras.backend.backend() != "torch":
 import torch
 
 from et_optimizer import memory_report
-from et_optimizer.optimizers import rate_scales
+from et_optimizer.optimizers import learning_rates
 from tf_models.models.transformer import transformer_language_model
 from tf_models.studies import optimizers, presets, torch_optimizers
 from tf_models.studies.contenders import CONTENDERS
@@ -110,8 +110,8 @@ def test_adam_of_tokens_scales_the_learning_rate_of_tokens_only():
     plain, _ = trained(torch_optimizers.AdamW(2.0**-10), 1, vocabulary)
     scaled, _ = trained(torch_optimizers.AdamWOfTokens(2.0**-10), 1, vocabulary)
     named = [(v.path, tuple(v.shape)) for v in model(vocabulary).trainable_variables]
-    expected = rate_scales.of_variables("auto", named)
-    assert sorted(set(expected)) == [1.0, rate_scales.OF_TOKENS]
+    expected = learning_rates.rate_scales(["auto"] * len(named), named)
+    assert sorted(set(expected)) == [1.0, learning_rates.TOKEN_SCALE]
     start, one, other = map(weights, (model(vocabulary), plain, scaled))
     for scale, before, *after in zip(expected, start, one, other, strict=True):
         changes = [np.linalg.norm(now - before) for now in after]

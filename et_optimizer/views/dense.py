@@ -41,6 +41,12 @@ class DenseView:
     not reshaped then, which could gather it: rows and columns are positions along some
     dimensions of the variable. The marginals, which are small, are replicated.
 
+    Args:
+        gradient: A tensor of the variable's shape.
+        index: The `TensorIndex`.
+        as_matrix: Whether rows and columns are those of the variable as a matrix, if
+            the axes of the index allow it.
+
     Attributes:
         index: The `TensorIndex`.
         given: The gradient in its own dtype, of shape (rows, columns), or (stack,
