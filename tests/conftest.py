@@ -4,8 +4,9 @@ import keras
 import pytest
 from hypothesis import settings
 
-# The same examples on every run, and no deadline: the clock decides nothing here. Most
-# of them on PyTorch: TensorFlow and JAX compile each operation for each shape.
+# The same examples in every run, and no deadline, so that no result depends on the
+# clock. Most of them on PyTorch: TensorFlow and JAX compile each operation for each
+# shape.
 EXAMPLES = {"torch": 25, "tensorflow": 12, "jax": 6}
 settings.register_profile(
     "deterministic",
@@ -15,7 +16,7 @@ settings.register_profile(
 )
 settings.load_profile("deterministic")
 
-# For the tests of distribution several devices of the CPU, before any of them is used.
+# Several CPU devices for the tests of distribution; set before the first use of one.
 if keras.backend.backend() == "jax":
     import jax
 
@@ -23,7 +24,7 @@ if keras.backend.backend() == "jax":
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-    # Sets what the studies want of TensorFlow, before TensorFlow reads it.
+    # Sets the studies' options of TensorFlow before TensorFlow reads them.
     import tf_models  # noqa: F401
 
     tf.config.set_logical_device_configuration(
@@ -31,17 +32,17 @@ if keras.backend.backend() == "tensorflow":
         [tf.config.LogicalDeviceConfiguration()] * 2,
     )
 
-# About what only TensorFlow has. All other lines are counted under PyTorch: TensorFlow
-# takes a fifth longer while they are.
+# Tests of what only TensorFlow has. Coverage of all other lines is measured under
+# PyTorch, because measuring makes TensorFlow's run a fifth slower.
 COUNTED = {"test_tensorflow", "test_tensorflow_distribution", "test_tf_keras"}
 
 
-# Whose tests take minutes: a worker that began with one at the end would be alone then.
+# Their tests take minutes. If one started last, only one worker would still be busy.
 FIRST = {"test_colab", "test_jax_distribution", "test_tensorflow_distribution"}
 
 
 def pytest_collection_modifyitems(items):
-    """Long tests first; and counts no lines in the tests that PyTorch has as well."""
+    """Run long tests first, and measure no line that PyTorch's run measures."""
     items.sort(key=lambda item: item.path.stem not in FIRST)
     for item in items:
         if keras.backend.backend() == "tensorflow" and item.path.stem not in COUNTED:
@@ -50,8 +51,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def fresh_keras():
-    """Each test counts layer names from the start and draws the same numbers."""
-    # Without a garbage collection, which would take a third of a second each time.
+    """Reset layer names, random seeds and the dtype policy for each test."""
+    # A garbage collection would take a third of a second each time.
     keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     yield

@@ -1,8 +1,8 @@
-"""Trains on four devices: `python -m tests.jax_worker RANK COUNT PORT FOLDER`.
+"""Train on four devices: `python -m tests.jax_worker RANK COUNT PORT FOLDER`.
 
-COUNT processes have four devices of the host's CPU among them. They train twice: by
-"data", every device with a part of the batch, and by "model", with two parts of the
-batch and two of each matrix. Each writes all weights and slots to
+COUNT processes share four devices of the host's CPU. They train twice. In the kind
+"data" every device has a quarter of the batch; in the kind "model" the batch and each
+matrix are split in two. Each process writes all weights and slots to
 FOLDER/KIND-COUNT-RANK.npz.
 """
 
@@ -32,12 +32,12 @@ def main(rank, count, port, folder):
     )
     for kind, distribution in (("data", data), ("model", model)):
         keras.distribution.set_distribution(distribution)
-        found = trained(rank, count)
-        np.savez(f"{folder}/{kind}-{count}-{rank}.npz", *found)
+        state = trained(rank, count)
+        np.savez(f"{folder}/{kind}-{count}-{rank}.npz", *state)
 
 
 def trained(rank, count):
-    """All that a model and its optimizer hold after training, as `training` has it."""
+    """The weights and the optimizer's state after training."""
     import keras
 
     from et_optimizer import ExtremeTensoring
@@ -49,7 +49,9 @@ def trained(rank, count):
         0.01, beta_1=0.9, momentum_dtype="float32", **IN_A_SUBSPACE
     )
     model.compile(optimizer, training.loss_of(keras))
-    x, y = (of_process(array, rank, count, training.BATCH) for array in training.data())
+    x, y = (
+        examples_of(array, rank, count, training.BATCH) for array in training.data()
+    )
     model.fit(
         x,
         y,
@@ -59,17 +61,17 @@ def trained(rank, count):
         verbose=0,
     )
     variables = [*model.weights, *model.optimizer.variables]
-    return [whole(variable.value) for variable in variables]
+    return [gathered(variable.value) for variable in variables]
 
 
-def of_process(array, rank, count, batch):
-    """The examples of each global batch that a process feeds."""
+def examples_of(array, rank, count, batch):
+    """The examples of each global batch that one process feeds."""
     parts = array.reshape(-1, count, batch // count, *array.shape[1:])
     return parts[:, rank].reshape(-1, *array.shape[1:])
 
 
-def whole(array):
-    """The values of an array whose parts may lie in several processes."""
+def gathered(array):
+    """The values of an array that may be sharded over several processes."""
     from jax.experimental import multihost_utils
 
     if array.is_fully_addressable:

@@ -1,4 +1,4 @@
-"""The optimizers that the shared suites run on: add a name here to cover one more."""
+"""The optimizers that the shared suites run on. Add an entry to cover another one."""
 
 import functools
 import pathlib
@@ -17,19 +17,20 @@ from et_optimizer import (
 from tests.published import blocks
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
-# A rank and an interval so small that the tests' small matrices have several subspaces.
+# Small enough that the small matrices of the tests have momentum of low rank, whose
+# subspace is updated several times.
 IN_A_SUBSPACE = {"momentum_rank": 2, "refresh_every": 2}
 FULL = {"momentum_rank": None, "momentum_dtype": "float32"}
 
-# The optimizer that the documentation builds outside the library.
+# The optimizer that docs/write-your-own.md builds outside the library.
 LION, WRITTEN = "Lion of the documentation", {}
 exec(next(blocks(DOCS / "write-your-own.md")), WRITTEN)
 
-# Name → a function from keyword arguments to an optimizer. Together they cover
-# every path of the library: levels, elementwise and outer-product updates, means
-# combined in both ways, sums and maxima, stacks of matrices, covariances whole and
-# sketched, clipping, and momentum that is full or in a subspace, in every dtype. What
-# is not the class's default is given, and so stays what it is should a default change.
+# Name → a function from keyword arguments to an optimizer. Together they cover every
+# path of the library: levels, elementwise and outer-product updates, both combinations
+# of means, sums and maxima, stacks of matrices, full and sketched covariances,
+# clipping, and momentum that is full or in a subspace, in every dtype. Arguments that
+# matter here are explicit, so a new default does not change what is covered.
 OPTIMIZERS = {
     "ExtremeTensoring": ExtremeTensoring,
     "ExtremeTensoring in a subspace": functools.partial(
@@ -106,9 +107,8 @@ OPTIMIZERS = {
         spike_threshold=10.0,
         **FULL,
     ),
-    # Whole covariances of the few gradients of a test are singular: with the default
-    # ridge of 1e-6, rounding that differs between two ways to the same gradient would
-    # be seen in directions that the covariances have not.
+    # The full covariances of the few gradients of a test are singular. With the default
+    # ridge of 1e-6, differences in rounding would be amplified outside their range.
     "Shampoo": functools.partial(
         Shampoo, beta_1=0, update_every=2, block_size=16, relative_epsilon=1e-2
     ),
@@ -133,7 +133,7 @@ OPTIMIZERS = {
     LION: functools.partial(WRITTEN["Lion"], **IN_A_SUBSPACE),
 }
 
-# Whose slots are marginals, a subspace, maxima, and sketches.
+# Their slots are marginals, a subspace in int8, maxima, and sketches.
 SLOTS_OF_EACH_KIND = (
     "ExtremeTensoring",
     "ExtremeTensoring in a subspace in int8",
@@ -147,11 +147,11 @@ ALL_CLASSES = (
     "Shampoo",
     "SketchyAdagrad averaging",
 )
-# All of them under PyTorch, which compiles nothing, and elsewhere one of each class.
+# All under PyTorch, which compiles nothing; one per class on the other backends.
 MANY = OPTIMIZERS if backend() == "torch" else {n: OPTIMIZERS[n] for n in ALL_CLASSES}
-# For what Keras does around the step of an optimizer, whichever it is: one of each
-# class, with momentum of each kind. On TensorFlow and JAX, whose tests compile for most
-# of their time, slots of floating point and of integers: to Keras they are all alike.
+# For what Keras does around the step of any optimizer: one per class under PyTorch. On
+# TensorFlow and JAX, whose tests spend most of their time compiling, one with slots of
+# floating point and one with integers: Keras treats all others alike.
 ONE_OF_EACH = {
     name: OPTIMIZERS[name]
     for name in (ALL_CLASSES if backend() == "torch" else SLOTS_OF_EACH_KIND[:2])
@@ -159,24 +159,21 @@ ONE_OF_EACH = {
 
 
 def slots_of(optimizer):
-    """What a Keras 3 optimizer holds for variables, but for how many steps it skipped.
-
-    Those are integers, of which each variable has one.
-    """
-    held = optimizer.variables[2:]  # after Keras's iteration and learning rate
-    return [v for v in held if not v.name.endswith("skipped_steps")]
+    """The state of a Keras 3 optimizer, except its counters of skipped steps."""
+    state = optimizer.variables[2:]  # after Keras's iteration and learning rate
+    return [v for v in state if not v.name.endswith("skipped_steps")]
 
 
 def in_float32(make):
     """The same optimizer with its momentum in float32.
 
-    For tests that hold two programs equal: what lies between two numbers of fewer bits
-    each of them may round to another one.
+    For tests that compare two programs: in fewer bits, a value between two
+    representable ones may be rounded up by one program and down by the other.
     """
     return functools.partial(make, momentum_dtype="float32")
 
 
-# Those whose tensor index can be given by hand.
+# Optimizers with the argument `tensor_index`.
 TENSORED = {
     name: make
     for name, make in OPTIMIZERS.items()

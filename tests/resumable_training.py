@@ -1,7 +1,7 @@
 """A training run that may be killed: `python -m tests.resumable_training FOLDER STEP`.
 
-Kills itself with SIGKILL at a step (never, for a step of -1), goes on from the last
-backup when started again, and at the end writes its weights to FOLDER/weights.npz.
+It kills itself with SIGKILL at STEP (never for -1). When started again it resumes from
+the last backup. At the end it writes its weights and state to FOLDER/weights.npz.
 """
 
 import os
@@ -27,7 +27,7 @@ class KillAt(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.trained += 1
-        # Counted here: JAX keeps the optimizer's iterations to itself within an epoch.
+        # On JAX `optimizer.iterations` is not updated within an epoch.
         if 8 * self.epoch + batch + 1 == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,10 +1,10 @@
-"""Trains in several processes under `tf.distribute.MultiWorkerMirroredStrategy`.
+"""Train in several processes under `tf.distribute.MultiWorkerMirroredStrategy`.
 
     python -m tests.tensorflow_worker RANK COUNT PORT FOLDER KIND STEP
 
-KIND is "loop", a loop of one's own around a Keras 3 model; "fit", Keras 3's; or
-"tf_keras", that of tf_keras, with `BackupAndRestore`. The last process kills itself
-with SIGKILL at STEP (never, for -1). Each one writes all weights and slots to
+KIND is "loop", a custom training loop for a Keras 3 model; "fit", Keras 3's `fit`; or
+"tf_keras", `fit` of tf_keras with `BackupAndRestore`. The last process kills itself
+with SIGKILL at STEP (never for -1). Each process writes all weights and slots to
 FOLDER/COUNT-RANK.npz.
 """
 
@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-# In float32, because two processes need not round alike what has fewer bits.
+# In float32, because two processes may round to fewer bits differently.
 MOMENTUM = {
     "beta_1": 0.9,
     "momentum_dtype": "float32",

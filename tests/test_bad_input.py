@@ -27,8 +27,9 @@ from tests.optimizers import ALL_CLASSES, LION, OPTIMIZERS
 
 pytestmark = pytest.mark.one_backend
 
-# Gradients and variables are checked in one place for all optimizers. So three do: a rule
-# that needs dense gradients, a rule that does not, and an optimizer outside the library.
+# All optimizers share the checks of gradients and variables, so three stand for all:
+# a rule that takes any gradient, one that needs dense gradients, and one that is built
+# outside the library.
 FEW = ("ExtremeTensoring", "SketchyShampoo everything on", LION)
 few_optimizers = pytest.mark.parametrize("make", [OPTIMIZERS[n] for n in FEW], ids=FEW)
 each_class = pytest.mark.parametrize(

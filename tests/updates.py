@@ -1,4 +1,4 @@
-"""Running a rule of the library on a list of gradients."""
+"""Run an optimizer or a rule of the library on a list of gradients."""
 
 import functools
 
@@ -10,12 +10,12 @@ from et_optimizer.views import gradients
 
 
 def lengths_and_modes(index):
-    """A tensor index as `tests.reference` takes it."""
+    """A tensor index in the form that `tests.reference` takes."""
     return [(axis.length, axis.modes) for axis in index.axes]
 
 
 def compiled(function):
-    """The function, compiled by XLA where the backend has it."""
+    """The function, compiled by XLA if the backend has it."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -28,16 +28,16 @@ def compiled(function):
 
 
 def take_step(optimizer, gradients, variables):
-    """`optimizer.apply`; on JAX as its users' programs: stateless and compiled."""
+    """`optimizer.apply`; on JAX stateless and compiled, as its users call it."""
     if keras.backend.backend() != "jax":
         optimizer.apply(gradients, variables)
         return
     optimizer.build(variables)
-    held = [v.value for v in optimizer.variables]
+    state = [v.value for v in optimizer.variables]
     weights = [v.value for v in variables]
-    weights, held = _stateless_step(optimizer)(held, gradients, weights)
+    weights, state = _stateless_step(optimizer)(state, gradients, weights)
     for variable, value in zip(
-        [*variables, *optimizer.variables], [*weights, *held], strict=True
+        [*variables, *optimizer.variables], [*weights, *state], strict=True
     ):
         variable.assign(value)
 
@@ -54,8 +54,8 @@ def library_updates(rule, index, steps, is_compiled=None):
         rule: A `Rule`.
         index: A `TensorIndex`.
         steps: Sequence of arrays.
-        is_compiled: Whether by XLA, where the backend has it. By default on JAX, which
-            otherwise compiles every operation by itself.
+        is_compiled: Whether XLA compiles the step, if the backend has it. Defaults to
+            `True` on JAX, which otherwise compiles every operation separately.
 
     Yields:
         `(update, slots)` as NumPy arrays.
@@ -89,7 +89,7 @@ def last_update(rule, index, steps, is_compiled=None):
 
 
 def spread_gradients(shape, scale, seed, steps=20):
-    """Gradients over six decades around `scale`, with a slice of zeros a mode."""
+    """Gradients over six decades around `scale`; half of the axes get a zero slice."""
     rng = np.random.default_rng(seed)
     sizes = 10.0 ** rng.uniform(-3, 3, (steps, *shape))
     found = scale * sizes * rng.choice([-1.0, 1.0], (steps, *shape))

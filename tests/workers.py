@@ -1,4 +1,4 @@
-"""What the processes that run tests side by side make once, and share."""
+"""A folder that all workers of pytest-xdist share, for results computed once."""
 
 import contextlib
 import os
@@ -8,13 +8,13 @@ import filelock
 
 @contextlib.contextmanager
 def shared_folder(tmp_path_factory, name):
-    """A folder of all workers of pytest-xdist, one of which is in it at a time.
+    """A folder shared by all workers of pytest-xdist; only one enters it at a time.
 
-    Who finds there what it was about to make takes that.
+    A worker that finds a result in the folder uses it instead of computing it again.
     """
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # That of the worker is in the one that all have.
+        base = base.parent  # the parent of all workers' folders
     folder = base / name
     folder.mkdir(exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):
