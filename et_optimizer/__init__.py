@@ -12,21 +12,30 @@
 - `memory_plan`: the memory of a model and an optimizer, before it is allocated.
 """
 
-from et_optimizer import (
-    callbacks,
-    frequent_directions,
-    momenta,
-    optimizers,
-    schedules,
-)
+from et_optimizer import callbacks, frequent_directions, momenta, schedules
 from et_optimizer.memory import MemoryPlan, MemoryReport, memory_plan, memory_report
-from et_optimizer.optimizers import *  # noqa: F403
+from et_optimizer.optimizers.adafactor import Adafactor
+from et_optimizer.optimizers.base import PreconditionedOptimizer
+from et_optimizer.optimizers.extreme_tensoring import ExtremeTensoring
+from et_optimizer.optimizers.rule import Rule
+from et_optimizer.optimizers.shampoo import Shampoo, SketchyAdagrad, SketchyShampoo
+from et_optimizer.optimizers.sm3 import SM3
+from et_optimizer.optimizers.subset_norm import SubsetNorm
 from et_optimizer.version import __version__
 from et_optimizer.views.tensor_index import TensorIndex
 
 __all__ = [
+    "Adafactor",
+    "ExtremeTensoring",
     "MemoryPlan",
     "MemoryReport",
+    "PreconditionedOptimizer",
+    "Rule",
+    "SM3",
+    "Shampoo",
+    "SketchyAdagrad",
+    "SketchyShampoo",
+    "SubsetNorm",
     "TensorIndex",
     "__version__",
     "callbacks",
@@ -36,4 +45,3 @@ __all__ = [
     "momenta",
     "schedules",
 ]
-__all__ += optimizers.__all__

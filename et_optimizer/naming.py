@@ -1,6 +1,9 @@
 """The names of variables: paths for regular expressions, prefixes of slots."""
 
 import re
+from typing import Any
+
+import keras
 
 from et_optimizer.types import Variable
 
@@ -16,6 +19,9 @@ def slot_prefix(variable: Variable) -> str:
     return name.replace("/", "_").replace(":", "_") + "_"
 
 
-def in_words(name: str) -> str:
-    """A class's name in snake case: `ExtremeTensoring` as `extreme_tensoring`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+def findable_by_name(cls: Any) -> Any:
+    """Lets `compile` find an optimizer by its class's name, also in snake case."""
+    snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+    for name in (cls.__name__, snake_case):
+        keras.saving.get_custom_objects()[name] = cls
+    return cls

@@ -18,7 +18,8 @@ from typing import Any
 
 import keras
 
-from et_optimizer import naming, optimizers
+import et_optimizer
+from et_optimizer import naming
 from et_optimizer.optimizers import rounding
 from et_optimizer.optimizers.nonfinite import NonfiniteHandling
 from et_optimizer.optimizers.options import hint, is_of_keras
@@ -308,46 +309,46 @@ register = tf_keras.saving.register_keras_serializable(package="et_optimizer")
 class ExtremeTensoring(PreconditionedOptimizer):
     """`et_optimizer.ExtremeTensoring` in tf_keras: the same arguments and weights."""
 
-    keras_class = optimizers.ExtremeTensoring
+    keras_class = et_optimizer.ExtremeTensoring
 
 
 @register
 class SM3(PreconditionedOptimizer):
     """`et_optimizer.SM3` in tf_keras: the same arguments and weights."""
 
-    keras_class = optimizers.SM3
+    keras_class = et_optimizer.SM3
 
 
 @register
 class Adafactor(PreconditionedOptimizer):
     """`et_optimizer.Adafactor` in tf_keras: the same arguments and weights."""
 
-    keras_class = optimizers.Adafactor
+    keras_class = et_optimizer.Adafactor
 
 
 @register
 class SubsetNorm(PreconditionedOptimizer):
     """`et_optimizer.SubsetNorm` in tf_keras: the same arguments and weights."""
 
-    keras_class = optimizers.SubsetNorm
+    keras_class = et_optimizer.SubsetNorm
 
 
 @register
 class Shampoo(PreconditionedOptimizer):
     """`et_optimizer.Shampoo` in tf_keras: the same arguments and weights."""
 
-    keras_class = optimizers.Shampoo
+    keras_class = et_optimizer.Shampoo
 
 
 @register
 class SketchyShampoo(PreconditionedOptimizer):
     """`et_optimizer.SketchyShampoo` in tf_keras: the same arguments and weights."""
 
-    keras_class = optimizers.SketchyShampoo
+    keras_class = et_optimizer.SketchyShampoo
 
 
 @register
 class SketchyAdagrad(PreconditionedOptimizer):
     """`et_optimizer.SketchyAdagrad` in tf_keras: the same arguments and weights."""
 
-    keras_class = optimizers.SketchyAdagrad
+    keras_class = et_optimizer.SketchyAdagrad

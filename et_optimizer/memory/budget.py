@@ -10,7 +10,7 @@ from et_optimizer import checks
 from et_optimizer.memory.report import bytes_of
 from et_optimizer.memory.shapes import VariableShape
 from et_optimizer.momenta.subspace import AUTO, auto_rank
-from et_optimizer.optimizers import ExtremeTensoring
+from et_optimizer.optimizers.extreme_tensoring import ExtremeTensoring
 from et_optimizer.types import MomentumRank
 from et_optimizer.views.tensor_index import matrix_shape
 

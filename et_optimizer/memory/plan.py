@@ -24,7 +24,7 @@ from et_optimizer.memory.shapes import (
     stand_in,
     variables_of,
 )
-from et_optimizer.optimizers import ExtremeTensoring
+from et_optimizer.optimizers.extreme_tensoring import ExtremeTensoring
 
 
 @dataclasses.dataclass(frozen=True)

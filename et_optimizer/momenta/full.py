@@ -6,7 +6,8 @@ from keras import ops
 
 from et_optimizer.momenta import quantization
 from et_optimizer.momenta.momentum import Momentum, finite
-from et_optimizer.views.updates import MaterializedUpdate
+from et_optimizer.types import Shape, Tensor
+from et_optimizer.views.updates import MaterializedUpdate, Update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +28,17 @@ class FullMomentum(Momentum):
     dtype: str = "float32"
     rows: int = 1
 
-    def slots(self):
+    def slots(self) -> dict[str, tuple[Shape, str]]:
         """The average, and its scales; see `Momentum`."""
         return quantization.slots("momentum", self.shape, self.dtype, self._scale_axes)
 
-    def __call__(self, update, state, step, is_subspace_update=None):
+    def __call__(
+        self,
+        update: Update,
+        state: list[Tensor],
+        step: Tensor,
+        is_subspace_update: Tensor | None = None,
+    ) -> tuple[Update, list[Tensor]]:
         """One step; see `Momentum`."""
         average = quantization.dequantize(state)
         if self.direction_decay is None:

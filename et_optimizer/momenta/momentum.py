@@ -2,8 +2,12 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from keras import ops
+
+from et_optimizer.types import Self, Shape, Tensor
+from et_optimizer.views.updates import Update
 
 # Above any sensible update, and far enough below the largest float32 to be averaged.
 LARGEST_UPDATE = 1e30
@@ -32,19 +36,19 @@ class Momentum:
     # Whether updates are averaged as matrices, by their products with thin matrices.
     is_of_matrix = False
 
-    def slots(self):
+    def slots(self) -> dict[str, tuple[Shape, str]]:
         """The slots of a variable: a dict from name to `(shape, dtype)`."""
         return {}
 
-    def initial(self, name):
+    def initial(self, name: str) -> Any:
         """The initial value of a slot: an array, or `None` for zeros."""
         return None
 
-    def is_subspace_update(self, step):
+    def is_subspace_update(self, step: Tensor) -> Tensor:
         """Whether the basis is updated at a step, t from 1: a scalar."""
         return False
 
-    def staggered(self, position, count):
+    def staggered(self, position: int, count: int) -> Self:
         """This momentum, as one of `count` whose subspace updates are spread in time.
 
         Args:
@@ -53,7 +57,13 @@ class Momentum:
         """
         return self
 
-    def __call__(self, update, state, step, is_subspace_update=None):
+    def __call__(
+        self,
+        update: Update,
+        state: list[Tensor],
+        step: Tensor,
+        is_subspace_update: Tensor | None = None,
+    ) -> tuple[Update, list[Tensor]]:
         """One step.
 
         Args:
@@ -68,7 +78,7 @@ class Momentum:
         """
         return update, state
 
-    def averages(self, average, new):
+    def averages(self, average: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
         """The kept average after a step, and the average that is the direction."""
         kept = self.decay * average + (1.0 - self.decay) * new
         if self.direction_decay is None:
@@ -76,7 +86,7 @@ class Momentum:
         beta = self.direction_decay
         return kept, beta * average + (1.0 - beta) * new
 
-    def weight(self, step):
+    def weight(self, step: Tensor) -> Tensor:
         """The sum of the weights in the average, or 1 if it is not corrected."""
         if not self.is_corrected:
             return 1.0

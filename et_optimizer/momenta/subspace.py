@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from keras import ops
@@ -12,7 +12,8 @@ from et_optimizer.compilers import symbolic
 from et_optimizer.compilers.tracing import is_concrete
 from et_optimizer.momenta import quantization
 from et_optimizer.momenta.momentum import Momentum, finite
-from et_optimizer.views.updates import UpdatePlusProduct
+from et_optimizer.types import Self, Shape, Tensor
+from et_optimizer.views.updates import Update, UpdatePlusProduct
 
 AUTO: Final = "auto"
 # "auto" is this share of a matrix's shorter side, and at least this rank.
@@ -79,7 +80,7 @@ class SubspaceMomentum(Momentum):
 
     is_of_matrix = True
 
-    def slots(self):
+    def slots(self) -> dict[str, tuple[Shape, str]]:
         """The basis, the average and its scales; see `Momentum`."""
         shorter, longer = sorted((self.rows, self.columns))
         basis = {"momentum_basis": ((shorter, self.rank), self._basis_dtype)}
@@ -87,25 +88,31 @@ class SubspaceMomentum(Momentum):
         average = quantization.slots("momentum", shape, self.dtype, self._scale_axes)
         return basis | average
 
-    def initial(self, name):
+    def initial(self, name: str) -> Any:
         """A random orthonormal basis; see `Momentum`."""
         # A plan of the memory has no use for the values.
         if name != "momentum_basis" or symbolic.is_active():
             return None
         return _random_basis(min(self.rows, self.columns), self.rank)
 
-    def is_subspace_update(self, step):
+    def is_subspace_update(self, step: Tensor) -> Tensor:
         """Whether the basis is updated at a step; see `Momentum`."""
         since_start = ops.cast(step, "int32") - 1
         is_due = (since_start + self.offset) % self.refresh_every == 0
         return ops.logical_or(is_due, since_start == 0)
 
-    def staggered(self, position, count):
+    def staggered(self, position: int, count: int) -> Self:
         """With the updates of `count` variables spread in time; see `Momentum`."""
         offset = position * self.refresh_every // count
         return dataclasses.replace(self, offset=offset)
 
-    def __call__(self, update, state, step, is_subspace_update=None):
+    def __call__(
+        self,
+        update: Update,
+        state: list[Tensor],
+        step: Tensor,
+        is_subspace_update: Tensor | None = None,
+    ) -> tuple[Update, list[Tensor]]:
         """One step; see `Momentum`."""
         if is_subspace_update is None:
             is_subspace_update = self.is_subspace_update(step)

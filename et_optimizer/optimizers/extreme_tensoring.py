@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from et_optimizer import checks
+from et_optimizer.naming import findable_by_name
 from et_optimizer.optimizers import rank_one
 from et_optimizer.optimizers.levels import LevelledOptimizer
 from et_optimizer.optimizers.rule import (
@@ -196,6 +197,7 @@ def _powers(vectors, exponent):
     return ops.split(ops.power(ops.concatenate(vectors), exponent), ends)
 
 
+@findable_by_name
 @keras.saving.register_keras_serializable(package="et_optimizer")
 class ExtremeTensoring(LevelledOptimizer):
     r"""Optimizer that implements extreme tensoring: a few statistics per layer.

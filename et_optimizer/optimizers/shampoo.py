@@ -17,6 +17,7 @@ from keras import ops
 from et_optimizer import checks, frequent_directions
 from et_optimizer.compilers.tracing import is_concrete
 from et_optimizer.frequent_directions import Sketch
+from et_optimizer.naming import findable_by_name
 from et_optimizer.optimizers.base import PreconditionedOptimizer
 from et_optimizer.optimizers.extreme_tensoring import ExtremeTensoringRule
 from et_optimizer.optimizers.levels import LevelledOptimizer
@@ -319,6 +320,7 @@ def _fold(blocks, mode, shape):
     return ops.moveaxis(ops.reshape(rows, (shape[mode], *others)), 0, mode)
 
 
+@findable_by_name
 @keras.saving.register_keras_serializable(package="et_optimizer")
 class Shampoo(LevelledOptimizer):
     r"""Optimizer that implements Shampoo, with the whole covariance of every mode.
@@ -438,6 +440,7 @@ class Shampoo(LevelledOptimizer):
         return index_variables(named_shapes, levels, self.tensor_index, self.merge_axes)
 
 
+@findable_by_name
 @keras.saving.register_keras_serializable(package="et_optimizer")
 class SketchyShampoo(Shampoo):
     r"""Optimizer that implements Sketchy, Shampoo in a fraction of its memory.

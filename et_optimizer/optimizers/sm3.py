@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from et_optimizer import checks
+from et_optimizer.naming import findable_by_name
 from et_optimizer.optimizers.levels import LevelledOptimizer
 from et_optimizer.optimizers.rule import Rule, average_weight
 from et_optimizer.types import (
@@ -83,6 +84,7 @@ class SM3Rule(Rule):
         return gradient * root * weight**-0.5
 
 
+@findable_by_name
 @keras.saving.register_keras_serializable(package="et_optimizer")
 class SM3(LevelledOptimizer):
     r"""Optimizer that implements SM3: AdaGrad with one accumulator per row and column.

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import keras
 
+from et_optimizer.naming import findable_by_name
 from et_optimizer.optimizers.base import PreconditionedOptimizer
 from et_optimizer.optimizers.extreme_tensoring import ExtremeTensoringRule
 from et_optimizer.types import (
@@ -33,6 +34,7 @@ class SubsetNormRule(ExtremeTensoringRule):
     combination: str = "geometric"
 
 
+@findable_by_name
 @keras.saving.register_keras_serializable(package="et_optimizer")
 class SubsetNorm(PreconditionedOptimizer):
     r"""Optimizer that implements Subset-Norm: one step size per row or column.
