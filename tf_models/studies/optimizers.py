@@ -23,7 +23,13 @@ from tf_models.studies import torch_optimizers
 KERAS = "keras."
 TORCH = "torch."
 # Base classes, and wrappers of other optimizers.
-NOT_OPTIMIZERS = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "TorchOptimizer"}
+NOT_OPTIMIZERS = {
+    "LossScaleOptimizer",
+    "MultiOptimizer",
+    "Optimizer",
+    "PreconditionedOptimizer",
+    "TorchOptimizer",
+}
 EXAMPLE = "Write for example 'ExtremeTensoring(level=2)', 'Adam' or 'keras.Adafactor'."
 
 
@@ -73,7 +79,7 @@ def with_arguments(text, arguments):
     prefix = ""
     if issubclass(optimizer_class, torch_optimizers.TorchOptimizer):
         prefix = TORCH
-    elif _is_ours(name) and getattr(et_optimizer, name) is not optimizer_class:
+    elif getattr(et_optimizer, name, optimizer_class) is not optimizer_class:
         prefix = KERAS
     return f"{prefix}{name}({listed})"
 
@@ -108,38 +114,37 @@ def _name_and_arguments(text):
 
 def _class_of(name):
     if name.startswith(TORCH):
-        found = getattr(torch_optimizers, name.removeprefix(TORCH), None)
-    elif not name.startswith(KERAS) and hasattr(et_optimizer, name):
-        found = getattr(et_optimizer, name)
+        module, name_there = torch_optimizers, name.removeprefix(TORCH)
+    elif _is_optimizer(et_optimizer, name):
+        module, name_there = et_optimizer, name
     else:
-        found = getattr(keras.optimizers, name.removeprefix(KERAS), None)
-    is_optimizer = inspect.isclass(found) and issubclass(
-        found, keras.optimizers.Optimizer
-    )
-    if not is_optimizer or found.__name__ in NOT_OPTIMIZERS:
+        module, name_there = keras.optimizers, name.removeprefix(KERAS)
+    if not _is_optimizer(module, name_there):
         raise ValueError(
             f"There is no optimizer {name!r} in et_optimizer or keras.optimizers. "
             f"Choose from {', '.join(names())}."
         )
-    return found
+    return getattr(module, name_there)
 
 
 def names():
     """The names of all optimizers, those of this library first."""
-    ours = [name for name in dir(et_optimizer) if _is_ours(name)]
+    ours = [name for name in dir(et_optimizer) if _is_optimizer(et_optimizer, name)]
     theirs = [
         name
-        for name, value in vars(keras.optimizers).items()
-        if inspect.isclass(value)
-        and issubclass(value, keras.optimizers.Optimizer)
-        and name not in NOT_OPTIMIZERS.union(ours)
+        for name in sorted(vars(keras.optimizers))
+        if _is_optimizer(keras.optimizers, name) and name not in ours
     ]
-    return [*ours, *sorted(theirs)]
+    return [*ours, *theirs]
 
 
-def _is_ours(name):
-    value = getattr(et_optimizer, name, None)
-    return inspect.isclass(value) and issubclass(value, keras.optimizers.Optimizer)
+def _is_optimizer(module, name):
+    value = getattr(module, name, None)
+    return (
+        inspect.isclass(value)
+        and issubclass(value, keras.optimizers.Optimizer)
+        and name not in NOT_OPTIMIZERS
+    )
 
 
 def _check_arguments(text, optimizer_class, arguments):
@@ -154,8 +159,7 @@ def _check_arguments(text, optimizer_class, arguments):
             f"the averages into the weights; received {text!r}. Leave out use_ema, and "
             "use it with keras.callbacks.SwapEMAWeights in your own program."
         )
-    known = set(inspect.signature(optimizer_class.__init__).parameters)
-    known |= set(getattr(optimizer_class, "shared_arguments", ()))
+    known = set(inspect.signature(optimizer_class).parameters)
     for base in inspect.getmro(keras.optimizers.Optimizer):
         known |= set(inspect.signature(base.__init__).parameters)
     known -= {"self", "args", "kwargs", "learning_rate"}
