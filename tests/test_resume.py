@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends as if nothing had happened."""
+"""A run that is killed and started again ends like one that was not interrupted."""
 
 import pathlib
 import signal
@@ -16,16 +16,16 @@ def run(folder, kill_at):
     return subprocess.run(command, cwd=ROOT, capture_output=True).returncode
 
 
-def test_a_killed_and_resumed_run_is_bit_identical_to_an_undisturbed_one(tmp_path):
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    assert run(undisturbed, -1) == 0
+def test_a_killed_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path):
+    uninterrupted, interrupted = tmp_path / "uninterrupted", tmp_path / "interrupted"
+    assert run(uninterrupted, -1) == 0
     # Step 20 is in the middle of the third epoch of 8 steps.
-    assert run(disturbed, 20) == -signal.SIGKILL
-    assert not (disturbed / "weights.npz").exists()
-    assert run(disturbed, -1) == 0
-    one = np.load(undisturbed / "weights.npz")
-    other = np.load(disturbed / "weights.npz")
-    # The second process went on from the end of the second epoch.
+    assert run(interrupted, 20) == -signal.SIGKILL
+    assert not (interrupted / "weights.npz").exists()
+    assert run(interrupted, -1) == 0
+    one = np.load(uninterrupted / "weights.npz")
+    other = np.load(interrupted / "weights.npz")
+    # The second process resumed from the end of the second epoch.
     assert one["steps_of_this_process"] == 32
     assert other["steps_of_this_process"] == 16
     names = [name for name in one.files if name.startswith("arr_")]
