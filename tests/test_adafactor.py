@@ -1,4 +1,4 @@
-"""Adafactor against Keras's own, against a float64 transcription, and what it holds."""
+"""Adafactor against Keras's, against a float64 transcription, and its state."""
 
 import functools
 import inspect
@@ -16,9 +16,7 @@ from tests.optimizers import slots_of
 from tests.reference import adafactor as reference
 from tests.updates import random_gradients, spread_gradients
 
-pytestmark = pytest.mark.two_backends
-
-# The paper's steps: not averaged, and as long as clipping lets them be.
+# The paper's steps: no momentum, and no bound but that of clipping.
 papers = functools.partial(Adafactor, beta_1=0, update_bound=None)
 RANKS = [(), (1,), (7,), (6, 9), (1, 8), (8, 1), (3, 4, 5), (3, 1, 5), (2, 3, 4, 5)]
 
@@ -34,21 +32,24 @@ def start_of(shape, seed=1):
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("relative_step", [True, False])
 @pytest.mark.parametrize(
-    "rate", [0.001, 0.5, keras.optimizers.schedules.ExponentialDecay(0.3, 4, 0.5)]
+    "learning_rate",
+    [0.001, 0.5, keras.optimizers.schedules.ExponentialDecay(0.3, 4, 0.5)],
 )
 @pytest.mark.parametrize("shape", RANKS)
-def test_it_gives_the_weights_of_keras_adafactor(shape, rate, relative_step):
+def test_weights_equal_those_of_keras_adafactor(shape, learning_rate, relative_step):
     steps, start = random_gradients(shape, seed=0, steps=20), start_of(shape)
-    arguments = dict(learning_rate=rate, relative_step=relative_step)
+    arguments = dict(learning_rate=learning_rate, relative_step=relative_step)
     theirs = weights_after(keras.optimizers.Adafactor(**arguments), start, steps)
     ours = weights_after(papers(**arguments), start, steps)
     assert np.any(theirs != start)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_it_takes_the_place_of_keras_adafactor_with_any_arguments():
+@pytest.mark.one_backend
+def test_it_is_a_drop_in_replacement_for_keras_adafactor():
     shape = (12, 30)
     steps, start = 100 * random_gradients(shape, seed=0, steps=20), start_of(shape)
     arguments = dict(
@@ -67,7 +68,7 @@ def test_it_takes_the_place_of_keras_adafactor_with_any_arguments():
         {n: p.default for n, p in inspect.signature(optimizer).parameters.items()}
         for optimizer in (keras.optimizers.Adafactor, Adafactor)
     )
-    del theirs["kwargs"], theirs["name"]  # Keras's bears the name of the class
+    del theirs["kwargs"], theirs["name"]  # Keras's default name is the class's.
     assert {name: ours[name] for name in theirs} == theirs
     config = keras.optimizers.Adafactor(**arguments).get_config()
     again = Adafactor.from_config(config).get_config()
@@ -82,13 +83,16 @@ OPTIONS = {
         dict(multiply_by_parameter_scale=False),
         dict(scale_by_parameter=False),
     ),
-    "with a rate of its own": (dict(cap_learning_rate=False), dict(cap=False)),
-    "with momentum": (dict(beta_1=0.9, **FULL), dict(beta_1=0.9)),
-    "factoring large matrices only": (
-        dict(min_dim_size_to_factor=5),
-        dict(least_to_factor=5),
+    "without the cap on the learning rate": (
+        dict(cap_learning_rate=False),
+        dict(cap=False),
     ),
-    "Tensor2Tensor with all of it": (
+    "with momentum": (dict(beta_1=0.9, **FULL), dict(beta_1=0.9)),
+    "factoring only large matrices": (
+        dict(min_dim_size_to_factor=5),
+        dict(min_side=5),
+    ),
+    "all options of Tensor2Tensor": (
         dict(
             beta_1=0.8,
             cap_learning_rate=False,
@@ -101,13 +105,14 @@ OPTIONS = {
             beta_1=0.8,
             cap=False,
             scale_by_parameter=False,
-            least_to_factor=4,
+            min_side=4,
             decay=-1.0,
         ),
     ),
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("ours", "theirs"), OPTIONS.values(), ids=OPTIONS)
 @settings(max_examples=10)
 @given(
@@ -119,29 +124,31 @@ def test_weights_equal_the_transcription(ours, theirs, shape, exponent, seed):
     while np.prod(shape) > 3000:
         shape = shape[:-1]
     steps = spread_gradients(shape, 10.0**exponent, seed, steps=8)
-    # A start of 0 shows the steps themselves, to their own precision.
+    # Starting at 0, the weights have the precision of the steps.
     start = np.zeros(shape, "float32")
-    rates = 0.3 * 0.9 ** np.arange(8)
+    learning_rates = 0.3 * 0.9 ** np.arange(8)
     schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 1, 0.9)
     found = weights_after(papers(schedule, **ours), start, steps)
-    *_, expected = reference.weights(start, steps, rates, **theirs)
+    *_, expected = reference.weights(start, steps, learning_rates, **theirs)
     scale = np.max(np.abs(expected), initial=0.0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * scale)
 
 
+# Large enough for the sums over slabs, with remainders on both axes.
+@pytest.mark.two_backends
 @pytest.mark.parametrize(
     "shape", [(769, 521), (3, 3, 61, 67), (1, 1031), (5, 27127), (27127, 5)]
 )
 def test_large_odd_shapes_equal_the_transcription(shape):
-    # Large enough for the sums over slabs, with remainders on both axes.
     steps, start = spread_gradients(shape, 1.0, seed=0, steps=3), start_of(shape)
     found = weights_after(papers(0.1), start, steps)
     *_, expected = reference.weights(start, steps, [0.1] * 3)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("shape", [(), (13,), (13, 7), (2, 3, 4)])
-def test_gradients_of_zero_move_nothing_and_leave_no_trace(shape):
+def test_zero_gradients_move_nothing_and_leave_later_steps_exact(shape):
     start = start_of(shape)
     steps = np.zeros((3, *shape), "float32")
     np.testing.assert_array_equal(weights_after(papers(), start, steps), start)
@@ -151,8 +158,9 @@ def test_gradients_of_zero_move_nothing_and_leave_no_trace(shape):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("epsilon_1", [1.2e-38, 1e-36, 1e-30])
-def test_a_row_without_gradient_stays_at_rest_however_long_and_small_epsilon(epsilon_1):
+def test_a_row_without_gradient_does_not_move_in_100_000_steps(epsilon_1):
     rule = papers(epsilon_1=epsilon_1)._rule
     index = TensorIndex.of_matrices((3, 4))
     gradient = np.ones((3, 4), "float32")
@@ -166,8 +174,9 @@ def test_a_row_without_gradient_stays_at_rest_however_long_and_small_epsilon(eps
     assert np.all(np.isfinite(ops.convert_to_numpy(update.evaluate())))
 
 
+@pytest.mark.two_backends
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_other_float_dtypes_compute_in_float32(dtype):
+def test_16_bit_weights_have_float32_state_and_float32_steps(dtype):
     variable = keras.Variable(start_of((24, 9)), dtype=dtype)
     start = ops.convert_to_numpy(ops.cast(variable, "float32"))
     gradient = ops.cast(start_of((24, 9), seed=2), dtype)
@@ -186,12 +195,13 @@ def test_other_float_dtypes_compute_in_float32(dtype):
     )
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("shape", RANKS)
-def test_it_holds_rows_and_columns_and_nothing_else(shape):
+def test_the_state_is_row_and_column_statistics_and_nothing_else(shape):
     variable = keras.Variable(np.zeros(shape, "float32"), name="kernel")
     optimizer = papers()
     optimizer.build([variable])
-    held = {v.name: tuple(v.shape) for v in slots_of(optimizer)}
+    state = {v.name: tuple(v.shape) for v in slots_of(optimizer)}
     matrix = [n for n in shape[-2:] if n > 1]
     stack = int(np.prod(shape[:-2]))
     lead = (stack,) if stack > 1 else ()
@@ -201,19 +211,21 @@ def test_it_holds_rows_and_columns_and_nothing_else(shape):
             "kernel_columns": (*lead, matrix[1]),
         }
     else:
-        # One row or column is all there is: V itself, no larger than R and C.
+        # A single row or column: V itself is no larger than R and C.
         expected = {"kernel_entries": (*lead, *matrix)}
-    assert held == expected
+    assert state == expected
 
 
-def test_only_matrices_of_the_least_size_are_factored():
+@pytest.mark.one_backend
+def test_matrices_below_min_dim_size_to_factor_are_not_factored():
     variables = [keras.Variable(np.zeros(s, "float32")) for s in [(8, 9), (7, 90)]]
     optimizer = papers(min_dim_size_to_factor=8)
     optimizer.build(variables)
     assert [row.slots for row in memory_report(optimizer).rows] == [17, 630]
 
 
-def test_the_report_shows_what_keras_adafactor_holds_beside_it():
+@pytest.mark.one_backend
+def test_keras_adafactor_keeps_a_full_copy_that_ours_does_not():
     net = keras.Sequential([keras.Input((2000,)), keras.layers.Dense(512)])
     reports = {}
     for make in (papers, keras.optimizers.Adafactor):
@@ -224,6 +236,7 @@ def test_the_report_shows_what_keras_adafactor_holds_beside_it():
     assert reports[keras.optimizers.Adafactor] == 2512 + 2000 * 512
 
 
+@pytest.mark.one_backend
 def test_the_state_of_keras_adafactor_is_refused():
     variable = keras.Variable(np.zeros((6, 9), "float32"))
     theirs, ours = keras.optimizers.Adafactor(), papers()
@@ -235,10 +248,11 @@ def test_the_state_of_keras_adafactor_is_refused():
         ours.load_own_variables(store)
 
 
-def test_it_follows_the_schedules_of_the_paper():
-    rate = schedules.InverseSquareRoot(0.5, warmup_steps=3)
+@pytest.mark.one_backend
+def test_the_schedule_of_the_paper_sets_the_learning_rates():
+    schedule = schedules.InverseSquareRoot(0.5, warmup_steps=3)
     steps, start = random_gradients((4, 5), seed=0), start_of((4, 5))
-    found = weights_after(papers(rate, cap_learning_rate=False), start, steps)
-    rates = [0.5 * min(t * 3**-1.5, t**-0.5) for t in range(1, 7)]
-    *_, expected = reference.weights(start, steps, rates, cap=False)
+    found = weights_after(papers(schedule, cap_learning_rate=False), start, steps)
+    learning_rates = [0.5 * min(t * 3**-1.5, t**-0.5) for t in range(1, 7)]
+    *_, expected = reference.weights(start, steps, learning_rates, cap=False)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -1,22 +1,22 @@
 """Extreme tensoring in float64 NumPy, entry by entry as the paper writes it.
 
-Chen et al., 2020, arXiv:1902.04620, Algorithm 1. Independent of the library: it
-knows entries and slices, not axes, marginals or matrices.
+Chen et al., 2020, arXiv:1902.04620, Algorithm 1. Independent of the library: it works
+on entries and slices, not on axes, marginals or matrices.
 """
 
 import numpy as np
 
 
 def coordinates(lengths_and_modes):
-    """For every mode, the slice that each entry of the variable lies in.
+    """For every mode, the slice that contains each entry of the variable.
 
     Args:
         lengths_and_modes: For each axis of the view its length and the sizes of
             the modes it is split into, in row-major order.
 
     Returns:
-        `(sizes, slices)`: lists with one mode size and one integer array, of the
-        variable's number of entries, a mode.
+        `(sizes, slices)`: lists with one element per mode: its size, and an integer
+        array with the slice of each entry.
     """
     lengths = [length for length, _ in lengths_and_modes]
     count = int(np.prod(lengths))
@@ -34,14 +34,14 @@ def updates(gradients, lengths_and_modes, *, beta_2=None, mean=False, epsilon=0.
     """The update δ[I] g[I] of every step.
 
     Args:
-        gradients: Sequence of arrays, one a step.
+        gradients: Sequence of arrays, one per step.
         lengths_and_modes: As for `coordinates`.
-        beta_2: Decay of the bias-corrected moving average; `None` adds up.
-        mean: Whether slice means take the place of slice sums.
+        beta_2: Decay of the bias-corrected moving average; `None` sums.
+        mean: Whether slice means replace slice sums.
         epsilon: The paper's ε.
 
     Yields:
-        An array a step, of the gradient's shape.
+        An array per step, of the gradient's shape.
     """
     sizes, slices = coordinates(lengths_and_modes)
     order = len(sizes)
@@ -60,7 +60,7 @@ def updates(gradients, lengths_and_modes, *, beta_2=None, mean=False, epsilon=0.
                 statistic = sums[mode] / (1 - beta_2**step)
             if mean:
                 statistic = statistic / np.maximum(entries[mode], 1)
-            # In logarithms, because the product of many modes leaves float64 too.
+            # In logarithms, because the product of many modes overflows even float64.
             with np.errstate(divide="ignore"):
                 log_product += np.log(statistic)[slices[mode]]
         with np.errstate(divide="ignore"):

@@ -1,9 +1,9 @@
 """The rank-one combination in float64 NumPy, entry by entry.
 
-v̂[I] = m · Π_i (M_i[I_i] / m), M_i[j] the mean of v over slice j of mode i and m that
-over all entries: the product of the marginals of the independence model (Ghalamkari,
-Sugiyama, 2021, arXiv:2103.02898). Independent of the library: it knows entries and
-slices alone.
+v̂[I] = m · Π_i (M_i[I_i] / m), M_i[j] the mean of v over slice j of mode i and m the
+mean over all entries: the product of the marginals of the independence model
+(Ghalamkari, Sugiyama, 2021, arXiv:2103.02898). Independent of the library: it works on
+entries and slices.
 """
 
 import numpy as np
@@ -34,13 +34,13 @@ def updates(gradients, lengths_and_modes, *, beta_2=None, epsilon=0.0):
     """The update g / (√v̂ + ε) of every step.
 
     Args:
-        gradients: Sequence of arrays, one a step.
+        gradients: Sequence of arrays, one per step.
         lengths_and_modes: As for `coordinates`.
-        beta_2: Decay of the bias-corrected moving average; `None` adds up.
+        beta_2: Decay of the bias-corrected moving average; `None` sums.
         epsilon: ε.
 
     Yields:
-        An array a step, of the gradient's shape.
+        An array per step, of the gradient's shape.
     """
     moments = 0.0
     for step, gradient in enumerate(gradients, start=1):

@@ -18,7 +18,7 @@ def fd_update(covariance, addition, rank):
 
 
 def inverse_root(matrix, exponent, epsilon=0.0, relative_epsilon=0.0):
-    """(A + εI)^(−α) of a symmetric matrix, with the pseudo-inverse of what is 0."""
+    """(A + εI)^(−α) of a symmetric matrix; the pseudo-inverse on its null space."""
     values, vectors = np.linalg.eigh(matrix)
     largest = max(values[-1], 0.0)
     is_zero = values <= 1e-12 * largest
@@ -58,13 +58,13 @@ def s_shampoo(
     """Algorithm 3, or Shampoo where `rank` is None: the update of every step.
 
     Args:
-        gradients: Sequence of arrays of one shape, in which axes of length 1 do not
-            count as modes.
-        rank: Eigenvectors a sketch.
-        beta_2: Decay of the covariances' bias-corrected average; `None` adds up.
+        gradients: Sequence of arrays of one shape; axes of length 1 are no modes.
+        rank: Number of eigenvectors of a sketch.
+        beta_2: Decay of the covariances' bias-corrected average; `None` sums.
         epsilon, relative_epsilon: As in the library.
-        update_every: Every how many gradients one enters the covariances.
-        block_size: Longest side of a covariance; longer modes have near-equal blocks.
+        update_every: One gradient in this many enters the covariances.
+        block_size: Largest side of a covariance; longer modes are split into blocks of
+            nearly equal size.
 
     Yields:
         Arrays of the gradients' shape.
@@ -107,7 +107,7 @@ def s_shampoo(
 
 
 def _blocks(length, block_size):
-    """Index arrays of near-equal blocks: all of ⌈length / count⌉ but the last."""
+    """Index arrays of blocks of ⌈length / count⌉ entries; the last may be shorter."""
     count = 1 if block_size is None else -(-length // block_size)
     size = -(-length // count)
     return [np.arange(length)[i : i + size] for i in range(0, length, size)]

@@ -1,7 +1,7 @@
 """SM3 in float64 NumPy, entry by entry and set by set as the paper writes it.
 
 Anil et al., 2019, arXiv:1901.11150, Algorithms SM3-I and SM3-II. Independent of the
-library: it knows entries and the sets that cover them, not rows, columns or axes.
+library: it works on entries and the sets that cover them, not on rows, columns or axes.
 """
 
 import numpy as np
@@ -13,14 +13,14 @@ def nus(gradients, lengths_and_modes, variant, beta_2=None):
     """ν of every step.
 
     Args:
-        gradients: Sequence of arrays, one a step.
+        gradients: Sequence of arrays, one per step.
         lengths_and_modes: As for `coordinates`; the cover is the slices of all modes.
         variant: `"I"` or `"II"`.
-        beta_2: Decay of the moving average; `None` adds up.
+        beta_2: Decay of the moving average; `None` sums.
 
     Yields:
-        `(nu, accumulators)` a step: an array of the gradient's shape, and a list of
-        vectors, one number a set.
+        `(nu, accumulators)` per step: an array of the gradient's shape, and a list of
+        vectors, with one element per set.
     """
     sizes, slices = coordinates(lengths_and_modes)
     old, new = (1.0, 1.0) if beta_2 is None else (beta_2, 1.0 - beta_2)

@@ -1,4 +1,4 @@
-"""Stochastic rounding, entry by entry, with Python's own integers and float64."""
+"""Stochastic rounding, entry by entry, in Python integers and float64."""
 
 import math
 
@@ -8,7 +8,7 @@ WIDTH = 2**32
 
 
 def hashed(number, key=0):
-    """The bijection of 32 bits, the key joined after its first half."""
+    """The bijection on 32 bits; the key is mixed in after its first half."""
     number ^= number >> 16
     number = number * 0x7FEB352D % WIDTH ^ key
     number ^= number >> 15
@@ -16,13 +16,13 @@ def hashed(number, key=0):
     return number ^ number >> 16
 
 
-def seed(iteration, place):
-    """What tells one variable's step from all others."""
-    return random_bits(hashed(place % WIDTH), iteration)
+def seed(iteration, index):
+    """The seed of one variable at one step, different from all others."""
+    return random_bits(hashed(index % WIDTH), iteration)
 
 
 def random_bits(seed_of_step, entry):
-    """32 bits for an entry."""
+    """The 32 random bits of an entry."""
     return hashed((entry + seed_of_step) % WIDTH, seed_of_step)
 
 
@@ -35,10 +35,10 @@ def neighbours(x, dtype):
 
 
 def stochastic(x, dtype, noise):
-    """x rounded away from 0 where the noise is more than what it lacks.
+    """x, rounded away from 0 if the noise reaches the distance to the next number.
 
     Args:
-        x: A finite number in the dtype's range.
+        x: A finite number within the range of the dtype.
         dtype: A name in `FORMATS`.
         noise: 32 random bits.
     """

@@ -1,22 +1,22 @@
 """Subspace momentum in float64 NumPy (Nguyen, Nguyen, 2024, arXiv:2411.07120).
 
-With the refresh of the library, a step of subspace iteration that carries the momentum
-over, in place of the paper's singular vectors, and a ten-thousandth of the old basis in
-the new one. A basis is compared by what it does: its
-columns may have other signs, or be turned within their space.
+The basis is updated as in the library: by a step of subspace iteration, to which a
+ten-thousandth of the old basis is added, instead of by the paper's singular vectors.
+The momentum is projected onto the new basis. Compare bases by their projections: signs
+of columns, and rotations within the subspace, make no difference.
 """
 
 import numpy as np
 
 
 class SubspaceMomentum:
-    """Turns updates, matrices with no more rows than columns, into directions.
+    """Momentum of updates, matrices with no more rows than columns.
 
     Args:
         basis: The basis at the start, of shape (rows, r).
         decay: β₁.
-        is_due: From a step, from 1, to whether the basis is refreshed at it.
-        is_corrected: Whether for the start at 0.
+        is_due: A function from a step, counted from 1, to whether it updates the basis.
+        is_corrected: Whether the average is corrected for its start at 0.
     """
 
     def __init__(self, basis, decay, is_due, is_corrected=True):
@@ -25,7 +25,7 @@ class SubspaceMomentum:
         self.average, self.step = 0.0, 0
 
     def direction(self, update):
-        """P M + (U − P Pᵀ U) after taking in the update U."""
+        """P M + (U − P Pᵀ U), where M includes the update U."""
         update = np.asarray(update, np.float64)
         self.step += 1
         if self.is_due(self.step):
