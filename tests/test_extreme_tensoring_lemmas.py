@@ -21,12 +21,12 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 ACCUMULATED = ExtremeTensoringRule(None, "sum", 0.0, "geometric")
-# The lemmas are about the paper's own steps: unaveraged, and as long as they are.
+# The lemmas hold for the paper's steps: without momentum and bound.
 PAPERS = dict(combination="geometric", beta_1=0, update_bound=None)
 
 
 @given(shape=shapes, level=levels, seed=seeds)
-def test_the_preconditioner_is_at_least_adagrads_entry_by_entry(shape, level, seed):
+def test_the_preconditioner_is_at_least_adagrads_in_every_entry(shape, level, seed):
     steps = random_gradients(shape, seed)
     assume(np.all(np.abs(steps[-1]) > 1e-6))
     update = last_update(ACCUMULATED, TensorIndex.from_shape(shape, level), steps)
@@ -35,7 +35,7 @@ def test_the_preconditioner_is_at_least_adagrads_entry_by_entry(shape, level, se
 
 
 @given(size=st.integers(1, 50), seed=seeds)
-def test_one_mode_is_adagrad(size, seed):
+def test_with_one_mode_the_update_is_adagrads(size, seed):
     steps = random_gradients((size,), seed)
     update = last_update(ACCUMULATED, TensorIndex.from_shape((size,), 1), steps)
     np.testing.assert_allclose(update, steps[-1] / reference.adagrad(steps), rtol=1e-5)
@@ -44,8 +44,8 @@ def test_one_mode_is_adagrad(size, seed):
 @given(
     shape=shapes, level=levels, seed=seeds, beta_2=st.sampled_from([0.9, 0.99, 0.999])
 )
-def test_equal_gradient_sizes_give_adams_step(shape, level, seed, beta_2):
-    # Whatever the level and the padding, so that a rate carries over from Adam.
+def test_gradients_of_equal_size_give_adams_step(shape, level, seed, beta_2):
+    # At every level and with padding, so Adam's learning rate can be used.
     rng = np.random.default_rng(seed)
     sizes = 10.0 ** rng.uniform(-2, 2, 5)
     ours = keras.Variable(np.zeros(shape, "float32"))
@@ -59,7 +59,7 @@ def test_equal_gradient_sizes_give_adams_step(shape, level, seed, beta_2):
         gradient = ops.convert_to_tensor(size * signs, "float32")
         optimizer.apply([gradient], [ours])
         adam.apply([gradient], [adams])
-    # Adam's own bias correction in float32 is the looser side.
+    # Adam's bias correction in float32 has the larger rounding error.
     np.testing.assert_allclose(ours.numpy(), adams.numpy(), rtol=2e-4, atol=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_scaling_all_gradients_leaves_the_update_unchanged(
 
 
 def traces(steps, index):
-    """Tr H_T and Tr Ĥ_T, entries that never saw a gradient counting 0."""
+    """Tr H_T and Tr Ĥ_T, where entries without any gradient count 0."""
     sizes, slices = reference.coordinates(lengths_and_modes(index))
     squares = (np.asarray(steps, "float64") ** 2).sum(0).ravel()
     product = 1.0
@@ -96,9 +96,9 @@ def traces(steps, index):
 
 @pytest.mark.parametrize("level", [1, 2, 3, "inf"])
 @given(seed=seeds, shape=st.sampled_from([(9,), (4, 6), (7, 5), (3, 4, 5)]))
-def test_regret_stays_under_the_papers_bound(level, seed, shape):
-    # Online linear losses over the box [-1, 1]^d, whose gradients do not depend on
-    # the iterates: D∞ = 2 and the lemma's rate are known before the first step.
+def test_regret_on_linear_losses_is_within_the_papers_bound(level, seed, shape):
+    # The gradients of online linear losses over the box [-1, 1]^d do not depend on the
+    # iterates, so D∞ = 2 and the lemma's learning rate are known before the first step.
     rng = np.random.default_rng(seed)
     drift = rng.standard_normal(shape) * rng.choice([0.0, 1.0])
     steps = drift + rng.standard_normal((30, *shape)) * 10 ** rng.uniform(-2, 2, shape)
@@ -106,11 +106,11 @@ def test_regret_stays_under_the_papers_bound(level, seed, shape):
     index = TensorIndex.from_shape(shape, level)
     trace, adagrad_trace = traces(steps, index)
     diameter = 2.0
-    rate = diameter * np.sqrt(trace / (2 * adagrad_trace))
+    learning_rate = diameter * np.sqrt(trace / (2 * adagrad_trace))
     x = keras.Variable(np.zeros(shape, "float32"))
     x.constraint = lambda w: ops.clip(w, -1.0, 1.0)
     optimizer = et_optimizer.ExtremeTensoring(
-        float(rate),
+        float(learning_rate),
         level=level,
         beta_2=None,
         statistic="sum",
@@ -128,19 +128,19 @@ def test_regret_stays_under_the_papers_bound(level, seed, shape):
 
 @pytest.mark.parametrize("level", [1, 2, 3, "inf"])
 @given(seed=seeds)
-def test_regret_on_least_squares_stays_under_the_bound_at_the_measured_diameter(
+def test_regret_on_least_squares_is_within_the_bound_at_the_measured_diameter(
     level, seed
 ):
-    # Losses whose gradients do depend on the iterates, with any rate η: the
-    # paper's proof gives D∞² Tr H_T / (2η) + η Tr Ĥ_T before η is optimized.
+    # Here gradients depend on the iterates, and η is any learning rate: the paper's
+    # proof gives D∞² Tr H_T / (2η) + η Tr Ĥ_T before η is optimized.
     rng = np.random.default_rng(seed)
-    shape, count, rate = (4, 6), 40, 0.5
+    shape, count, learning_rate = (4, 6), 40, 0.5
     features = rng.standard_normal((count, 24)) * 10 ** rng.uniform(-1, 1, 24)
     targets = features @ rng.standard_normal(24) + rng.standard_normal(count)
     best = np.linalg.lstsq(features, targets, rcond=None)[0]
     x = keras.Variable(np.zeros(shape, "float32"))
     optimizer = et_optimizer.ExtremeTensoring(
-        rate,
+        learning_rate,
         level=level,
         beta_2=None,
         statistic="sum",
@@ -155,5 +155,5 @@ def test_regret_on_least_squares_stays_under_the_bound_at_the_measured_diameter(
         steps.append((2 * (row @ at - target) * row).reshape(shape))
         optimizer.apply([ops.convert_to_tensor(steps[-1], "float32")], [x])
     trace, adagrad_trace = traces(steps, TensorIndex.from_shape(shape, level))
-    bound = diameter**2 * trace / (2 * rate) + rate * adagrad_trace
+    bound = diameter**2 * trace / (2 * learning_rate) + learning_rate * adagrad_trace
     assert regret <= bound * (1 + 1e-5)
