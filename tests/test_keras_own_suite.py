@@ -1,6 +1,6 @@
-"""Keras's own tests of optimizers, with the optimizers of this library in place of its.
+"""Keras's own tests of optimizers, run on the optimizers of this library.
 
-What the installed Keras tests of its optimizers, whichever they are, it tests of these.
+They are the tests of the installed Keras, so a new release brings its own.
 """
 
 import re
@@ -16,16 +16,16 @@ from keras.src.optimizers import (
     optimizer_test,
 )
 
-from tests.optimizers import ALL_CLASSES, ONE_OF_EACH, OPTIMIZERS
+from tests.optimizers import ALL_CLASSES, OPTIMIZERS, SLOTS_OF_EACH_KIND
 
-# Every class under PyTorch, which compiles nothing; in what the other backends have of
-# their own, all classes take the same way to Keras.
+# Every class under PyTorch, which compiles nothing. What Keras does differently on the
+# other backends does not depend on the class.
 CLASSES = ALL_CLASSES if backend.backend() == "torch" else ["ExtremeTensoring"]
 MAKERS = {name: OPTIMIZERS[name] for name in CLASSES}
-OF_KERAS = ("SGD", "Adam", "AdamW", "RMSprop")
+KERAS_CLASSES = ("SGD", "Adam", "AdamW", "RMSprop")
 
-OF_ANOTHER_RULE = {
-    # The numbers that SGD gives.
+EXCLUDED = {
+    # They expect the results of SGD.
     "test_apply_with_no_vars",
     "test_callable_learning_rate",
     "test_custom_callable_function",
@@ -45,7 +45,7 @@ OF_ANOTHER_RULE = {
     "test_stateful_apply",
     "test_stateless_apply",
     "test_static_loss_scaling",
-    # The names of Keras's classes.
+    # They expect the names of Keras's classes.
     "test_get_method",
     "test_optimizer_auto_naming",
     "test_serialization",
@@ -53,18 +53,17 @@ OF_ANOTHER_RULE = {
 
 
 def cases(module, suite):
-    """The tests of a class, of those with a parameter for each of Keras's rules one."""
+    """The tests of a class, with only one of those that repeat for each Keras rule."""
     names = unittest.TestLoader().getTestCaseNames(getattr(module, suite))
     return [
         pytest.param(getattr(module, suite), name, id=f"{suite}-{name}")
         for name in names
-        if not re.search(r"(decay|optimizers)[1-9]\d*$", name)
-        and name not in OF_ANOTHER_RULE
+        if not re.search(r"(decay|optimizers)[1-9]\d*$", name) and name not in EXCLUDED
     ]
 
 
-def in_place(make):
-    """The optimizer for the arguments of one of Keras's."""
+def takes_keras_arguments(make):
+    """The optimizer, made from the arguments of one of Keras's."""
 
     def made(learning_rate=0.01, momentum=0.0, nesterov=False, **kwargs):
         return make(learning_rate=learning_rate, **kwargs)
@@ -88,8 +87,8 @@ def run(case, name):
         *cases(multi_optimizer_test, "MultiOptimizerTest"),
     ],
 )
-def test_what_keras_tests_of_its_optimizers(make, suite, name, monkeypatch):
-    ours = in_place(make)
+def test_it_passes_keras_tests_of_optimizers(make, suite, name, monkeypatch):
+    ours = takes_keras_arguments(make)
 
     def get(given):
         return ours(**given["config"]) if isinstance(given, dict) else ours()
@@ -98,43 +97,38 @@ def test_what_keras_tests_of_its_optimizers(make, suite, name, monkeypatch):
     if hasattr(module, "SGD"):
         monkeypatch.setattr(module, "SGD", ours)
     if hasattr(module, "optimizers"):
-        names = vars(module.optimizers) | dict.fromkeys(OF_KERAS, ours) | {"get": get}
+        names = (
+            vars(module.optimizers) | dict.fromkeys(KERAS_CLASSES, ours) | {"get": get}
+        )
         monkeypatch.setattr(module, "optimizers", types.SimpleNamespace(**names))
     run(suite(name), name)
 
 
-EVERY_CLASS = {name: OPTIMIZERS[name] for name in ALL_CLASSES}
-# On JAX, whose programs are compiled operation by operation here, some of them.
-OF_SPARSE = ONE_OF_EACH if backend.backend() == "jax" else EVERY_CLASS
-# Rows stay rows where every entry does not move at every step.
-KEEP_ROWS = {
-    name: make
-    for name, make in EVERY_CLASS.items()
-    if not name.startswith(("Shampoo", "Sketchy"))
-}
+# JAX compiles operation by operation here, so one class is enough there.
+SPARSE = ["ExtremeTensoring"] if backend.backend() == "jax" else SLOTS_OF_EACH_KIND
 
 
 @pytest.mark.skipif(
     backend.backend() == "torch", reason="Keras has no sparse tensors on PyTorch"
 )
-@pytest.mark.parametrize("make", OF_SPARSE.values(), ids=OF_SPARSE)
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("optimizer", SPARSE)
+@pytest.mark.parametrize("has_momentum", [False, True])
 @pytest.mark.parametrize("name", ["test_sparse_gradients", "test_sparse_correctness"])
-def test_what_keras_tests_of_sparse_gradients(make, kept, name):
-    """`kept`: without momentum, which makes rows dense."""
+def test_it_passes_keras_tests_of_sparse_gradients(optimizer, has_momentum, name):
+    make = OPTIMIZERS[optimizer]
     suite = optimizer_sparse_test.OptimizerSparseTest
-    (of_one,) = {
+    (test_of_one,) = {
         getattr(suite, test).__wrapped__
         for test in unittest.TestLoader().getTestCaseNames(suite)
         if test.startswith(f"{name}_sgd_nesterov") or test == f"{name}_sgd"
     }
-    arguments = {"momentum_rank": 0} if kept else {}
-    is_by_rows = make in KEEP_ROWS.values() and (
-        kept or not make().momentum_decays()[0]
-    )
-    of_one(
+    arguments = {} if has_momentum else {"momentum_rank": 0}
+    # A step updates rows only if no other row moves: momentum moves all, and so do the
+    # covariances of (Sketchy)Shampoo.
+    updates_rows = not optimizer.startswith("Sketchy") and not has_momentum
+    test_of_one(
         suite(f"{name}_sgd"),
         make,
         arguments,
-        expect_model_sparse_variable_updates=is_by_rows,
+        expect_model_sparse_variable_updates=updates_rows,
     )
