@@ -1,7 +1,8 @@
-"""A training run that may be killed: `python -m tests.resumable_training FOLDER STEP`.
+"""Training that may be killed: `python -m tests.resumable_training STEP FOLDER...`.
 
-It kills itself with SIGKILL at STEP (never for -1). When started again it resumes from
-the last backup. At the end it writes its weights and state to FOLDER/weights.npz.
+It trains once per FOLDER, and kills itself with SIGKILL at STEP (never for -1). Started
+again, it resumes from the last backup in FOLDER. At the end it writes weights and state
+to FOLDER/weights.npz.
 """
 
 import os
@@ -33,6 +34,7 @@ class KillAt(keras.callbacks.Callback):
 
 
 def main(folder, kill_at):
+    keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((64, 10)).astype("float32")
@@ -59,8 +61,9 @@ def main(folder, kill_at):
     )
     variables = [*model.weights, *model.optimizer.variables]
     state = [ops.convert_to_numpy(v) for v in variables]
-    np.savez(folder / "weights.npz", *state, steps_of_this_process=kill.trained)
+    np.savez(folder / "weights.npz", *state, steps_of_this_run=kill.trained)
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
+    for folder in sys.argv[2:]:
+        main(pathlib.Path(folder), int(sys.argv[1]))
