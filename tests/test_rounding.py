@@ -1,4 +1,4 @@
-"""Weights in two bytes: what they are rounded to, and that nothing else is touched."""
+"""Stochastic rounding of 16-bit weights, and that it changes nothing else."""
 
 import functools
 
@@ -19,7 +19,7 @@ from tests.updates import compiled
 DTYPES = ("bfloat16", "float16")
 BACKEND = keras.backend.backend()
 in_each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-# On TensorFlow and JAX, where every operation is compiled for every shape, a few.
+# All under PyTorch; elsewhere, where each is compiled, one with every dtype of state.
 MANY = OPTIMIZERS if BACKEND == "torch" else ONE_OF_EACH
 every_optimizer = pytest.mark.parametrize("make", MANY.values(), ids=MANY)
 one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
@@ -30,10 +30,10 @@ def in_float32(tensor):
     return ops.convert_to_numpy(ops.cast(tensor, "float32"))
 
 
-def rounded(numbers, dtype, iteration=0, place=0):
-    """Numbers, stochastically rounded, as float32."""
+def rounded(numbers, dtype, iteration=0, index=0):
+    """Stochastically rounded numbers, as float32."""
     numbers = np.asarray(numbers, "float32")
-    seed = rounding.seed(ops.convert_to_tensor(iteration), place)
+    seed = rounding.seed(ops.convert_to_tensor(iteration), index)
     counters = positions(numbers.shape, seed)
     numbers = ops.convert_to_tensor(numbers)
     found = rounding.stochastic(numbers, dtype, seed, counters)
@@ -51,9 +51,9 @@ def unsigned(integers):
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(-999, 999), st.integers(0, 2**31 - 30))
-def test_the_bits_are_those_of_the_reference_on_every_backend(iteration, place, first):
-    seed = rounding.seed(ops.convert_to_tensor(iteration, "int32"), place)
-    expected = reference.seed(iteration, place)
+def test_the_random_bits_equal_the_reference(iteration, index, first):
+    seed = rounding.seed(ops.convert_to_tensor(iteration, "int32"), index)
+    expected = reference.seed(iteration, index)
     assert unsigned(seed) == expected
     entries = first + np.arange(30).reshape(2, 3, 5)
     np.testing.assert_array_equal(unsigned(positions((2, 3, 5), first)), entries)
@@ -63,13 +63,13 @@ def test_the_bits_are_those_of_the_reference_on_every_backend(iteration, place, 
         assert bits == reference.random_bits(expected, int(entry))
 
 
-def test_numbers_of_entries_go_on_past_31_bits():
+def test_positions_of_entries_go_beyond_31_bits():
     found = unsigned(positions((2, 3), 2**31 - 2))
     np.testing.assert_array_equal(found.ravel(), 2**31 - 2 + np.arange(6))
 
 
 @in_each_dtype
-def test_it_is_the_reference_s_on_all_scales(dtype):
+def test_rounding_equals_the_reference_on_all_scales(dtype):
     rng = np.random.default_rng(0)
     least, most = {"bfloat16": (-125, 126), "float16": (-30, 15)}[dtype]
     numbers = rng.choice([-1, 1], 500) * rng.uniform(1, 2, 500)
@@ -82,6 +82,7 @@ def test_it_is_the_reference_s_on_all_scales(dtype):
     np.testing.assert_array_equal(rounded(numbers, dtype, 3, 2), expected)
 
 
+@pytest.mark.one_backend
 @given(
     st.floats(1.0, 2.0, exclude_max=True, width=32),
     st.integers(-20, 14),
@@ -89,7 +90,7 @@ def test_it_is_the_reference_s_on_all_scales(dtype):
     st.sampled_from(DTYPES),
     st.integers(0, 1000),
 )
-def test_it_is_unbiased_and_never_leaves_the_two_neighbours(
+def test_rounding_is_unbiased_and_gives_one_of_the_two_neighbours(
     fraction, exponent, is_negative, dtype, iteration
 ):
     x = float(np.float32((-fraction if is_negative else fraction) * 2.0**exponent))
@@ -107,12 +108,12 @@ def test_it_is_unbiased_and_never_leaves_the_two_neighbours(
 
 
 @in_each_dtype
-def test_what_the_dtype_holds_stays_as_it_is(dtype):
+def test_numbers_of_the_dtype_are_not_changed(dtype):
     bits = np.arange(2**16, dtype="uint16").view("int16")
     numbers = ops.convert_to_numpy(
         ops.cast(_numbers_of_bits(bits, dtype), "float32")
     ).copy()
-    # Numbers below the normal ones of float32 some backends take for 0.
+    # Some backends flush subnormal numbers of float32 to 0.
     is_normal = np.abs(numbers) >= 2.0**-126
     is_kept = is_normal | (numbers == 0) | np.isinf(numbers)
     numbers = numbers[is_kept]
@@ -131,7 +132,7 @@ def _numbers_of_bits(bits, dtype):
 
 
 @in_each_dtype
-def test_nan_stays_nan_and_what_is_finite_stays_finite(dtype):
+def test_nan_stays_nan_and_finite_numbers_stay_finite(dtype):
     nans = np.array([0x7FC00000, 0x7F800001, 0x7FFFFFFF, -1], "int64")
     nans = nans.astype("uint32").view("float32")
     assert np.isnan(nans).all()
@@ -143,8 +144,9 @@ def test_nan_stays_nan_and_what_is_finite_stays_finite(dtype):
         assert rounded([sign * np.inf], dtype)[0] == sign * np.inf
 
 
+@pytest.mark.one_backend
 @in_each_dtype
-def test_powers_of_two_part_units_of_two_lengths(dtype):
+def test_the_spacing_changes_at_powers_of_two(dtype):
     bits = reference.FORMATS[dtype][0]
     for sign in (1, -1):
         below, above = 1 - 2.0 ** -(bits + 1), 1 + 2.0**-bits
@@ -155,37 +157,38 @@ def test_powers_of_two_part_units_of_two_lengths(dtype):
         assert found == {sign * 1.0, sign * (1 + 2.0 ** -(bits - 1))}
 
 
-def test_numbers_below_the_normal_ones():
-    # Those of float16 are multiples of 2^-24, far inside float32.
+def test_subnormal_numbers_round_to_their_neighbours():
+    # Those of float16 are multiples of 2^-24, which are normal in float32.
     found = rounded(np.full(4096, -2.25 * 2.0**-24), "float16")
     assert set(found) == {-2 * 2.0**-24, -3 * 2.0**-24}
     assert abs(found.mean() + 2.25 * 2.0**-24) < 0.05 * 2.0**-24
-    # Of 2^-34 one in 1024 goes up, 256 in all, with a deviation of 16.
+    # One in 1024 numbers 2^-34 is rounded up: 256, with a standard deviation of 16.
     tiny = rounded(np.full(2**18, 2.0**-34), "float16")
     assert set(tiny) == {0.0, 2.0**-24}
     assert abs(np.sum(tiny > 0) - 256) < 6 * 16
-    # Those of bfloat16 are those of float32, which some backends take for 0.
+    # Those of bfloat16 are subnormal in float32 too, and some backends flush them to 0.
     found = rounded(np.full(4096, 2.25 * 2.0**-133), "bfloat16")
     assert set(found) <= {0.0, 2 * 2.0**-133, 3 * 2.0**-133}
     if BACKEND == "torch":
         assert set(found) == {2 * 2.0**-133, 3 * 2.0**-133}
 
 
-def test_bits_of_steps_variables_and_entries_are_independent():
-    def bits(iteration, place):
-        seed = rounding.seed(ops.convert_to_tensor(iteration), place)
+@pytest.mark.one_backend
+def test_random_bits_of_steps_variables_and_entries_are_independent():
+    def bits(iteration, index):
+        seed = rounding.seed(ops.convert_to_tensor(iteration), index)
         words = unsigned(rounding.random_bits(seed, positions((4096,), seed)))
         return (words[:, None] >> np.arange(32)) & 1
 
     first = bits(5, 3)
-    # Of 4096 draws six standard deviations from one half.
+    # Six standard deviations of the mean of 4096 draws.
     bound = 6 * 0.5 / np.sqrt(4096)
     assert np.abs(first.mean(0) - 0.5).max() < bound
     others = [bits(6, 3), bits(5, 4), bits(4, 4), np.roll(first, 1, 0)]
     others += [np.roll(first, 64, 0), np.roll(bits(6, 3), -1, 0), bits(5, -1 - 3)]
     for other in others:
         assert np.abs((first == other).mean(0) - 0.5).max() < bound
-    # Nor are bits of one word tied to each other.
+    # Bits of the same word are independent too.
     assert np.abs((first[:, 1:] == first[:, :-1]).mean(0) - 0.5).max() < bound
 
 
@@ -196,8 +199,8 @@ def variables_of(dtype, shapes=SHAPES):
     rng = np.random.default_rng(0)
     values = [nearest(rng.standard_normal(shape), "bfloat16") for shape in shapes]
     return [
-        keras.Variable(value, dtype=dtype, name=f"v{place}")
-        for place, value in enumerate(values)
+        keras.Variable(value, dtype=dtype, name=f"v{index}")
+        for index, value in enumerate(values)
     ]
 
 
@@ -212,21 +215,21 @@ def gradients_of(dtype, step, shapes=SHAPES):
 def one_step(make, dtype, **arguments):
     optimizer = make(learning_rate=0.01, weight_decay=0.1, **arguments)
     variables = variables_of(dtype)
-    if BACKEND == "jax":  # It would compile every operation for every shape.
+    if BACKEND == "jax":  # An eager step would compile every operation.
         return run(optimizer, variables, dtype, 1)
     optimizer.apply(gradients_of(dtype, 0), variables)
     return [in_float32(variable.value) for variable in variables]
 
 
 @every_optimizer
-def test_a_step_is_the_float32_step_rounded_once(make):
+def test_a_16_bit_step_is_the_float32_step_rounded_once(make):
     expected = one_step(make, "float32")
     found = one_step(make, "bfloat16")
     to_nearest = one_step(make, "bfloat16", stochastic_rounding=False)
-    for place, (wide, half, near) in enumerate(zip(expected, found, to_nearest)):
-        once = rounded(wide, "bfloat16", 0, place)
-        # Where gradients in two bytes take another way, the last bit of float32 may be
-        # another, and with it one rounding in many.
+    for index, (wide, half, near) in enumerate(zip(expected, found, to_nearest)):
+        once = rounded(wide, "bfloat16", 0, index)
+        # 16-bit gradients may take another path, which changes the last bit of float32
+        # and so a few of the roundings.
         assert np.mean(half != once) <= 0.02
         np.testing.assert_allclose(half, once, rtol=2**-7, atol=1e-30)
         np.testing.assert_allclose(near, nearest(wide, "bfloat16"), rtol=2**-7)
@@ -234,7 +237,7 @@ def test_a_step_is_the_float32_step_rounded_once(make):
 
 
 def run(optimizer, variables, dtype, steps):
-    """Weights after steps that XLA compiles, where the backend has it."""
+    """Weights after steps, compiled by XLA if the backend has it."""
     optimizer.build(variables)
     if BACKEND == "jax":
         own = [variable.value for variable in optimizer.variables]
@@ -249,17 +252,19 @@ def run(optimizer, variables, dtype, steps):
     return [in_float32(variable.value) for variable in variables]
 
 
-@pytest.mark.two_backends
+@pytest.mark.one_backend
 @one_of_each
-def test_weights_in_float32_are_not_touched(make):
+def test_stochastic_rounding_does_not_change_float32_weights(make):
     kept = [
         run(
-            make(0.01, stochastic_rounding=way, weight_decay=0.1, use_ema=True),
+            make(
+                0.01, stochastic_rounding=is_stochastic, weight_decay=0.1, use_ema=True
+            ),
             variables_of("float32"),
             "float32",
             3,
         )
-        for way in (True, False)
+        for is_stochastic in (True, False)
     ]
     for stochastic, to_nearest in zip(*kept):
         np.testing.assert_array_equal(stochastic, to_nearest)
@@ -269,7 +274,7 @@ def test_weights_in_float32_are_not_touched(make):
     ("name", "dtype"),
     [("ExtremeTensoring", "float16"), *((name, "bfloat16") for name in ONE_OF_EACH)],
 )
-def test_runs_repeat_bit_for_bit(name, dtype):
+def test_two_runs_are_bit_identical(name, dtype):
     make = OPTIMIZERS[name]
     one, other = (run(make(0.01), variables_of(dtype), dtype, 3) for _ in range(2))
     for first, second in zip(one, other):
@@ -277,7 +282,7 @@ def test_runs_repeat_bit_for_bit(name, dtype):
         assert np.isfinite(first).all()
 
 
-def test_large_matrices_go_by_blocks_and_are_rounded_as_whole_ones(monkeypatch):
+def test_matrices_updated_by_blocks_are_rounded_like_whole_ones(monkeypatch):
     from et_optimizer.compilers import row_blocks
 
     shape = (70, 24)
@@ -296,18 +301,19 @@ def test_large_matrices_go_by_blocks_and_are_rounded_as_whole_ones(monkeypatch):
         return in_float32(variables[0].value)
 
     whole, by_blocks = weights(2**18), weights(24 * 16)
-    # Products are added up in another order, which one rounding in many may show.
+    # Products are summed in another order, which changes a few of the roundings.
     assert np.mean(whole != by_blocks) <= 0.02
     np.testing.assert_allclose(whole, by_blocks, rtol=2**-7)
     assert not np.array_equal(whole, in_float32(variables_of("bfloat16", [shape])[0]))
 
 
-def test_steps_far_below_half_a_unit_add_up():
-    # 64 steps of a sixteenth of half a unit below 1: to nearest none of them is taken.
-    def mean(way):
+@pytest.mark.one_backend
+def test_steps_far_below_half_a_unit_accumulate():
+    # 64 steps of 1/16 of half a unit below 1: rounding to nearest loses all of them.
+    def mean(is_stochastic):
         variable = keras.Variable(np.ones((64, 64)), dtype="bfloat16")
         optimizer = et_optimizer.SubsetNorm(
-            2.0**-13, beta_1=0.0, stochastic_rounding=way, update_bound=None
+            2.0**-13, beta_1=0.0, stochastic_rounding=is_stochastic, update_bound=None
         )
         optimizer.build([variable])
         gradient = ops.ones((64, 64), "bfloat16")
@@ -316,17 +322,18 @@ def test_steps_far_below_half_a_unit_add_up():
         return in_float32(variable.value).mean()
 
     assert mean(False) == 1.0
-    # 64 × 64 entries, each a sum of 64 steps of 2^-8 of which one in 32 is taken.
+    # In each of 64 × 64 entries one in 32 of 64 steps of 2^-8 is taken.
     deviation = np.sqrt(64 / 32) * 2.0**-8
     assert abs(mean(True) - (1 - 64 * 2.0**-13)) < 6 * deviation / 64
 
 
-def test_weight_decay_is_part_of_the_step():
-    # A rate and a decay whose product no weight in bfloat16 would feel.
-    def mean(way):
+@pytest.mark.one_backend
+def test_weight_decay_is_rounded_stochastically():
+    # Rounding to nearest loses this product of learning rate and weight decay.
+    def mean(is_stochastic):
         variable = keras.Variable(np.ones((64, 64)), dtype="bfloat16")
         optimizer = et_optimizer.ExtremeTensoring(
-            1e-3, beta_1=0.0, weight_decay=0.1, stochastic_rounding=way
+            1e-3, beta_1=0.0, weight_decay=0.1, stochastic_rounding=is_stochastic
         )
         optimizer.build([variable])
         for _ in range(50):
@@ -334,17 +341,22 @@ def test_weight_decay_is_part_of_the_step():
         return in_float32(variable.value).mean()
 
     assert mean(False) == 1.0
-    # Of 50 steps of 2^-8 one in 39 is taken.
+    # One in 39 of 50 steps of 2^-8 is taken.
     deviation = np.sqrt(50 / 39) * 2.0**-8
     assert abs(mean(True) - (1 - 1e-4) ** 50) < 6 * deviation / 64
 
 
-def test_averages_of_weights_follow_them():
-    # A hundredth of the way is less than half a unit: to nearest the average stays.
-    def average(way, **arguments):
+@pytest.mark.one_backend
+def test_moving_averages_of_weights_are_rounded_stochastically():
+    # 1/100 of the distance is below half a unit: to nearest the average never moves.
+    def average(is_stochastic, **arguments):
         variable = keras.Variable(np.ones((64, 64)), dtype="bfloat16")
         optimizer = et_optimizer.ExtremeTensoring(
-            0.0, use_ema=True, ema_momentum=0.99, stochastic_rounding=way, **arguments
+            0.0,
+            use_ema=True,
+            ema_momentum=0.99,
+            stochastic_rounding=is_stochastic,
+            **arguments,
         )
         optimizer.build([variable])
         gradient = ops.ones((64, 64), "bfloat16")
@@ -357,21 +369,21 @@ def test_averages_of_weights_follow_them():
         return in_float32(optimizer._model_variables_moving_average[0].value).mean()
 
     assert average(False) == 1.0
-    # 20 roundings to steps of 2^-7, of which each has a deviation of half of that.
+    # 20 roundings to a spacing of 2^-7, each with a standard deviation of 2^-8 at most.
     expected = 1.0 + 0.125 * (1 - 0.99**20)
     bound = 6 * np.sqrt(20) * 2.0**-8 / 64
     assert abs(average(True) - expected) < bound
-    # Keras moves it at every step, also at those that only accumulate gradients.
+    # Keras updates it at every step, even one that only accumulates gradients.
     assert abs(average(True, gradient_accumulation_steps=16) - expected) < bound
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="PyTorch adds what is in float8")
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch computes in float8")
 def test_weights_in_float8_are_computed_in_float32():
     variable = keras.Variable(np.ones((4, 4)), dtype="float8_e4m3fn")
     optimizer = et_optimizer.ExtremeTensoring(0.5, beta_1=0.0, weight_decay=0.5)
     optimizer.build([variable])
     optimizer.apply([ops.ones((4, 4), "bfloat16")], [variable])
-    # 1 − 0.5 · 0.5 − 0.5, of which float8 has a quarter.
+    # 1 − 0.5 · 0.5 − 0.5 = 0.25, which float8 represents.
     np.testing.assert_array_equal(in_float32(variable.value), 0.25)
 
 
@@ -390,7 +402,7 @@ def sparse(values, indices, rows):
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras has no sparse gradients here")
 @pytest.mark.parametrize("decay", [None, 0.5])
 @pytest.mark.parametrize("is_traced", [False, True])
-def test_rows_of_a_table_are_rounded_as_the_whole_of_it(decay, is_traced):
+def test_sparse_gradients_are_rounded_like_dense_ones(decay, is_traced):
     rows, width = 40, 6
     indices = np.array([3, 17, 3, 39, 3, 17], "int32")
     rng = np.random.default_rng(0)
@@ -416,7 +428,7 @@ def test_rows_of_a_table_are_rounded_as_the_whole_of_it(decay, is_traced):
         return in_float32(variable.value)
 
     found = stepped(sparse(ops.convert_to_tensor(values), indices, rows))
-    # The sums are in float32: of a dense gradient in bfloat16 they would be rounded.
+    # Rows are summed in float32, so the dense gradient is in float32 too.
     expected = stepped(ops.convert_to_tensor(dense, "float32"))
     assert np.mean(found != expected) <= 0.02
     np.testing.assert_allclose(found, expected, rtol=2**-7)
@@ -427,7 +439,7 @@ def test_rows_of_a_table_are_rounded_as_the_whole_of_it(decay, is_traced):
         np.testing.assert_array_equal(found[others], start[others])
 
 
-def test_a_saved_run_goes_on_bit_for_bit(tmp_path):
+def test_a_loaded_bfloat16_model_trains_on_bit_for_bit(tmp_path):
     keras.config.set_dtype_policy("bfloat16")
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
