@@ -1,4 +1,4 @@
-"""Every form in which a framework gives rows of a gradient gives the dense result."""
+"""Every sparse format of a framework gives the result of the dense gradient."""
 
 import keras
 import numpy as np
@@ -6,13 +6,20 @@ import pytest
 from keras import ops
 
 from et_optimizer import SM3, ExtremeTensoring
-from tests.optimizers import MANY, ONE_OF_EACH, OPTIMIZERS, in_float32
+from tests.optimizers import ONE_OF_EACH, OPTIMIZERS, SLOTS_OF_EACH_KIND, in_float32
 
 SHAPE = (9, 4, 2)
 VALUES = np.random.default_rng(0).standard_normal((5, 4, 2)).astype("float32")
 ROWS = (7, 1, 7, 0, 1)
-every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-many_optimizers = pytest.mark.parametrize("make", MANY.values(), ids=MANY)
+each_kind_of_slots = pytest.mark.parametrize(
+    "make", [OPTIMIZERS[name] for name in SLOTS_OF_EACH_KIND], ids=SLOTS_OF_EACH_KIND
+)
+tensorflow_only = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="IndexedSlices are TensorFlow's"
+)
+jax_only = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="BCOO arrays are JAX's"
+)
 one_of_each = pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 
 
@@ -41,34 +48,43 @@ def assert_like_dense(make, gradient, expected):
 
 
 def indexed_slices(indices, values=VALUES, dense_shape=SHAPE):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("TensorFlow's form of rows")
     import tensorflow as tf
 
     return tf.IndexedSlices(values, indices, dense_shape)
 
 
+@tensorflow_only
 @one_of_each
-def test_indices_that_are_a_tuple(make):
+def test_indexed_slices_with_a_tuple_of_indices(make):
     assert_like_dense(make, indexed_slices(ROWS), dense())
 
 
+@tensorflow_only
 @one_of_each
-def test_rows_that_do_not_say_of_which_shape(make):
+def test_indexed_slices_without_a_dense_shape(make):
     assert_like_dense(make, indexed_slices(np.array(ROWS), dense_shape=None), dense())
 
 
-@every_optimizer
-def test_no_rows_at_all(make):
+@tensorflow_only
+@each_kind_of_slots
+def test_indexed_slices_without_any_row(make):
     # An empty batch through an Embedding.
-    none = indexed_slices(np.zeros(0, "int64"), VALUES[:0])
-    assert_like_dense(make, none, np.zeros(SHAPE, "float32"))
+    empty = indexed_slices(np.zeros(0, "int64"), VALUES[:0])
+    assert_like_dense(make, empty, np.zeros(SHAPE, "float32"))
 
 
-@pytest.mark.parametrize("variant", ["I", "II"])
-@pytest.mark.parametrize("make", [SM3, ExtremeTensoring])
-def test_no_rows_at_all_where_the_index_has_several_modes_of_rows(make, variant):
-    arguments = {"variant": variant} if make is SM3 else {"beta_1": 0}
+@tensorflow_only
+@pytest.mark.parametrize(
+    ("make", "arguments"),
+    [
+        (SM3, {"variant": "I"}),
+        (SM3, {"variant": "II"}),
+        (ExtremeTensoring, {"beta_1": 0}),
+    ],
+)
+def test_indexed_slices_without_any_row_where_rows_are_split_into_modes(
+    make, arguments
+):
     variable = keras.Variable(np.ones(SHAPE, "float32"))
     optimizer = make(0.1, level=2, **arguments)
     optimizer.apply([indexed_slices(np.zeros(0, "int64"), VALUES[:0])], [variable])
@@ -76,22 +92,22 @@ def test_no_rows_at_all_where_the_index_has_several_modes_of_rows(make, variant)
 
 
 def bcoo(values, indices):
-    if keras.backend.backend() != "jax":
-        pytest.skip("JAX's form of sparse gradients")
     from jax.experimental import sparse
 
     return sparse.BCOO((values, indices), shape=SHAPE)
 
 
-@many_optimizers
-def test_rows_as_jax_gives_them(make):
-    # What JAX pads has the number of rows for an index.
+@jax_only
+@each_kind_of_slots
+def test_bcoo_with_one_sparse_axis_and_padding(make):
+    # The index of padding is the number of rows.
     padded = np.concatenate([VALUES, 3.0 * np.ones((1, 4, 2), "float32")])
     rows = np.array([*ROWS, SHAPE[0]])[:, None]
     assert_like_dense(make, bcoo(padded, rows), dense())
 
 
-def test_sparse_gradients_of_jax_that_are_not_rows():
+@jax_only
+def test_bcoo_with_two_sparse_axes():
     pairs = np.array([[7, 1], [0, 3], [7, 1]])
     expected = np.zeros(SHAPE, "float32")
     np.add.at(expected, tuple(pairs.T), VALUES[:3, 0])
