@@ -1,4 +1,4 @@
-"""Learning rates of their own for embeddings, and by path."""
+"""`rate_scale`: separate learning rates for embeddings, and by path."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ VOCABULARY, WIDTH, LENGTH = 48, 8, 6
 
 
 def variables(**shapes):
-    """Variables of some shapes, of the same numbers every time."""
+    """Variables of these shapes, with the same values in every call."""
     generator = np.random.default_rng(0)
     return {
         name: keras.Variable(generator.standard_normal(shape), name=name)
@@ -22,14 +22,14 @@ def variables(**shapes):
 
 
 def scales(shapes, optimizer=None):
-    """What an optimizer multiplies the learning rate of each variable by, by path."""
+    """The factor of each variable's learning rate, by path."""
     shapes = [VariableShape(path, shape, "float32") for path, shape in shapes.items()]
     plans = (optimizer or ExtremeTensoring()).plan_state(shapes)
     return {shape.path: plan.rate_scale for shape, plan in zip(shapes, plans)}
 
 
 def changes(optimizer, steps=3, **shapes):
-    """What some steps change, by name."""
+    """The changes of variables after some steps, by name."""
     trained = variables(**shapes)
     before = {name: keras.ops.convert_to_numpy(v) for name, v in trained.items()}
     generator = np.random.default_rng(1)
@@ -45,6 +45,7 @@ def changes(optimizer, steps=3, **shapes):
     }
 
 
+@pytest.mark.one_backend
 def test_auto_scales_embeddings_and_the_output_projection_of_a_model():
     tokens = keras.Input((LENGTH,), dtype="int32")
     x = keras.layers.Embedding(VOCABULARY, WIDTH, name="tokens")(tokens)
@@ -55,17 +56,18 @@ def test_auto_scales_embeddings_and_the_output_projection_of_a_model():
     x = keras.layers.LayerNormalization(name="norm")(x)
     model = keras.Model(tokens, keras.layers.Dense(VOCABULARY, name="logits")(x))
     found = scales({v.path: tuple(v.shape) for v in model.trainable_variables})
-    own = {"tokens/embeddings", "logits/kernel"}
-    assert own < set(found)
+    scaled = {"tokens/embeddings", "logits/kernel"}
+    assert scaled < set(found)
     for path, scale in found.items():
-        assert scale == (TOKEN_SCALE if path in own else 1.0), path
+        assert scale == (TOKEN_SCALE if path in scaled else 1.0), path
 
 
 TABLES = {"word_embeddings": (48, 8), "position/embeddings": (64, 8)}
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
-    ("others", "of_tokens"),
+    ("shapes", "scaled"),
     [
         (TABLES | {"head": (8, 48)}, [*TABLES, "head"]),
         (TABLES | {"head": (8, 64)}, [*TABLES]),
@@ -74,9 +76,9 @@ TABLES = {"word_embeddings": (48, 8), "position/embeddings": (64, 8)}
             TABLES | {"more_embeddings": (16, 8), "k": (8, 16)},
             [*TABLES, "more_embeddings"],
         ),
-        # Several could be the output projection.
+        # Two matrices have the shape of the output projection.
         (TABLES | {"expand": (8, 48), "logits": (8, 48)}, [*TABLES]),
-        # KerasHub's name of an output projection that is not tied.
+        # The name of an untied output projection in KerasHub.
         (TABLES | {"reverse_embeddings": (8, 48)}, [*TABLES, "reverse_embeddings"]),
         ({"scale": (), "kernel": (8, 48)}, []),
         ({"embeddings": (48, 1), "scale": ()}, ["embeddings"]),
@@ -86,12 +88,13 @@ TABLES = {"word_embeddings": (48, 8), "position/embeddings": (64, 8)}
         ({"embedding": (48, 12, 8)}, []),
     ],
 )
-def test_auto_finds_the_output_projection_by_its_transposed_shape(others, of_tokens):
-    found = scales(others)
+def test_auto_scales_embeddings_and_their_transposed_shape(shapes, scaled):
+    found = scales(shapes)
     for name, scale in found.items():
-        assert scale == (TOKEN_SCALE if name in of_tokens else 1.0), name
+        assert scale == (TOKEN_SCALE if name in scaled else 1.0), name
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -108,6 +111,7 @@ def test_variables_that_no_expression_matches_get_the_default(make, expected):
     assert set(scales(shapes, make(rate_scale=2.0)).values()) == {2.0}
 
 
+@pytest.mark.one_backend
 def test_configurations_of_version_0_2_load_with_one_learning_rate():
     config = ExtremeTensoring().get_config()
     assert ExtremeTensoring.from_config(config).rate_scale == "auto"
@@ -116,6 +120,7 @@ def test_configurations_of_version_0_2_load_with_one_learning_rate():
     assert ExtremeTensoring.from_config({"level": 2}).rate_scale == "auto"
 
 
+@pytest.mark.one_backend
 def test_adafactors_cap_also_limits_the_scaled_learning_rate():
     make = dict(learning_rate=2.0, multiply_by_parameter_scale=False)
     one, other = (
@@ -128,7 +133,7 @@ def test_adafactors_cap_also_limits_the_scaled_learning_rate():
 @pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
 def test_rate_scale_multiplies_the_learning_rate(make):
     shapes = {"one": (6, 4), "other": (6, 4), "vector": (5,)}
-    # Powers of 2, by which products are exact; its averages are of steps times rates.
+    # Products with powers of 2 are exact.
     plain = changes(make(learning_rate=2.0**-5, rate_scale=None), **shapes)
     scale = {"other": 0.25}
     got = changes(make(learning_rate=2.0**-5, rate_scale=scale), **shapes)
@@ -138,17 +143,18 @@ def test_rate_scale_multiplies_the_learning_rate(make):
         assert np.any(expected != 0.0)
 
 
-def test_the_bound_is_in_units_of_the_scaled_rate():
+@pytest.mark.one_backend
+def test_update_bound_is_relative_to_the_scaled_learning_rate():
     make = dict(learning_rate=0.5, update_bound=0.01, beta_1=0.0)
     got = changes(ExtremeTensoring(rate_scale=4.0, **make), steps=1, one=(6, 4))
     assert np.max(np.abs(got["one"])) == pytest.approx(0.5 * 4.0 * 0.01, rel=1e-6)
 
 
 @pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="TensorFlow's form of rows"
+    keras.backend.backend() != "tensorflow", reason="IndexedSlices are TensorFlow's"
 )
 @pytest.mark.parametrize("make", ONE_OF_EACH.values(), ids=ONE_OF_EACH)
-def test_rows_of_a_table_have_its_rate(make):
+def test_a_sparse_gradient_of_an_embedding_has_its_learning_rate(make):
     import tensorflow as tf
 
     values = np.random.default_rng(2).standard_normal((3, 8)).astype("float32")
@@ -163,7 +169,8 @@ def test_rows_of_a_table_have_its_rate(make):
     np.testing.assert_allclose(*after, rtol=1e-5, atol=1e-6)
 
 
-def test_weight_decay_goes_by_the_rate_itself():
+@pytest.mark.one_backend
+def test_rate_scale_does_not_change_weight_decay():
     def after(scale):
         optimizer = ExtremeTensoring(0.1, weight_decay=0.5, rate_scale=scale)
         trained = variables(one=(6, 4))["one"]
@@ -175,27 +182,30 @@ def test_weight_decay_goes_by_the_rate_itself():
         np.testing.assert_allclose(after(scale), start * (1.0 - 0.05), rtol=1e-6)
 
 
-def test_extreme_tensoring_has_them_by_default_and_the_rivals_have_not():
+@pytest.mark.one_backend
+def test_rate_scale_is_auto_for_extreme_tensoring_and_none_for_the_baselines():
     assert ExtremeTensoring().rate_scale == "auto"
     assert Adafactor().rate_scale is SubsetNorm().rate_scale is None
     table = {"embeddings": (48, 8)}
     plain, by_default = (
-        changes(ExtremeTensoring(0.1, **of_one), steps=1, **table)["embeddings"]
-        for of_one in ({"rate_scale": None}, {})
+        changes(ExtremeTensoring(0.1, **arguments), steps=1, **table)["embeddings"]
+        for arguments in ({"rate_scale": None}, {})
     )
-    # Changes are known to a weight's last place, 2.4e-7 at most, here eight times that.
+    # Changes are exact to 2.4e-7, a weight's last place, times the factor of 8.
     np.testing.assert_allclose(by_default, TOKEN_SCALE * plain, rtol=1e-5, atol=3e-6)
     assert np.max(np.abs(plain)) > 0.01
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("scale", ["auto", None, 2.0, {"a": 2.0, "b": None}])
-def test_they_are_in_the_configuration(scale):
+def test_rate_scale_is_in_the_configuration(scale):
     optimizer = ExtremeTensoring(rate_scale=scale, **IN_A_SUBSPACE)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert again.rate_scale == scale
 
 
-def test_an_expression_that_matches_nothing_is_refused():
+@pytest.mark.one_backend
+def test_an_expression_that_matches_no_variable_is_refused():
     optimizer = ExtremeTensoring(rate_scale={"embeddings": 2.0})
     with pytest.raises(ValueError, match="rate_scale.*embeddings"):
         optimizer.build(list(variables(kernel=(4, 4)).values()))
