@@ -33,6 +33,7 @@ def built(optimizer):
     return optimizer
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("level", [1, 2, 3, "inf"])
 def test_without_momentum_the_state_is_one_slot_per_mode_of_the_index(level):
     net = model()
@@ -49,6 +50,7 @@ def test_without_momentum_the_state_is_one_slot_per_mode_of_the_index(level):
     assert [v.name for v in optimizer.variables[:2]] == ["iteration", "learning_rate"]
 
 
+@pytest.mark.one_backend
 def test_the_state_of_each_level_is_the_sum_of_the_papers_modes():
     net = keras.Sequential([keras.Input((2000,)), keras.layers.Dense(512)])
     slots = {}
@@ -64,6 +66,7 @@ def test_the_state_of_each_level_is_the_sum_of_the_papers_modes():
     }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_full_momentum_is_the_only_state_of_the_variables_size(dtype):
     variable = keras.Variable(np.zeros((24, 20), "float32"), name="kernel")
@@ -102,6 +105,7 @@ def state_of(shape, **arguments):
     return state, row
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("dtype", BYTES)
 @pytest.mark.parametrize("rank", [1, 7])
 @pytest.mark.parametrize(("shape", "shorter", "longer"), MATRICES)
@@ -121,6 +125,7 @@ def test_subspace_momentum_is_a_basis_and_one_row_per_rank(
     assert row.momentum_bytes == sum(expected.values())
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("dtype", BYTES)
 @pytest.mark.parametrize(("shape", "rows"), [((24, 20), 24), ((3, 3, 8, 16), 72)])
 def test_full_momentum_has_one_element_per_weight(shape, rows, dtype):
@@ -130,6 +135,7 @@ def test_full_momentum_has_one_element_per_weight(shape, rows, dtype):
     assert "momentum_basis" not in state
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("shape", [(), (13,), (1, 13), (4, 3)])
 def test_vectors_and_small_matrices_have_full_momentum(shape):
     state, _ = state_of(shape, momentum_rank=2, momentum_dtype="int8")
@@ -140,6 +146,7 @@ def test_vectors_and_small_matrices_have_full_momentum(shape):
     assert "momentum_basis" not in state
 
 
+@pytest.mark.one_backend
 def test_by_default_the_momentum_of_a_matrix_is_of_low_rank_in_bfloat16():
     for shape, shorter, longer in [((2000, 512), 512, 2000), ((512, 2000), 512, 2000)]:
         state, _ = state_of(shape)
@@ -154,6 +161,7 @@ def test_by_default_the_momentum_of_a_matrix_is_of_low_rank_in_bfloat16():
     assert state_of((512,))[0] == {"mode_0": 4 * 512, "momentum": 2 * 512}
 
 
+@pytest.mark.one_backend
 def test_momentum_rank_may_differ_by_path_and_rank_0_is_no_momentum():
     net = model()
     ranks = {"embedding": 0, "dense/kernel": 3, "dense_1/kernel": None, "conv": "auto"}
@@ -183,6 +191,7 @@ EVERY_KERAS_OPTIMIZER = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", EVERY_KERAS_OPTIMIZER)
 def test_the_report_counts_all_variables_of_every_keras_optimizer(name):
     optimizer = built(getattr(keras.optimizers, name)())
@@ -194,6 +203,7 @@ def test_the_report_counts_all_variables_of_every_keras_optimizer(name):
     assert report.slots == sum(row.slots for row in report.rows) + report.unassigned
 
 
+@pytest.mark.one_backend
 def test_the_report_assigns_each_slot_to_its_variable():
     report = memory_report(built(keras.optimizers.Adam()))
     assert all(row.slots == 2 * row.model_numbers for row in report.rows)
@@ -209,6 +219,7 @@ def test_the_report_assigns_each_slot_to_its_variable():
     assert report.unassigned == 0
 
 
+@pytest.mark.one_backend
 def test_variables_with_the_same_path_each_get_their_own_slots():
     towers = [
         keras.Sequential(
@@ -225,6 +236,7 @@ def test_variables_with_the_same_path_each_get_their_own_slots():
         assert slots == expected[type(optimizer).__name__]
 
 
+@pytest.mark.one_backend
 def test_the_report_looks_inside_loss_scale_and_multi_optimizers():
     scaled = built(keras.optimizers.LossScaleOptimizer(ExtremeTensoring()))
     plain = built(ExtremeTensoring())
@@ -240,6 +252,7 @@ def test_the_report_looks_inside_loss_scale_and_multi_optimizers():
     assert by_path["net/dense_1/kernel"].slots == 2 * (16 + 32)
 
 
+@pytest.mark.one_backend
 def test_the_printed_report_has_a_row_per_variable_and_totals():
     text = str(memory_report(built(ExtremeTensoring())))
     for part in ("net/embedding/embeddings", "(997, 12)", "in all", "× less than Adam"):
@@ -248,11 +261,13 @@ def test_the_printed_report_has_a_row_per_variable_and_totals():
     assert "no state" in str(memory_report(built(keras.optimizers.SGD())))
 
 
+@pytest.mark.one_backend
 def test_the_printed_report_is_plain_text_even_with_forced_colour(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # Jupyter kernels set it.
     assert "\x1b" not in str(memory_report(built(ExtremeTensoring())))
 
 
+@pytest.mark.one_backend
 def test_counters_of_skipped_steps_are_reported_separately():
     optimizer = built(ExtremeTensoring())
     report = memory_report(optimizer)
@@ -264,6 +279,7 @@ def test_counters_of_skipped_steps_are_reported_separately():
     assert adam.counters == 0 and "skipped" not in str(adam)
 
 
+@pytest.mark.one_backend
 def test_averaged_weights_are_counted():
     report = memory_report(built(ExtremeTensoring(use_ema=True)))
     assert report.slots > report.model_numbers
@@ -275,16 +291,18 @@ from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
 from et_optimizer.compilers import row_blocks
 assert keras.backend.backend() == "jax"
 shapes = [(5003, 768), (768, 3072), (3, 3, 64, 128), (4096,)]
-levels = [{"level": level} for level in ("inf", 1, 2, 3)]
-alone = {"beta_1": 0}
+levels = [{"level": level} for level in ("inf", 1, 2)]
+no_momentum = {"beta_1": 0}
 rules = [
-    (ExtremeTensoring, {**level, **alone, "combination": combination})
-    for level in levels
-    for combination in ("geometric", "rank_one")
+    (ExtremeTensoring, {"level": "inf", **no_momentum}),
+    (ExtremeTensoring, {"level": 1, **no_momentum}),
+    (ExtremeTensoring, {"level": 3, **no_momentum}),
+    (ExtremeTensoring, {"level": 2, **no_momentum, "combination": "geometric"}),
+    (Adafactor, no_momentum),
+    (SubsetNorm, no_momentum),
 ]
-rules += [(Adafactor, alone), (SubsetNorm, alone)]
-rules += [(rule, own | {"clip_threshold": 1.0}) for rule, own in rules]
-# Not clipped SM3: here XLA materializes constants for the norm of its update.
+rules += [(rule, own | {"clip_threshold": 1.0}) for rule, own in rules[2:]]
+# SM3 without clipping: here XLA materializes constants for the norm of its update.
 rules += [(SM3, {**level, "momentum": 0}) for level in levels]
 rules += [(SM3, {"variant": "I", "momentum": 0})]
 in_subspaces = [
@@ -294,8 +312,7 @@ in_subspaces = [
     (ExtremeTensoring, {"momentum_rank": 40, "epsilon": 1e-8}),
     (SubsetNorm, {"beta_1": 0.9, "momentum_of": "gradient"}),
 ]
-spikes = [(ExtremeTensoring, alone), (Adafactor, alone), (SM3, {"momentum": 0})]
-spikes += [in_subspaces[0], in_subspaces[3], in_subspaces[4]]
+spikes = [(ExtremeTensoring, no_momentum), (SM3, {"momentum": 0}), in_subspaces[4]]
 spikes = [(rule, own | {"spike_threshold": 10.0}) for rule, own in spikes]
 for rule, arguments in rules + in_subspaces + spikes:
     optimizer = rule(**arguments)
@@ -310,7 +327,7 @@ for rule, arguments in rules + in_subspaces + spikes:
     bound = 0.05 * 4 * 5003 * 768
     rank = getattr(optimizer.plan_state(variables)[0].momentum, "rank", None)
     if rank is not None:
-            # A block of rows and a few factors of low rank, in float32.
+        # A block of rows and a few factors of low rank, in float32.
         bound = 4 * (2 * row_blocks.MAX_ENTRIES + 5 * rank * (5003 + 768))
         assert bound < 0.5 * 4 * 5003 * 768
     assert temporary < bound, (rule, arguments, temporary, bound)
