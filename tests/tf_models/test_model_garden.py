@@ -27,8 +27,8 @@ from official.projects.detr import optimization as detr
 from official.vision import registry_imports  # noqa: F401
 
 from et_optimizer import tf_keras as optimizers
-from et_optimizer.momenta import auto_rank
-from et_optimizer.tensor_index import TensorIndex, matrix_shape
+from et_optimizer.momenta.subspace import auto_rank
+from et_optimizer.views.tensor_index import TensorIndex, matrix_shape
 from tf_models import model_garden
 
 model_garden.register()
@@ -262,7 +262,7 @@ def test_an_argument_by_path_keeps_its_order_and_values(argument, given, tmp_pat
             assert {(6,), (8,)} <= set(of_table.values())
             assert () in of_other.values() and (6,) not in of_other.values()
         elif argument == "rate_scale":
-            assert [held.rate_scale for held in optimizer._held] == [4.0, 1.0]
+            assert [state.rate_scale for state in optimizer._states] == [4.0, 1.0]
         else:
             assert (6, 8) in of_table.values()
             assert (6, 8) not in of_other.values()

@@ -21,9 +21,11 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
 from tf_models.console.output import replacing
-from tf_models.studies.figures import COLORS
+from tf_models.studies import figures
 from tf_models.studies.online_algorithms import ALGORITHMS
 
+# One color per algorithm.
+COLORS = figures.COLORS[: len(ALGORITHMS)]
 # The grid of the paper, which is never extended: the results mark a best learning rate
 # or a best α at the edge.
 RATES = np.logspace(-6, 0, 49)
