@@ -149,7 +149,7 @@ def test_a_schedule_sets_the_learning_rate_of_each_step(make):
 def test_the_callback_learning_rate_scheduler_sets_the_learning_rate(make):
     x, y = data()
     model = compiled(make(learning_rate=0.1))
-    callback = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    callback = keras.callbacks.LearningRateScheduler(lambda epoch, old: old / 2)
     model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
     assert float(model.optimizer.learning_rate) == pytest.approx(0.025)
 

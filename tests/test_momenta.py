@@ -337,7 +337,7 @@ def test_the_subspace_updates_of_two_variables_are_staggered():
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize("count", [7, 120])
-def test_subspace_updates_are_spread_evenly_over_the_interval(count):
+def test_subspace_updates_are_staggered_evenly_over_the_interval(count):
     variables = [keras.Variable(np.zeros((20, 20)), name=f"v{i}") for i in range(count)]
     optimizer = et_optimizer.ExtremeTensoring(momentum_rank=2, refresh_every=50)
     due = collections.Counter(

@@ -270,10 +270,12 @@ def test_stochastic_rounding_does_not_change_float32_weights(make):
         np.testing.assert_array_equal(stochastic, to_nearest)
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [("ExtremeTensoring", "float16"), *((name, "bfloat16") for name in ONE_OF_EACH)],
-)
+RUNS = [(name, "bfloat16") for name in ONE_OF_EACH]
+# TensorFlow's XLA compiles float16 as JAX's does.
+RUNS += [("ExtremeTensoring", "float16")] if BACKEND != "tensorflow" else []
+
+
+@pytest.mark.parametrize(("name", "dtype"), RUNS)
 def test_two_runs_are_bit_identical(name, dtype):
     make = OPTIMIZERS[name]
     one, other = (run(make(0.01), variables_of(dtype), dtype, 3) for _ in range(2))
