@@ -67,10 +67,8 @@ def weights_and_state(make, monkeypatch, largest, dtype):
 # by default.
 NAMES = (
     "ExtremeTensoring in a subspace in int8",
-    "ExtremeTensoring accumulating",
     "SM3-I everything on",
     "Adafactor",
-    "SubsetNorm",
     "SketchyShampoo everything on",
 )
 NAMES = NAMES if BACKEND == "tensorflow" else NAMES[:1]
