@@ -1,3 +1,3 @@
-"""The library's version, apart so that packaging can read it without Keras."""
+"""The library's version, in a file that packaging can read without Keras."""
 
 __version__ = "0.2.0"

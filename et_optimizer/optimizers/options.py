@@ -47,18 +47,17 @@ class HasArguments(KerasOptimizer):
     """An optimizer whose class attributes declare its arguments."""
 
     __signature__: ClassVar[inspect.Signature] = inspect.Signature()
-    __args__: ClassVar[dict[str, str]] = {}
+    # The entry of each argument in the section "Args:" of a docstring.
+    _entries: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        inherited = cls.__signature__.parameters
         parameters: dict[str, inspect.Parameter] = {}
-        for name, annotation in inspect.get_annotations(cls, eval_str=True).items():
-            if name.startswith("_") or get_origin(annotation) is ClassVar:
+        for name, default in list(vars(cls).items()):
+            annotation = _annotation(cls, name, inherited.get(name))
+            if annotation is None:
                 continue
-            inherited = cls.__signature__.parameters.get(name)
-            if inherited is not None and is_of_keras(inherited):
-                annotation = inherited.annotation
-            default = vars(cls)[name]
             if isinstance(default, dataclasses.Field):
                 default = default.default
             parameters[name] = _parameter(name, annotation, default)
@@ -67,14 +66,10 @@ class HasArguments(KerasOptimizer):
             else:
                 setattr(cls, name, _Argument(name))
         # Its own first, except for the learning rate.
-        parameters |= {
-            name: parameter
-            for name, parameter in cls.__signature__.parameters.items()
-            if name not in parameters
-        }
+        parameters |= {n: p for n, p in inherited.items() if n not in parameters}
         ordered = sorted(parameters.values(), key=lambda p: p.kind)
         cls.__signature__ = inspect.Signature(ordered)
-        cls.__args__ = cls.__args__ | _entries(cls.__doc__ or "")
+        cls._entries = cls._entries | _entries_of(cls.__doc__ or "")
         if cls.__doc__:
             cls.__doc__ = _with_all_entries(cls)
 
@@ -150,6 +145,22 @@ def hint(name: str, names: list[str]) -> str:
     return f" Did you mean {meant[0]}?" if meant else ""
 
 
+def _annotation(cls: Any, name: str, inherited: inspect.Parameter | None) -> Any:
+    """The type of an argument that a class declares, or `None` if it is not one.
+
+    Another default of an inherited argument needs no annotation.
+    """
+    annotation = inspect.get_annotations(cls, eval_str=True).get(name)
+    if name.startswith("_") or get_origin(annotation) is ClassVar:
+        return None
+    if inherited is None:
+        return annotation
+    if callable(vars(cls)[name]) or isinstance(vars(cls)[name], property):
+        return None  # overridden by code
+    is_own = annotation is not None and not is_of_keras(inherited)
+    return annotation if is_own else inherited.annotation
+
+
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     is_first = name == "learning_rate"
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -173,7 +184,7 @@ def _check_choice(name: str, value: Any, annotation: Any) -> None:
             checks.choice(name, value, get_args(literals[0]))
 
 
-def _entries(docstring: str) -> dict[str, str]:
+def _entries_of(docstring: str) -> dict[str, str]:
     """The entry of each argument in the section "Args:" of a docstring."""
     text = inspect.cleandoc(docstring) + "\n"
     section = re.search(r"^Args:\n((?: .*\n|\n)*)", text, re.M)
@@ -188,9 +199,9 @@ def _entries(docstring: str) -> dict[str, str]:
 def _with_all_entries(cls: Any) -> str:
     """The docstring of a class, with the entries of all its arguments and defaults."""
     entries = dict.fromkeys(
-        _with_default(cls.__args__[name], parameter.default)
+        _with_default(cls._entries[name], parameter.default)
         for name, parameter in cls.__signature__.parameters.items()
-        if name in cls.__args__
+        if name in cls._entries
     )
     text = inspect.cleandoc(cls.__doc__)
     listed = "Args:\n" + "".join(entries)
