@@ -20,7 +20,7 @@ from tests.optimizers import slots_of
 from tests.reference import extreme_tensoring, sketchy
 from tests.updates import last_update, lengths_and_modes, library_updates
 
-pytestmark = pytest.mark.two_backends
+pytestmark = pytest.mark.one_backend
 
 RULE = dict(
     beta_2=None,
@@ -77,7 +77,6 @@ def as_modes(tensor, index):
     return np.pad(tensor, padding).reshape(index.modes)
 
 
-@pytest.mark.one_backend
 @pytest.mark.parametrize("beta_2", [None, 0.9])
 @pytest.mark.parametrize("rank", [1, 5, 13, None])
 @pytest.mark.parametrize("shape", [(13, 7), (6, 1, 9), (2, 3, 2, 3)])
@@ -282,7 +281,6 @@ def test_vectors_are_left_to_extreme_tensoring(shape, graft, level):
     )
 
 
-@pytest.mark.one_backend
 @pytest.mark.parametrize("beta_2", [None, 0.9])
 @pytest.mark.parametrize("rank", [1, 5, 30])
 @pytest.mark.parametrize("shape", [(30,), (), (2, 1, 4)])

@@ -19,7 +19,7 @@ from tests.updates import (
     spread_gradients,
 )
 
-pytestmark = pytest.mark.two_backends
+pytestmark = pytest.mark.one_backend
 
 LEVELS = [1, 2, 3, "inf"]
 RULES = {

@@ -12,6 +12,8 @@ from keras import ops
 from et_optimizer import SubsetNorm, TensorIndex, memory_report
 from tests.updates import random_gradients
 
+pytestmark = pytest.mark.one_backend
+
 # The paper's steps: not averaged, and as long as they are.
 papers = functools.partial(SubsetNorm, beta_1=0, update_bound=None)
 # Shape, axis and the axes that the paper's rule sums over; None keeps every entry.

@@ -17,6 +17,8 @@ from et_optimizer.views.tensor_index import (
     matrix_shape,
 )
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.mark.parametrize(
     ("shape", "level", "modes"),
