@@ -193,6 +193,7 @@ def test_random_bits_of_steps_variables_and_entries_are_independent():
 
 
 SHAPES = [(7, 12), (5,), (), (3, 4, 5), (12, 7), (300, 16)]
+SHAPES = SHAPES[:4] if BACKEND == "jax" else SHAPES  # JAX compiles every step.
 
 
 def variables_of(dtype, shapes=SHAPES):

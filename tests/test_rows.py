@@ -7,6 +7,7 @@ from keras import ops
 
 from et_optimizer import SM3, ExtremeTensoring
 from tests.optimizers import ONE_OF_EACH, OPTIMIZERS, SLOTS_OF_EACH_KIND, in_float32
+from tests.updates import take_step
 
 SHAPE = (9, 4, 2)
 VALUES = np.random.default_rng(0).standard_normal((5, 4, 2)).astype("float32")
@@ -32,7 +33,7 @@ def dense(values=VALUES, rows=ROWS):
 def trained(optimizer, gradient):
     variable = keras.Variable(np.ones(SHAPE, "float32"))
     for _ in range(2):
-        optimizer.apply([gradient], [variable])
+        take_step(optimizer, [gradient], [variable])
     return variable.numpy()
 
 
