@@ -109,6 +109,7 @@ def test_fit_on_tf_data_lowers_the_loss(make):
     check_fit_on_tf_data(make, jit_compile="auto")
 
 
+@pytest.mark.two_backends
 @pytest.mark.skipif(BACKEND == "torch", reason="PyTorch does not use XLA above")
 def test_fit_without_xla_lowers_the_loss():
     check_fit_on_tf_data(ExtremeTensoring, jit_compile=False)
@@ -145,6 +146,7 @@ def test_a_schedule_sets_the_learning_rate_of_each_step(make):
     np.testing.assert_allclose(by_schedule, by_hand, rtol=1e-6)
 
 
+@pytest.mark.one_backend
 @one_of_each
 def test_the_callback_learning_rate_scheduler_sets_the_learning_rate(make):
     x, y = data()
@@ -295,6 +297,7 @@ def test_a_step_of_accumulated_gradients_equals_a_step_of_their_mean(make):
     np.testing.assert_allclose(accumulated, by_hand, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.one_backend
 @one_of_each
 def test_gradients_are_divided_by_loss_scale_factor(make):
     make = in_float32(make)
@@ -335,6 +338,7 @@ def test_training_in_half_precision_lowers_the_loss(make, policy):
     assert is_scaled == (policy == "mixed_float16")
 
 
+@pytest.mark.one_backend
 @one_of_each
 def test_multi_optimizer_gives_each_optimizer_its_variables(make):
     x, y = data()
@@ -351,6 +355,7 @@ def test_multi_optimizer_gives_each_optimizer_its_variables(make):
     assert len(ours._trainable_variables) == 2
 
 
+@pytest.mark.one_backend
 @one_of_each
 def test_frozen_variables_have_no_slots_and_do_not_move(make):
     x, y = data()
@@ -363,6 +368,7 @@ def test_frozen_variables_have_no_slots_and_do_not_move(make):
     assert not [v for v in model.optimizer.variables if "hidden" in v.name]
 
 
+@pytest.mark.two_backends
 @one_of_each
 def test_a_missing_gradient_changes_neither_variable_nor_state(make):
     used, unused = variable_of(START), keras.Variable(START, name="unused")
@@ -379,6 +385,7 @@ def test_a_missing_gradient_changes_neither_variable_nor_state(make):
     assert np.any(used.numpy() != START)
 
 
+@pytest.mark.one_backend
 @one_of_each
 def test_constraints_hold_after_every_step(make):
     variable = variable_of(np.abs(START))
@@ -480,6 +487,7 @@ def test_a_compiled_untrained_model_is_saved_and_loaded(make, tmp_path):
     assert_equal_weights(weights(loaded), weights(model))
 
 
+@pytest.mark.two_backends
 @one_of_each
 def test_save_weights_saves_the_weights_and_the_state(make, tmp_path):
     x, y = data()
