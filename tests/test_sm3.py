@@ -48,7 +48,7 @@ def reference_update(rule, index, steps):
     exponent=st.integers(-12, 12),
     seed=seeds,
 )
-def test_updates_equal_the_transcription(rule, shape, level, exponent, seed):
+def test_updates_equal_the_papers_formula(rule, shape, level, exponent, seed):
     while np.prod(shape) > 20_000:
         shape = shape[:-1]
     index = TensorIndex.from_shape(shape, level)
@@ -63,8 +63,8 @@ def test_updates_equal_the_transcription(rule, shape, level, exponent, seed):
 @pytest.mark.parametrize(
     "shape", [(997,), (769, 521), (3, 3, 61, 67), (1, 1031), (5, 27127), (27127, 5)]
 )
-def test_large_odd_shapes_equal_the_transcription(shape, level, variant):
-    # Large enough for the maxima over slabs, with remainders on both axes.
+def test_updates_of_large_odd_shapes_equal_the_papers_formula(shape, level, variant):
+    # Large enough for maxima in slabs, with remainders on both axes.
     rule = dict(variant=variant, beta_2=0.9, epsilon=0.0)
     index = TensorIndex.from_shape(shape, level)
     steps = spread_gradients(shape, 1.0, seed=0, steps=3)
@@ -80,7 +80,7 @@ def test_large_odd_shapes_equal_the_transcription(shape, level, variant):
         ((7,), (1, 7)),
     ],
 )
-def test_indices_by_hand_equal_the_transcription(shape, sizes):
+def test_updates_with_hand_written_sizes_equal_the_papers_formula(shape, sizes):
     index = TensorIndex.from_sizes(shape, sizes)
     steps = spread_gradients(shape, 1.0, seed=1)
     for rule in RULES.values():
@@ -92,7 +92,7 @@ def test_indices_by_hand_equal_the_transcription(shape, sizes):
 
 @every_rule
 @pytest.mark.parametrize("level", LEVELS)
-def test_gradients_of_zero_give_updates_of_zero_then_and_later(rule, level):
+def test_zero_gradients_give_zero_updates_before_and_after_others(rule, level):
     for shape in [(), (50257,), (13, 7), (2, 3, 4), (1, 769, 521)]:
         index = TensorIndex.from_shape(shape, level)
         steps = np.zeros((3, *shape), "float32")
@@ -104,7 +104,7 @@ def test_gradients_of_zero_give_updates_of_zero_then_and_later(rule, level):
 
 @every_rule
 @pytest.mark.parametrize("decades", [(-18, -12), (9, 15)])
-def test_the_ends_of_the_range_of_float32_are_exact(rule, decades):
+def test_updates_are_exact_at_the_ends_of_the_range_of_float32(rule, decades):
     rng = np.random.default_rng(0)
     for shape in [(5,), (40, 30), (2, 3, 4, 5, 6)]:
         steps = (10 ** rng.uniform(*decades, (20, *shape))).astype("float32")
@@ -120,7 +120,9 @@ def test_the_ends_of_the_range_of_float32_are_exact(rule, decades):
 @pytest.mark.parametrize("variant", ["I", "II"])
 @pytest.mark.parametrize("beta_2", [None, 0.0, 0.99, 0.999])
 @pytest.mark.parametrize("size", [1e-18, 1e15])
-def test_the_first_step_is_exact_at_the_ends_too(variant, beta_2, size):
+def test_the_first_update_is_exact_for_the_smallest_and_largest_gradients(
+    variant, beta_2, size
+):
     rule = dict(variant=variant, beta_2=beta_2, epsilon=0.0)
     index = TensorIndex.from_shape((4, 5), 1)
     steps = np.full((1, 4, 5), size, "float32")
@@ -154,7 +156,7 @@ def test_nu_of_sm3_ii_lies_between_the_sum_of_squares_and_nu_of_sm3_i(
 
 @pytest.mark.parametrize("variant", ["I", "II"])
 @given(shape=st.lists(st.integers(1, 9), max_size=4), level=levels, seed=seeds)
-def test_an_accumulator_never_falls_when_summing(variant, shape, level, seed):
+def test_accumulators_never_decrease_without_beta_2(variant, shape, level, seed):
     index = TensorIndex.from_shape(shape, level)
     steps = spread_gradients(shape, 1.0, seed, steps=8)
     before = [np.zeros(s) for s in index.slot_shapes]
@@ -166,7 +168,7 @@ def test_an_accumulator_never_falls_when_summing(variant, shape, level, seed):
 
 @pytest.mark.parametrize("variant", ["I", "II"])
 @given(size=st.integers(1, 50), seed=seeds)
-def test_on_vectors_it_is_adagrad(variant, size, seed):
+def test_sm3_on_vectors_equals_adagrad(variant, size, seed):
     steps = random_gradients((size,), seed)
     index = TensorIndex.from_shape((size,), 1)
     update = last_update(SM3Rule(variant, None, 0.0), index, steps)
@@ -177,8 +179,8 @@ def test_on_vectors_it_is_adagrad(variant, size, seed):
 @given(
     shape=st.lists(st.integers(1, 9), min_size=2, max_size=3), level=levels, seed=seeds
 )
-def test_every_accumulator_is_the_nu_of_one_of_its_entries(shape, level, seed):
-    # Which is why the rows that a sparse gradient does not give need not be read.
+def test_every_accumulator_equals_the_nu_of_one_of_its_entries(shape, level, seed):
+    # Therefore a sparse step need not read the rows without a gradient.
     index = TensorIndex.from_shape(shape, level)
     steps = spread_gradients(shape, 1.0, seed, steps=4)
     *_, (_, slots) = library_updates(SM3Rule("II", 0.9, 0.0), index, steps)
@@ -194,7 +196,7 @@ def test_every_accumulator_is_the_nu_of_one_of_its_entries(shape, level, seed):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("beta_2", [None, 0.95])
 @pytest.mark.parametrize("shape", [(7,), (6, 9), (3, 4, 5), (1, 8), ()])
-def test_it_equals_optax(shape, beta_2, momentum):
+def test_sm3_equals_optax(shape, beta_2, momentum):
     optax = pytest.importorskip("optax")
     steps = random_gradients(shape, seed=0, steps=12)
     variable = keras.Variable(np.ones(shape, "float32"))
@@ -209,7 +211,7 @@ def test_it_equals_optax(shape, beta_2, momentum):
     theirs = optax.scale_by_sm3(
         b1=momentum, b2=1.0 if beta_2 is None else beta_2, eps=1e-8
     )
-    # optax takes no scalars: one entry of one axis is the same thing.
+    # optax takes no scalars, but a vector of one entry.
     weights = np.ones(shape or (1,), "float32")
     state = theirs.init(weights)
     for gradient in steps:
@@ -222,7 +224,7 @@ def test_it_equals_optax(shape, beta_2, momentum):
 
 
 @pytest.mark.parametrize("momentum_dtype", ["float32", "bfloat16"])
-def test_momentum_averages_the_scaled_gradients_without_correction(momentum_dtype):
+def test_momentum_averages_the_updates_without_bias_correction(momentum_dtype):
     steps = random_gradients((6, 9), seed=0, steps=8)
     variable = keras.Variable(np.zeros((6, 9), "float32"))
     optimizer = SM3(
@@ -245,7 +247,7 @@ def test_momentum_averages_the_scaled_gradients_without_correction(momentum_dtyp
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_other_float_dtypes_keep_float32_slots(dtype):
+def test_state_of_16_bit_weights_is_float32(dtype):
     rng = np.random.default_rng(0)
     variable = keras.Variable(rng.standard_normal((24, 9)), dtype=dtype)
     before = ops.convert_to_numpy(ops.cast(variable, "float32")).astype("float64")
@@ -264,16 +266,16 @@ def test_other_float_dtypes_keep_float32_slots(dtype):
     )
 
 
-def test_it_holds_the_sum_of_the_dimensions_or_less_at_higher_levels():
+def test_state_is_one_element_per_row_and_column_and_less_at_higher_levels():
     net = keras.Sequential([keras.Input((2000,)), keras.layers.Dense(512)])
-    held = {}
+    elements = {}
     for level in (1, 2, 3):
         optimizer = SM3(level=level, momentum=0)
         optimizer.build(net.trainable_variables)
-        held[level] = memory_report(optimizer).slots
+        elements[level] = memory_report(optimizer).slots
         counted = sum(int(np.prod(v.shape)) for v in slots_of(optimizer))
-        assert counted == held[level]
-    assert held == {1: 2000 + 512 + 512, 2: 40 + 50 + 2 * (16 + 32), 3: 28 + 2 * 20}
+        assert counted == elements[level]
+    assert elements == {1: 2000 + 512 + 512, 2: 40 + 50 + 2 * (16 + 32), 3: 28 + 2 * 20}
     with_momentum = SM3(level=1, momentum=0.9, momentum_rank=None)
     with_momentum.build(net.trainable_variables)
-    assert memory_report(with_momentum).slots == held[1] + 2000 * 512 + 512
+    assert memory_report(with_momentum).slots == elements[1] + 2000 * 512 + 512

@@ -1,4 +1,4 @@
-"""Subset-Norm: one step size a row or a column."""
+"""Subset-Norm: one step size per row or per column."""
 
 import functools
 
@@ -14,9 +14,10 @@ from tests.updates import random_gradients
 
 pytestmark = pytest.mark.one_backend
 
-# The paper's steps: not averaged, and as long as they are.
-papers = functools.partial(SubsetNorm, beta_1=0, update_bound=None)
-# Shape, axis and the axes that the paper's rule sums over; None keeps every entry.
+# The paper's steps: without momentum and without a bound on the update.
+without_momentum = functools.partial(SubsetNorm, beta_1=0, update_bound=None)
+# Shape, axis, and the axes that the paper's rule sums over; `None` for one step size
+# per entry.
 CASES = [
     ((6, 4), "auto", (0,)),
     ((4, 6), "auto", (1,)),
@@ -34,7 +35,7 @@ CASES = [
 ]
 
 
-def updates(gradients, axes, *, beta_2, mean, epsilon):
+def reference_updates(gradients, axes, *, beta_2, mean, epsilon):
     """The paper's rule in float64: g / √(ε + subset's sum or mean of g²)."""
     total = 0.0
     for step, gradient in enumerate(np.asarray(gradients, "float64"), start=1):
@@ -55,15 +56,17 @@ def updates(gradients, axes, *, beta_2, mean, epsilon):
 @pytest.mark.parametrize(
     ("statistic", "epsilon"), [("sum", 0.0), ("mean", 0.0), ("sum", 1e-2)]
 )
-def test_steps_equal_the_papers_rule(shape, axis, axes, beta_2, statistic, epsilon):
+def test_weights_equal_those_of_the_papers_rule(
+    shape, axis, axes, beta_2, statistic, epsilon
+):
     steps = random_gradients(shape, seed=0)
     variable = keras.Variable(np.zeros(shape, "float32"))
-    optimizer = papers(
+    optimizer = without_momentum(
         0.1, axis=axis, beta_2=beta_2, statistic=statistic, epsilon=epsilon
     )
     expected = np.zeros(shape)
     rule = dict(beta_2=beta_2, mean=statistic == "mean", epsilon=epsilon)
-    for gradient, update in zip(steps, updates(steps, axes, **rule)):
+    for gradient, update in zip(steps, reference_updates(steps, axes, **rule)):
         optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
         expected = expected - 0.1 * update
     np.testing.assert_allclose(
@@ -75,7 +78,7 @@ def test_steps_equal_the_papers_rule(shape, axis, axes, beta_2, statistic, epsil
     shape=st.lists(st.integers(2, 9), min_size=2, max_size=4),
     axis=st.integers(-4, 3),
 )
-def test_an_axis_keeps_a_number_for_each_of_its_positions(shape, axis):
+def test_an_axis_has_one_accumulator_per_index(shape, axis):
     if not -len(shape) <= axis < len(shape):
         with pytest.raises(ValueError, match=f"received axis={axis}"):
             TensorIndex.with_one_mode(shape, axis)
@@ -86,24 +89,24 @@ def test_an_axis_keeps_a_number_for_each_of_its_positions(shape, axis):
 
 
 @given(shape=st.lists(st.integers(2, 30), min_size=2, max_size=2))
-def test_a_matrix_keeps_its_shorter_side(shape):
+def test_the_auto_axis_of_a_matrix_is_the_shorter_one(shape):
     assert TensorIndex.with_one_mode(shape, "auto").slots == min(shape)
 
 
-def test_large_matrices_equal_the_rule_too():
+def test_weights_of_a_large_matrix_equal_those_of_the_papers_rule():
     steps = random_gradients((769, 521), seed=0, steps=2)
     variable = keras.Variable(np.zeros((769, 521), "float32"))
-    optimizer = papers(1.0, beta_2=None)
+    optimizer = without_momentum(1.0, beta_2=None)
     for gradient in steps:
         optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
     rule = dict(beta_2=None, mean=True, epsilon=0.0)
-    expected = -sum(updates(steps, (0,), **rule))
+    expected = -sum(reference_updates(steps, (0,), **rule))
     np.testing.assert_allclose(
         ops.convert_to_numpy(variable), expected, rtol=1e-5, atol=1e-6
     )
 
 
-def test_an_axis_may_be_chosen_by_path_and_the_rest_is_auto():
+def test_an_axis_by_path_leaves_other_variables_at_auto():
     net = keras.Sequential(
         [
             keras.Input((5,), dtype="int32"),
@@ -111,7 +114,7 @@ def test_an_axis_may_be_chosen_by_path_and_the_rest_is_auto():
             keras.layers.Dense(30, name="dense"),
         ]
     )
-    optimizer = papers(axis={"embedding": 0})
+    optimizer = without_momentum(axis={"embedding": 0})
     optimizer.build(net.trainable_variables)
     assert [row.slots for row in memory_report(optimizer).rows] == [50, 8, 30]
     again = SubsetNorm.from_config(optimizer.get_config())
@@ -119,12 +122,12 @@ def test_an_axis_may_be_chosen_by_path_and_the_rest_is_auto():
 
 
 @pytest.mark.parametrize("axis", ["rows", None, 1.0, True, {"a": "b"}, {3: 0}, (0,)])
-def test_an_axis_of_the_wrong_kind_is_refused_when_constructed(axis):
+def test_an_axis_of_the_wrong_type_is_refused_by_the_constructor(axis):
     with pytest.raises(ValueError, match="axis"):
         SubsetNorm(axis=axis)
 
 
-def test_an_axis_that_a_variable_lacks_is_refused_before_anything_is_made():
+def test_an_axis_that_a_variable_lacks_is_refused_before_any_state_is_created():
     variables = [keras.Variable(np.zeros((4, 5)), name="kernel")]
     optimizer = SubsetNorm(axis=2)
     with pytest.raises(ValueError, match="'kernel'.*received axis=2.*Use \"auto\""):
