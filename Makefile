@@ -26,7 +26,7 @@ COUNTED := --cov=et_optimizer --cov-report=term-missing:skip-covered
 # those of the studies train, which takes longer then. What is exact to the last place is
 # tested in the machine code that users run.
 NOT_OPTIMIZED := XLA_FLAGS='--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-EXACT := extreme_tensoring_exactness rank_one adafactor sm3 together rounding resume
+EXACT := batched rounding resume
 test-tensorflow: $(FOR_TESTS)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal \
 		-m "not one_backend" $(EXACT:%=tests/test_%.py) tests/tf_models
