@@ -116,7 +116,7 @@ def test_tied_embeddings_have_one_set_of_slots_and_are_trained_as_output_layer(m
     model = make()
     model.compile(ExtremeTensoring(3e-3, level=2, beta_1=0))
     inputs, targets = source_text()
-    unread = VOCABULARY - 1  # no byte of this text
+    unread = VOCABULARY - 1  # not a byte of the corpus
     assert inputs["token_ids"].max() < unread
     embeddings = model.backbone.token_embedding.embeddings
     before = ops.convert_to_numpy(embeddings)[unread]

@@ -50,8 +50,8 @@ def test_the_models_have_the_published_number_of_weights(counted, name, publishe
 def test_state_sizes_follow_the_formulas(counted, name):
     reports = counted[name]
     shapes = [row.shape for row in reports["Adam"].rows]
-    numbers = sum(map(math.prod, shapes))
-    assert reports["Adam"].slots == 2 * numbers
+    elements = sum(map(math.prod, shapes))
+    assert reports["Adam"].slots == 2 * elements
     # One element per slice of every axis longer than 1: m + n for a matrix, n for a
     # vector.
     slices = sum(length for shape in shapes for length in shape if length > 1)
@@ -63,8 +63,8 @@ def test_state_sizes_follow_the_formulas(counted, name):
     for row in by_default.rows:
         if len(row.shape) == 2:
             rank = max(8, min(row.shape) // 32)
-            numbers_of_momentum = min(rank * sum(row.shape), math.prod(row.shape))
-            assert row.momentum_bytes == 2 * numbers_of_momentum
+            elements_of_momentum = min(rank * sum(row.shape), math.prod(row.shape))
+            assert row.momentum_bytes == 2 * elements_of_momentum
         elif len(row.shape) == 1:
             assert row.momentum_bytes == 2 * row.model_numbers
     # Rows and columns of each matrix in a stack, and all elements of vectors.
@@ -75,8 +75,8 @@ def test_state_sizes_follow_the_formulas(counted, name):
     assert reports["Adafactor"].slots == rows_and_columns
     # Keras's also has a full-size slot, and two scalars for every vector.
     vectors = [shape for shape in shapes if len(shape) == 1]
-    lone_numbers = sum(map(sum, vectors)) - 2 * len(vectors)
-    extra = numbers - lone_numbers
+    lone_elements = sum(map(sum, vectors)) - 2 * len(vectors)
+    extra = elements - lone_elements
     assert reports["keras Adafactor"].slots == rows_and_columns + extra
     assert all(report.unassigned == 0 for report in reports.values())
 

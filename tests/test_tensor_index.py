@@ -1,4 +1,4 @@
-"""The tensor index: the paper's levels, padding, indices by hand, bad ones."""
+"""The tensor index: the paper's levels, padding, hand-written sizes, errors."""
 
 import itertools
 import math
@@ -45,7 +45,7 @@ def test_levels_split_the_axes_as_in_the_paper(shape, level, modes):
 
 
 def smallest_padded_sum(n, count):
-    """By exhaustion over non-decreasing factors, the last as small as can be."""
+    """The minimum over all non-decreasing factors, by exhaustive search."""
 
     def best(remaining, factors_left, least):
         if factors_left == 1:
@@ -60,7 +60,7 @@ def smallest_padded_sum(n, count):
 
 @pytest.mark.parametrize("count_and_level", [(2, 2), (4, 3)])
 @given(n=st.integers(2, 60_000))
-def test_a_split_keeps_at_most_ten_percent_more_than_the_best_padded_one(
+def test_a_split_has_at_most_ten_percent_more_slots_than_the_best_one(
     count_and_level, n
 ):
     count, level = count_and_level
@@ -82,7 +82,7 @@ def test_sizes_without_good_divisors_are_padded(size):
     shape=st.lists(st.integers(1, 9), max_size=8),
     level=st.sampled_from([1, 2, 3, 4, "inf"]),
 )
-def test_the_axes_hold_every_entry_and_slices_share_them_out(shape, level):
+def test_the_slices_of_each_mode_partition_the_entries(shape, level):
     index = TensorIndex.from_shape(shape, level)
     assert math.prod(axis.length for axis in index.axes) == math.prod(shape)
     assert index.slots <= max(1, sum(n for n in shape if n > 1))
@@ -95,7 +95,7 @@ def test_the_axes_hold_every_entry_and_slices_share_them_out(shape, level):
     length=st.integers(1, 40),
     modes=st.lists(st.integers(1, 7), min_size=1, max_size=3),
 )
-def test_entries_per_slice_counts_positions(length, modes):
+def test_entries_per_slice_counts_the_entries_of_padded_modes(length, modes):
     if math.prod(modes) < length:
         length = math.prod(modes)
     index = TensorIndex((length,), (Axis(length, tuple(modes)),))
@@ -107,20 +107,20 @@ def test_entries_per_slice_counts_positions(length, modes):
 
 
 @given(n=st.integers(1, 5000))
-def test_a_higher_level_never_keeps_more(n):
+def test_a_higher_level_never_has_more_slots(n):
     slots = [TensorIndex.from_shape((n,), level).slots for level in range(1, 9)]
     assert slots == sorted(slots, reverse=True)
     assert slots[-1] >= TensorIndex.from_shape((n,), "inf").slots == 1
 
 
-def test_numpy_integers_are_integers():
+def test_numpy_integers_are_accepted_as_shape_level_and_sizes():
     index = TensorIndex.from_shape((np.int64(8), np.int32(3)), np.int64(2))
     assert index.modes == (2, 4, 3)
     assert TensorIndex.from_sizes((8, 3), (np.int64(4), 6)).modes == (4, 6)
 
 
 @pytest.mark.parametrize("level", [7, 40, 10**6])
-def test_a_level_beyond_the_last_prime_factor_is_the_same_as_any_further_one(level):
+def test_levels_that_split_off_every_prime_factor_are_equal(level):
     assert (
         TensorIndex.from_shape((512, 97), level).modes
         == TensorIndex.from_shape((512, 97), level + 1).modes
@@ -139,12 +139,12 @@ def test_repr_names_shape_modes_and_slots():
 
 
 @pytest.mark.parametrize("level", [0, -1, 1.5, 2.0, "2", "INF", None, True])
-def test_a_level_that_is_none_is_refused_with_rule_and_remedy(level):
+def test_an_invalid_level_is_refused_with_the_rule_and_a_remedy(level):
     with pytest.raises(ValueError, match=r'1, 2, 3, … or "inf"; received level='):
         TensorIndex.from_shape((4, 4), level)
 
 
-def test_sizes_by_hand_may_cut_across_axes():
+def test_hand_written_sizes_may_cut_across_axes():
     index = TensorIndex.from_sizes((2000, 512), (1000, 1024))
     assert index.modes == (1000, 1024) and index.leading_axes() is None
 
@@ -163,7 +163,7 @@ def test_sizes_by_hand_may_cut_across_axes():
         ((True, 16), "tuple of positive integers"),
     ],
 )
-def test_sizes_that_cannot_hold_the_variable_are_refused(sizes, message):
+def test_hand_written_sizes_whose_product_is_not_the_size_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         TensorIndex.from_sizes((4, 4), sizes)
 
@@ -171,12 +171,12 @@ def test_sizes_that_cannot_hold_the_variable_are_refused(sizes, message):
 SHAPES = [("a/kernel", (4, 6)), ("a/bias", (6,)), ("b/kernel", (6, 2))]
 
 
-def test_the_first_matching_expression_wins_and_others_take_the_level():
+def test_the_first_matching_expression_gives_sizes_and_the_level_the_others():
     indices = index_variables(SHAPES, [1] * 3, {"^a/k": (24,), "kernel$": (3, 4)})
     assert [index.modes for index in indices] == [(24,), (6,), (3, 4)]
 
 
-def test_a_callable_gives_sizes_or_none():
+def test_a_callable_gives_sizes_or_none_for_the_level():
     indices = index_variables(
         SHAPES,
         [1] * 3,
@@ -191,18 +191,18 @@ def planned_modes(**arguments):
     return [index.modes for index in optimizer.index_variables(SHAPES)]
 
 
-def test_levels_may_be_given_by_path_and_the_rest_is_at_level_1():
+def test_levels_by_path_leave_other_variables_at_level_1():
     by_path = {"^a/": 2, "kernel$": "inf"}
     assert planned_modes(level=by_path) == [(4, 2, 3), (2, 3), (1,)]
     assert planned_modes(level={"^b/": 3}) == [(4, 6), (6,), (2, 3, 2)]
 
 
-def test_sizes_by_hand_go_before_a_level_by_path():
+def test_hand_written_sizes_take_precedence_over_a_level_by_path():
     indices = index_variables(SHAPES, ["inf", 1, "inf"], {"^a/k": (24,)})
     assert [index.modes for index in indices] == [(24,), (6,), (1,)]
 
 
-def test_a_level_by_path_is_that_of_the_merged_axes_too():
+def test_a_level_by_path_applies_to_merged_axes():
     named = [("queries", (16, 4, 4)), ("keys", (16, 4, 4))]
     indices = index_variables(named, [2, 1], merge_axes=True)
     assert [index.modes for index in indices] == [(4, 4, 4, 4), (16, 16)]
@@ -218,12 +218,12 @@ def test_a_level_by_path_is_that_of_the_merged_axes_too():
         ([1, 2], r"received level=\[1, 2\]"),
     ],
 )
-def test_levels_by_path_are_checked_one_by_one(levels, message):
+def test_an_invalid_level_or_expression_by_path_is_refused(levels, message):
     with pytest.raises(ValueError, match=message):
         check_levels(levels)
 
 
-def test_a_level_for_no_variable_is_refused_with_the_paths():
+def test_a_level_whose_expression_matches_no_variable_is_refused_with_the_paths():
     with pytest.raises(ValueError, match="level .*'embed'.*a/kernel, a/bias, b/kernel"):
         planned_modes(level={"embed": 2})
 
@@ -232,11 +232,11 @@ PATHS = [path for path, _ in SHAPES]
 
 
 @pytest.mark.parametrize("given", ["auto", None, 3, 0])
-def test_one_value_is_that_of_every_path(given):
+def test_a_single_value_applies_to_every_path(given):
     assert matched("rank", given, PATHS, default="other") == [given] * 3
 
 
-def test_by_path_the_first_match_wins_and_the_others_have_what_is_said():
+def test_values_by_path_take_the_first_match_and_otherwise_the_default():
     found = matched("rank", {"a/k": None, "^a": 0}, PATHS, default="auto")
     assert found == [None, 0, "auto"]
     assert matched("rank", {}, PATHS, default=1) == [1, 1, 1]
@@ -260,12 +260,12 @@ def test_by_path_the_first_match_wins_and_the_others_have_what_is_said():
         ((), None),
     ],
 )
-def test_a_variable_of_two_axes_or_more_is_seen_as_a_matrix(shape, matrix):
+def test_variables_with_two_or_more_axes_are_viewed_as_a_matrix(shape, matrix):
     assert matrix_shape(shape) == matrix
 
 
 @given(shape=st.lists(st.integers(1, 9), max_size=5))
-def test_the_matrix_is_a_reshape_cut_where_rows_and_columns_are_fewest(shape):
+def test_the_matrix_view_has_the_fewest_rows_plus_columns_of_all_reshapes(shape):
     matrix = matrix_shape(shape)
     if sum(n > 1 for n in shape) < 2:
         assert matrix is None
@@ -275,12 +275,12 @@ def test_the_matrix_is_a_reshape_cut_where_rows_and_columns_are_fewest(shape):
     assert sum(matrix) == min(sum(cut) for cut in cuts if min(cut) > 1)
 
 
-def test_an_expression_that_matches_nothing_is_refused_with_the_paths():
+def test_sizes_whose_expression_matches_no_variable_are_refused_with_the_paths():
     with pytest.raises(ValueError, match="'embed'.*a/kernel, a/bias, b/kernel"):
         index_variables(SHAPES, [1] * 3, {"embed": (24,)})
 
 
-def test_sizes_that_do_not_fit_are_refused_with_the_path():
+def test_sizes_that_do_not_fit_a_variable_are_refused_with_its_path():
     with pytest.raises(ValueError, match="'b/kernel'.*multiply to 4.*which has 12"):
         index_variables(SHAPES, [1] * 3, {"b/kernel": (2, 2)})
 
@@ -297,19 +297,19 @@ def test_sizes_that_do_not_fit_are_refused_with_the_path():
         ((50257, 768), (50257,)),
     ],
 )
-def test_the_cut_between_dimensions_is_the_most_even_one(shape, before, level):
+def test_the_cut_between_dimensions_balances_their_sizes(shape, before, level):
     index = TensorIndex.from_shape(shape, level)
     axes, dimensions = index.cut_between_dimensions()
     assert shape[:dimensions] == before
     assert math.prod(axis.length for axis in index.axes[:axes]) == math.prod(before)
 
 
-def test_an_index_across_dimensions_is_cut_at_an_end():
+def test_an_index_across_dimensions_is_cut_only_at_an_end():
     index = TensorIndex.from_sizes((12, 6), (9, 8))
     assert index.cut_between_dimensions() in {(0, 0), (len(index.axes), 2)}
 
 
-def test_the_shape_of_what_is_stacked():
+def test_stacked_shape_is_the_matrix_of_a_stack_and_otherwise_the_shape():
     assert TensorIndex.from_shape((5, 4, 3), 1).stacked_shape == (5, 4, 3)
     assert TensorIndex.of_matrices((5, 4, 3)).stacked_shape == (4, 3)
     assert TensorIndex.of_matrices((1, 2, 5, 4, 3)).stacked_shape == (4, 3)

@@ -162,15 +162,13 @@ def test_each_optimizer_trains_with_the_memory_that_its_paper_claims(name):
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     for before, after in zip(weights(model()), weights(made), strict=True):
         assert np.isfinite(after).all() and not np.array_equal(before, after)
-    numbers, held = optimizer.torch_state_size()
+    elements, state_bytes = optimizer.torch_state_size()
     least, most = SHARES[name]
-    assert least <= held / memory_report(optimizer).adam_bytes <= most
-    assert numbers > 0
+    assert least <= state_bytes / memory_report(optimizer).adam_bytes <= most
+    assert elements > 0
 
 
-def test_the_study_has_all_installed_optimizers_and_names_the_others(
-    monkeypatch,
-):
+def test_the_study_has_all_installed_optimizers_and_names_the_others(monkeypatch):
     study = presets.peers("laptop")
     names = [entry.name for entry in study.entries]
     assert len(names) == len(set(names))
@@ -204,7 +202,7 @@ def test_an_unknown_class_is_refused():
     assert optimizers.parse("torch.Came")[0] is torch_optimizers.Came
 
 
-def test_with_arguments_keeps_the_class():
+def test_with_arguments_keeps_the_class_and_its_arguments():
     text = optimizers.with_arguments("torch.AdamW(beta_2=0.9)", {"clipnorm": 1.0})
     assert text == "torch.AdamW(beta_2=0.9, clipnorm=1.0)"
     assert optimizers.parse(text)[0] is torch_optimizers.AdamW

@@ -6,7 +6,7 @@ import pytest
 from benchmarks import training_memory
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="JAX gives access to XLA's memory analysis"
+    keras.backend.backend() != "jax", reason="needs JAX for XLA's memory analysis"
 )
 WIDTH, LAYERS = 128, 2
 
@@ -41,6 +41,6 @@ def test_a_training_step_reuses_the_memory_of_weights_and_state():
     batch = training_memory.batch_of_tokens()
     memory = training_memory.compiled(model, batch).memory_analysis()
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    # New are only the loss and a pointer to each output.
+    # Only the loss and a pointer to each output are new.
     outputs = len(model.variables) + len(model.optimizer.variables)
     assert new < 16 * outputs + 1024

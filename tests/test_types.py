@@ -1,4 +1,4 @@
-"""What a checker of types finds in programs that use the library."""
+"""Type annotations: mypy accepts right programs and finds errors in wrong ones."""
 
 import importlib.resources
 import inspect
@@ -37,7 +37,7 @@ rates: list[LearningRate] = [
     keras.optimizers.schedules.CosineDecay(0.1, decay_steps=10),
     lambda: 0.1,
 ]
-rates.append(np.float64(0.1))  # One in float32 Keras itself refuses.
+rates.append(np.float64(0.1))  # Keras itself refuses a float32 one.
 et_optimizer.ExtremeTensoring(
     level=np.int64(2), momentum_rank=np.int32(4), rate_scale=np.float32(2.0)
 )
@@ -71,7 +71,7 @@ assert_type(index.modes, tuple[int, ...])
 frequent_directions.update(frequent_directions.zeros(4, 2), np.ones((4, 1), "float32"))
 """
 
-# A line of a program → the kind of its error.
+# A line of a program → mypy's code of its error.
 WRONG = {
     "ExtremeTensoring(level=[1])": "arg-type",
     "ExtremeTensoring(level='infinite')": "arg-type",
@@ -104,7 +104,7 @@ WRONG = {
 }
 
 
-def test_mypy_passes_a_right_program_and_finds_what_is_wrong(tmp_path):
+def test_mypy_accepts_a_right_program_and_finds_every_error_of_a_wrong_one(tmp_path):
     right, wrong = tmp_path / "right.py", tmp_path / "wrong.py"
     right.write_text(RIGHT)
     wrong.write_text("\n".join(["from et_optimizer import *", *WRONG]))
@@ -120,12 +120,12 @@ def test_mypy_passes_a_right_program_and_finds_what_is_wrong(tmp_path):
     assert errors == expected, found.stdout + found.stderr
 
 
-def test_the_right_program_runs():
+def test_the_program_that_mypy_accepts_runs():
     exec(RIGHT, {})
 
 
 def functions_of(value):
-    """A function, or the library's public ones of a class: `(name, function)` each."""
+    """The `(name, function)` of a function, or of a class's public methods."""
     if not inspect.isclass(value):
         yield value.__name__, value
         return
@@ -137,7 +137,7 @@ def functions_of(value):
                 continue
             member = getattr(member, "__func__", member)
             if isinstance(member, property):
-                # Or else it is the attribute that is annotated.
+                # An annotated attribute needs no annotated getter.
                 member = None if name in base.__annotations__ else member.fget
             if inspect.isfunction(member):
                 yield f"{base.__name__}.{name}", member
@@ -164,7 +164,7 @@ def test_every_argument_and_result_of_a_public_function_is_annotated():
         assert wanted <= typing.get_type_hints(function).keys(), name
 
 
-def test_keras_arguments_have_the_defaults_of_keras():
+def test_arguments_of_every_keras_optimizer_have_the_defaults_of_keras():
     of_keras = inspect.signature(keras.optimizers.Optimizer.__init__).parameters
     ours = inspect.signature(et_optimizer.SM3).parameters
     passed_on = {n: p.default for n, p in ours.items() if is_of_keras(p)}
@@ -173,5 +173,5 @@ def test_keras_arguments_have_the_defaults_of_keras():
     assert of_keras.keys() - passed_on.keys() <= {"self", "learning_rate", "kwargs"}
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_has_a_py_typed_marker():
     assert importlib.resources.files(et_optimizer).joinpath("py.typed").is_file()

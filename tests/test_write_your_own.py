@@ -1,4 +1,4 @@
-"""The page "Write your own optimizer": what it builds is what it says."""
+"""The page "Write your own optimizer": its optimizers do what it says."""
 
 import inspect
 
@@ -34,7 +34,7 @@ def test_lion_with_full_momentum_takes_the_steps_of_keras_lion():
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
-def test_lion_in_a_subspace_equals_the_formula():
+def test_lion_with_momentum_in_a_subspace_equals_the_formula():
     rng = np.random.default_rng(0)
     variable = keras.Variable(np.zeros((5, 7), "float32"), name="kernel")
     own = {"momentum_rank": 2, "momentum_dtype": "float32", "refresh_every": 100}
@@ -55,13 +55,13 @@ def test_lion_in_a_subspace_equals_the_formula():
         np.testing.assert_allclose(variable.numpy(), expected, atol=1e-6)
 
 
-def test_lion_is_at_most_60_lines_of_code():
+def test_the_page_builds_lion_in_at_most_60_lines_of_code():
     block = next(blocks(DOCS / "write-your-own.md"))
     lines = [line for line in block.splitlines() if line.strip()]
     assert "class Lion" in block and len(lines) <= 60
 
 
-def test_state_of_a_4096_kernel_is_as_the_page_says():
+def test_lion_has_2_mb_of_state_for_a_kernel_of_4096_by_4096():
     variable = keras.Variable(np.zeros((4096, 4096), "float32"), name="kernel")
     optimizer = Lion()
     optimizer.build([variable])
@@ -69,7 +69,7 @@ def test_state_of_a_4096_kernel_is_as_the_page_says():
     assert 4 * 4096 * 4096 == 64 * 2**20
 
 
-def test_arguments_are_documented_with_their_defaults():
+def test_lions_arguments_are_documented_with_their_defaults():
     parameters = inspect.signature(Lion).parameters
     assert list(parameters)[:3] == ["learning_rate", "beta_1", "beta_2"]
     assert parameters["learning_rate"].default == 1e-4
@@ -81,7 +81,7 @@ def test_arguments_are_documented_with_their_defaults():
     assert all(f"{name}:" in text or f"{name}," in text for name in parameters)
 
 
-def test_bad_arguments_are_refused_as_in_the_library():
+def test_lion_refuses_invalid_arguments_with_the_remedy():
     with pytest.raises(ValueError, match="Did you mean beta_1"):
         Lion(beta1=0.9)
     with pytest.raises(ValueError, match=r"beta_1 must be a number in \[0, 1\)"):
