@@ -103,6 +103,7 @@ def test_bfloat16_weights_halve_the_state_of_keras_but_not_of_this_library(count
         )
 
 
+@pytest.mark.one_backend
 def test_bytes_are_shown_in_the_largest_fitting_unit():
     shown = [public_models.in_units(n) for n in (1023, 1024, 3 * 2**19, 2**30)]
     assert shown == ["1023 bytes", "1.00 KiB", "1.50 MiB", "1.00 GiB"]
@@ -120,6 +121,7 @@ def test_the_program_prints_a_table_for_each_model(capsys, monkeypatch):
         assert f"│ {name:>{width}} │" in printed
 
 
+@pytest.mark.one_backend
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX is accepted")
 def test_other_backends_are_refused_with_the_remedy():
     with pytest.raises(app.UsageError, match="KERAS_BACKEND=jax"):

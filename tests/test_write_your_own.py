@@ -12,9 +12,17 @@ from tests.optimizers import DOCS, WRITTEN
 from tests.published import blocks, run
 from tests.updates import random_gradients
 
-PAGE = run(DOCS / "write-your-own.md")
+# tests/test_docs.py runs the page on every backend.
+pytestmark = pytest.mark.one_backend
+
 Lion = WRITTEN["Lion"]
 SHAPES = [(6, 8), (5,), ()]
+
+
+@pytest.fixture(scope="module")
+def page():
+    """What the page defines."""
+    return run(DOCS / "write-your-own.md")
 
 
 def weights_after(optimizer, steps=6):
@@ -90,9 +98,9 @@ def test_lion_refuses_invalid_arguments_with_the_remedy():
         Lion(spike_threshold=10.0)
 
 
-def test_rows_and_columns_keep_one_accumulator_each():
+def test_rows_and_columns_keep_one_accumulator_each(page):
     variable = keras.Variable(np.ones((3, 4), "float32"), name="kernel")
-    optimizer = PAGE["RowsAndColumns"](0.5)
+    optimizer = page["RowsAndColumns"](0.5)
     gradient = random_gradients((3, 4), seed=1, steps=1)[0]
     optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
     squares = gradient.astype("float64") ** 2
@@ -101,9 +109,9 @@ def test_rows_and_columns_keep_one_accumulator_each():
     assert memory_report(optimizer).slots == 3 + 4
 
 
-def test_per_entry_keeps_one_accumulator_for_each_entry():
+def test_per_entry_keeps_one_accumulator_for_each_entry(page):
     variable = keras.Variable(np.ones((3, 4), "float32"), name="kernel")
-    optimizer = PAGE["PerEntry"](0.5)
+    optimizer = page["PerEntry"](0.5)
     gradients = random_gradients((3, 4), seed=2, steps=3)
     expected, total = np.ones((3, 4)), 0.0
     for gradient in gradients.astype("float64"):
