@@ -1,4 +1,4 @@
-"""What the tests of distribution train, and how they start several processes."""
+"""The model that the tests of distribution train, and processes to train it in."""
 
 import functools
 import pathlib
@@ -13,7 +13,7 @@ BATCH, EPOCHS, TOKENS = 16, 2, 40
 
 
 def data():
-    """64 sequences of six tokens, and a class of each."""
+    """64 sequences of six tokens, and the class of each."""
     tokens = np.random.default_rng(0).integers(0, TOKENS, (64, 6))
     return tokens, tokens.sum(axis=1) % 3
 
@@ -40,10 +40,10 @@ def loss_of(layers_of, **kwargs):
 
 @functools.cache
 def mirrored():
-    """The strategy over two devices: one for all tests of a process.
+    """The strategy over two devices, the same for all tests of a process.
 
-    Two of them would number their collective operations alike, which TensorFlow
-    refuses where these are of different sizes.
+    Two strategies would give their collective operations the same numbers, which
+    TensorFlow refuses if the operations differ in size.
     """
     import tensorflow as tf
 
@@ -51,13 +51,13 @@ def mirrored():
 
 
 def loop(strategy, make, batches, gradient_dtype=None):
-    """Trains under a `tf.distribute` strategy, in a loop of one's own.
+    """Trains under a `tf.distribute` strategy in a custom training loop.
 
     Args:
         strategy: The strategy.
         make: Makes the optimizer, without arguments.
         batches: A `tf.data.Dataset`.
-        gradient_dtype: What gradients are cast to; `None` for what they are.
+        gradient_dtype: The dtype that gradients are cast to, or `None`.
 
     Returns:
         `(model, optimizer)`.
@@ -108,16 +108,18 @@ def start(module, count, *args):
 
 
 def finish(processes):
-    """Waits until all are done; fails with what they said unless all went well."""
-    said = [process.communicate(timeout=240)[0] for process in processes]
-    for process, text in zip(processes, said):
+    """Waits for all processes and returns their outputs; fails if one failed."""
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    for process, text in zip(processes, outputs):
         assert process.returncode == 0, text[-4000:]
+    return outputs
 
 
 def assert_close(path, other, tolerance):
-    """Asserts that what two processes saved with `np.savez` is close.
+    """Asserts that the arrays in two files of `np.savez` are close.
 
-    Every array to a tolerance times its largest entry, if that is less than 1.
+    The tolerance is relative to an array's largest entry if that is below 1, and
+    absolute otherwise.
     """
     one, other = np.load(path), np.load(other)
     assert one.files == other.files and len(one.files) > 5
@@ -129,7 +131,7 @@ def assert_close(path, other, tolerance):
 
 
 def _free_port():
-    """A port that nobody listens on, nor on the next one."""
+    """A port that is free, as is the next one."""
     while True:
         with socket.socket() as one, socket.socket() as next_one:
             one.bind(("127.0.0.1", 0))

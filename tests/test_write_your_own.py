@@ -12,7 +12,7 @@ from tests.optimizers import DOCS, WRITTEN
 from tests.published import blocks, run
 from tests.updates import random_gradients
 
-# tests/test_docs.py runs the page on every backend.
+# Its optimizer is an entry of tests/optimizers.py, which runs on every backend.
 pytestmark = pytest.mark.one_backend
 
 Lion = WRITTEN["Lion"]
