@@ -2,8 +2,8 @@
 
 COUNT processes share four devices of the host's CPU. They train twice. In the kind
 "data" every device has a quarter of the batch; in the kind "model" the batch and each
-matrix are split in two. Each process writes all weights and slots to
-FOLDER/KIND-COUNT-RANK.npz.
+matrix are split in two. Each process writes all weights and the optimizer's variables
+to FOLDER/KIND-COUNT-RANK.npz.
 """
 
 import os
@@ -21,7 +21,13 @@ def main(rank, count, port, folder):
 
     if count > 1:
         keras.distribution.initialize(f"127.0.0.1:{port}", count, rank)
-    devices = keras.distribution.list_devices()
+    train(keras.distribution.list_devices(), rank, count, folder)
+
+
+def train(devices, rank, count, folder):
+    """Trains under both distributions and writes the results."""
+    import keras
+
     assert len(devices) == 4
     data = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
     mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"), devices)
@@ -31,8 +37,8 @@ def main(rank, count, port, folder):
         layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False
     )
     for kind, distribution in (("data", data), ("model", model)):
-        keras.distribution.set_distribution(distribution)
-        state = trained(rank, count)
+        with distribution.scope():
+            state = trained(rank, count)
         np.savez(f"{folder}/{kind}-{count}-{rank}.npz", *state)
 
 

@@ -17,12 +17,8 @@ from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm
 from et_optimizer.compilers.bits import positions
 from et_optimizer.optimizers import rounding
 from tests import distributed_training as training
-from tests.optimizers import (
-    IN_A_SUBSPACE,
-    OPTIMIZERS,
-    SLOTS_OF_EACH_KIND,
-    in_float32,
-)
+from tests import jax_worker
+from tests.optimizers import IN_A_SUBSPACE, OPTIMIZERS, in_float32
 
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
@@ -86,20 +82,26 @@ def one_device():
 
 
 # Their state has low-rank momentum, maxima (not sums) over devices, and sketches.
-@pytest.mark.parametrize("name", SLOTS_OF_EACH_KIND[1:])
-def test_eight_devices_train_as_one_device_does(name):
+@pytest.mark.parametrize(
+    ("name", "distribute"),
+    [
+        ("ExtremeTensoring in a subspace", data_parallel),
+        ("SM3-I everything on", model_parallel),
+        ("SketchyShampoo everything on", model_parallel),
+    ],
+)
+def test_eight_devices_train_as_one_device_does(name, distribute):
     make = in_float32(OPTIMIZERS[name])
-    one = trained(make, None)
-    for distribution in (data_parallel(), model_parallel()):
-        model = trained(make, distribution)
-        for variable in [*model.weights, *model.optimizer.variables]:
-            assert len(variable.value.sharding.device_set) == 8
-        for w, expected in zip(model.weights, one.weights):
-            np.testing.assert_allclose(w.numpy(), expected.numpy(), rtol=0, atol=1e-5)
-    # Weights of the model-parallel run are still sharded after its steps.
-    specs = [tuple(w.value.sharding.spec) for w in model.weights[:4]]
-    assert specs[:3] == [("model", None), (None, "model"), ("model",)]
-    assert specs[3] == ("model", None)
+    one, model = trained(make, None), trained(make, distribute())
+    for variable in [*model.weights, *model.optimizer.variables]:
+        assert len(variable.value.sharding.device_set) == 8
+    for w, expected in zip(model.weights, one.weights):
+        np.testing.assert_allclose(w.numpy(), expected.numpy(), rtol=0, atol=1e-5)
+    if distribute is model_parallel:
+        # The weights are still sharded after their steps.
+        specs = [tuple(w.value.sharding.spec) for w in model.weights[:4]]
+        assert specs[:3] == [("model", None), (None, "model"), ("model",)]
+        assert specs[3] == ("model", None)
 
 
 def assert_copies_are_equal(weight):
@@ -371,8 +373,8 @@ def test_devices_exchange_a_single_value_per_norm():
 
 
 def test_two_processes_train_as_one_process_does(tmp_path):
-    for count in (1, 2):
-        training.finish(training.start("tests.jax_worker", count, tmp_path))
+    jax_worker.train(keras.distribution.list_devices()[:4], 0, 1, tmp_path)
+    training.finish(training.start("tests.jax_worker", 2, tmp_path))
     for kind in ("data", "model"):
         one, first, second = (
             tmp_path / f"{kind}-{process}.npz" for process in ("1-0", "2-0", "2-1")
