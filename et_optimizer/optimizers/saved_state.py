@@ -93,7 +93,8 @@ class SavedState(KerasOptimizer):
         """Raises unless a checkpoint that was restored before building fits."""
         if self._restored is not None:
             saved, slots = self._restored
-            self.check_state(saved, slots, [plan.slots for plan in plans], plans)
+            own = [[tuple(slot) for slot in plan.slots] for plan in plans]
+            self.check_state(saved, slots, own, plans)
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the state and its description."""
