@@ -31,7 +31,7 @@ def elements_of(name):
 
 def test_the_demo_lists_its_optimizers_by_memory():
     reports = [report(name) for name in DEMO]
-    held = [one.bytes for one in reports]
+    sizes = [one.bytes for one in reports]
     assert list(DEMO) == [
         "sgd",
         "et2",
@@ -42,11 +42,11 @@ def test_the_demo_lists_its_optimizers_by_memory():
         "keras_adafactor",
         "adam",
     ]
-    assert held == sorted(held)
+    assert sizes == sorted(sizes)
     # Only level 1 and SM3, which have the same slices, need equal memory.
-    assert len(set(held)) == len(held) - 1 and held[2] == held[3]
-    assert held[0] == 0
-    assert held[-1] == reports[0].adam_bytes == 8 * demo_model().count_params()
+    assert len(set(sizes)) == len(sizes) - 1 and sizes[2] == sizes[3]
+    assert sizes[0] == 0
+    assert sizes[-1] == reports[0].adam_bytes == 8 * demo_model().count_params()
     # Level 1 has one element for every index of every axis.
     slices = sum(sum(v.shape) for v in demo_model().trainable_variables)
     assert reports[2].slots == slices
@@ -65,9 +65,9 @@ def test_levels_without_momentum_hold_one_element_per_slice(name):
     optimizer.build(demo_model().trainable_variables)
     named_shapes = [(v.path, tuple(v.shape)) for v in demo_model().trainable_variables]
     indices = optimizer.index_variables(named_shapes)
-    held = memory_report(optimizer)
-    assert held.slots == sum(index.slots for index in indices)
-    assert held.momentum_bytes == 0
+    sizes = memory_report(optimizer)
+    assert sizes.slots == sum(index.slots for index in indices)
+    assert sizes.momentum_bytes == 0
 
 
 def test_et2_tokens_has_level_1_for_tokens_and_level_2_elsewhere():
@@ -91,10 +91,10 @@ def test_geometric_and_rank_one_contenders_hold_equal_state():
 
 def test_low_rank_momentum_takes_a_small_part_of_adams_memory():
     names = ("et1", "et_4", "et", "et_16_int8", "et_16", "et1_momentum")
-    held = [report(name).bytes for name in names]
-    assert held == sorted(held) and len(set(held)) == len(held)
+    sizes = [report(name).bytes for name in names]
+    assert sizes == sorted(sizes) and len(set(sizes)) == len(sizes)
     adam = report("adam").bytes
-    assert 20 * held[2] < adam
+    assert 20 * sizes[2] < adam
     for name in ("sm3", "adafactor"):
         momentum = report(f"{name}_momentum").bytes - report(name).bytes
         assert 0 < 20 * momentum < adam
@@ -115,8 +115,8 @@ def test_variants_of_adam_and_et_differ_in_one_argument():
 
 def test_matrix_preconditioners_are_ordered_by_memory():
     names = ["sketchy2", "sketchy", "sketchy_momentum", "shampoo", "shampoo_momentum"]
-    held = [elements_of(name) for name in names]
-    assert held == sorted(held) and len(set(held)) == len(held)
+    sizes = [elements_of(name) for name in names]
+    assert sizes == sorted(sizes) and len(set(sizes)) == len(sizes)
     for name in ("sketchy", "shampoo"):
         momentum = elements_of(f"{name}_momentum") - elements_of(name)
         assert momentum == demo_model().count_params()

@@ -11,7 +11,7 @@ from tf_models.studies import device
 MIB = 2**20
 
 
-def held(mib):
+def allocated(mib):
     # Computed: of a NumPy array the framework may hold the array's own memory.
     return keras.ops.ones(mib * MIB // 4)
 
@@ -19,7 +19,7 @@ def held(mib):
 @pytest.fixture
 def memory_on_top_of_more():
     gc.collect()  # What other tests left must not be freed while this one counts.
-    before = held(8)
+    before = allocated(8)
     memory = device.PeakMemory()
     if memory.bytes() is None:
         assert sys.platform != "linux"
@@ -30,14 +30,14 @@ def memory_on_top_of_more():
 
 def test_the_peak_does_not_count_the_initial_memory_in_use(memory_on_top_of_more):
     for _ in range(3):
-        tensors = [held(2), held(2)]
+        tensors = [allocated(2), allocated(2)]
         del tensors
         gc.collect()
     assert 4 * MIB <= memory_on_top_of_more.bytes() < 8 * MIB
 
 
 def test_reset_forgets_an_earlier_peak(memory_on_top_of_more):
-    tensors = [held(8), held(1)]
+    tensors = [allocated(8), allocated(1)]
     del tensors[0]
     gc.collect()
     memory_on_top_of_more.reset()

@@ -153,8 +153,8 @@ def test_adafactor_replaces_the_stub_of_the_garden():
     matrix = tf.Variable(tf.ones((3, 4)))
     optimizer.apply_gradients([(tf.ones((3, 4)), matrix)])
     assert float(matrix[0, 0]) < 1
-    held = [v for v in optimizer.variables if v.shape.rank == 1]
-    assert sorted(int(v.shape[0]) for v in held) == [3, 4]
+    vectors = [v for v in optimizer.variables if v.shape.rank == 1]
+    assert sorted(int(v.shape[0]) for v in vectors) == [3, 4]
 
 
 def test_the_command_line_overrides_an_argument():
@@ -493,19 +493,19 @@ def test_a_checkpoint_holds_only_the_state_of_extreme_tensoring(small, model_dir
         hyperparams.override_params_dict(params, str(file), is_strict=True)
     model = task_factory.get_task(params.task).build_model()
     shapes = [tuple(v.shape) for v in model.trainable_variables]
-    held = [
+    values = [
         value
         for name, value in saved(model_dir, 2 * STEPS).items()
         if name.startswith("optimizer/_variables/")
     ]
-    slots = [value for value in held if value.dtype == np.float32]
+    slots = [value for value in values if value.dtype == np.float32]
     indices = [TensorIndex.from_shape(shape, 1) for shape in shapes]
     assert sum(value.size for value in slots) == sum(index.slots for index in indices)
     # Each variable also has a counter of skipped steps.
-    counters = [value for value in held if value.dtype == np.int32]
+    counters = [value for value in values if value.dtype == np.int32]
     assert [value.shape for value in counters] == [()] * len(shapes)
     of_these = (np.float32, np.int32)
-    momentum = [value for value in held if value.dtype not in of_these]
+    momentum = [value for value in values if value.dtype not in of_these]
     assert {value.dtype.name for value in momentum} == {"bfloat16"}
     assert sum(value.size for value in momentum) == sum(map(momentum_of, shapes))
 

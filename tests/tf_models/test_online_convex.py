@@ -159,18 +159,18 @@ def test_s_adagrad_of_the_study_equals_that_of_the_library(i):
     for g, update in zip(gradients[:, i], updates_of("S-AdaGrad", gradients)[:, i]):
         optimizer.apply([ops.convert_to_tensor(g, "float32")], [variable])
         weights -= update
-        held = ops.convert_to_numpy(variable.value)
-        np.testing.assert_allclose(held, weights, rtol=2e-5, atol=2e-6)
+        value = ops.convert_to_numpy(variable.value)
+        np.testing.assert_allclose(value, weights, rtol=2e-5, atol=2e-6)
     assert np.linalg.norm(weights) > TWO_RATES[i]
 
 
-def count(held):
+def count(value):
     """The numbers in the arrays that something holds."""
-    if isinstance(held, (list, tuple)):
-        return sum(map(count, held))
-    if hasattr(held, "shape"):
-        return math.prod(held.shape)
-    return sum(map(count, getattr(held, "__dict__", {}).values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(count, value))
+    if hasattr(value, "shape"):
+        return math.prod(value.shape)
+    return sum(map(count, getattr(value, "__dict__", {}).values()))
 
 
 @pytest.mark.parametrize("name", online_algorithms.ALGORITHMS)

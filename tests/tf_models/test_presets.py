@@ -26,7 +26,7 @@ def report(entry, model):
     return memory_report(optimizer)
 
 
-def held(entry, model):
+def state_size(entry, model):
     """The number of elements of that optimizer's state."""
     return report(entry, model).slots
 
@@ -106,7 +106,7 @@ def test_at_paper_size_level_2_holds_a_thousandth_of_the_state_of_rmsprop():
     model = model_of(study.entries[0].task)
     assert model.count_params() > 50_000_000
     ours, rmsprop, adam = (
-        held(entries[name], model) for name in ("et2", "rmsprop", "adam_99")
+        state_size(entries[name], model) for name in ("et2", "rmsprop", "adam_99")
     )
     assert 1000 * ours <= rmsprop == model.count_params()
     assert adam == 2 * rmsprop
@@ -115,7 +115,7 @@ def test_at_paper_size_level_2_holds_a_thousandth_of_the_state_of_rmsprop():
 def test_at_laptop_size_level_2_holds_at_most_one_element_per_500_weights():
     study = PRESETS["language"]("laptop")
     model = model_of(study.entries[0].task)
-    assert 500 * held(named(study)["et2"], model) <= model.count_params()
+    assert 500 * state_size(named(study)["et2"], model) <= model.count_params()
 
 
 def test_the_language_study_lists_its_optimizers_by_memory():
@@ -179,7 +179,7 @@ def test_a_deep_model_with_et2_needs_less_memory_than_a_shallow_one_with_adagrad
     totals = []
     for one in (deep, shallow):
         model = model_of(one.task)
-        totals.append(model.count_params() + held(one, model))
+        totals.append(model.count_params() + state_size(one, model))
     assert totals[0] < totals[1]
 
 
@@ -206,8 +206,8 @@ def test_the_convex_study_lists_its_optimizers_by_memory():
     names = ("sgd_unclipped", *levels, "adagrad")
     rank_one = entries["et1_rank_one_sums"]
     assert set(entries) == {*names, rank_one.name}
-    assert held(rank_one, model) == held(entries["et1_sums"], model)
-    numbers = [held(entries[name], model) for name in names]
+    assert state_size(rank_one, model) == state_size(entries["et1_sums"], model)
+    numbers = [state_size(entries[name], model) for name in names]
     assert numbers == sorted(numbers) and len(set(numbers)) == len(numbers)
     assert numbers[0] == 0
     assert numbers[2:5] == [8 + 8 + 8 + 10, 16 + 32 + 10, 512 + 10]
