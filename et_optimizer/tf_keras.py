@@ -1,8 +1,8 @@
 """The optimizers for tf_keras (Keras 2), on which the TensorFlow Model Garden runs.
 
-They are the same papers and the same code: each class here owns tf_keras's variables,
-and has the Keras 3 optimizer of its name plan them and take the steps. Arguments,
-memory and weights are those of that optimizer; see its documentation.
+They share the code of the Keras 3 optimizers: each class here owns tf_keras's
+variables, and has the Keras 3 optimizer of its name plan them and take the steps.
+Arguments, memory and weights are those of that optimizer; see its documentation.
 
     model.compile(optimizer=et_optimizer.tf_keras.ExtremeTensoring(), loss=loss)
 
@@ -21,6 +21,7 @@ import keras
 import et_optimizer
 from et_optimizer import naming
 from et_optimizer.optimizers import rounding
+from et_optimizer.optimizers.base import of_this_version
 from et_optimizer.optimizers.nonfinite import NonfiniteHandling
 from et_optimizer.optimizers.options import hint, is_of_keras
 from et_optimizer.optimizers.saved_state import SavedState
@@ -51,7 +52,7 @@ import tensorflow as tf
 
 
 def arguments(keras_class: Any) -> dict[str, Any]:
-    """The arguments of a Keras 3 optimizer of this library that Keras's do not have.
+    """The arguments that this library adds to those of every Keras optimizer.
 
     Args:
         keras_class: The class.
@@ -66,7 +67,7 @@ def arguments(keras_class: Any) -> dict[str, Any]:
 class PreconditionedOptimizer(
     NonfiniteHandling, SavedState, tf_keras.optimizers.Optimizer
 ):
-    """The tf_keras optimizer that all optimizers here are.
+    """The base class of all optimizers here.
 
     Args:
         learning_rate: A float or a `tf_keras.optimizers.schedules` schedule. Defaults
@@ -76,7 +77,7 @@ class PreconditionedOptimizer(
         **kwargs: The other arguments of the Keras 3 optimizer, such as `level`.
 
     Raises:
-        TypeError: if neither has an argument.
+        TypeError: if an argument is unknown.
         ValueError: as the Keras 3 optimizer.
     """
 
@@ -106,7 +107,7 @@ class PreconditionedOptimizer(
             learning_rate = parameters["learning_rate"].default
         _check_learning_rate(learning_rate)
         # Not a dependency: its own iteration and learning rate are never used.
-        self._paper = self._no_dependency(self.keras_class(**kwargs))
+        self._optimizer = self._no_dependency(self.keras_class(**kwargs))
         super().__init__(
             name=name or type(self).__name__,
             weight_decay=weight_decay,
@@ -125,7 +126,7 @@ class PreconditionedOptimizer(
     @property
     def nonfinite(self) -> str:
         """What happens to a step that is not finite: `"skip"` or `"raise"`."""
-        return self._paper.nonfinite
+        return self._optimizer.nonfinite
 
     @property
     def built(self) -> bool:
@@ -143,7 +144,7 @@ class PreconditionedOptimizer(
         """
         if self.built:
             return
-        plans = self._paper.plan_state(var_list)
+        plans = self._optimizer.plan_state(var_list)
         self.check_restored(plans)
         super().build(var_list)
         counter = Slot(SKIPPED_STEPS, (), "int32")
@@ -203,26 +204,28 @@ class PreconditionedOptimizer(
             tf.convert_to_tensor(self.learning_rate),
             tf.cast(self.iterations + 1, tf.float32),
             self.weight_decay if self._use_weight_decay(variable) else None,
-            self._paper.rounding_seed(variable.dtype, self.iterations, index),
+            self._optimizer.rounding_seed(variable.dtype, self.iterations, index),
         )
-        self._paper.take_step(self._states[index], gradient, variable, context)
+        self._optimizer.take_step(self._states[index], gradient, variable, context)
 
     def state_plans(self) -> list[StatePlan]:
         """The plan of the state that was built; empty before."""
-        return self._paper.plan_state(self._trainable_variables) if self.built else []
+        return (
+            self._optimizer.plan_state(self._trainable_variables) if self.built else []
+        )
 
     def state_arguments(self) -> dict[str, Any]:
         """The arguments that say what the state means, by name."""
-        return self._paper.state_arguments()
+        return self._optimizer.state_arguments()
 
     def slot_arguments(self) -> dict[str, Any]:
         """The arguments that decide what slots there are, by name."""
-        return self._paper.slot_arguments()
+        return self._optimizer.slot_arguments()
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer."""
         config = super().get_config()
-        paper = self._paper.get_config()
+        paper = self._optimizer.get_config()
         config.update({name: paper[name] for name in arguments(self.keras_class)})
         config["learning_rate"] = self._serialize_hyperparameter(self._learning_rate)
         return config
@@ -230,9 +233,7 @@ class PreconditionedOptimizer(
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """An optimizer from `get_config`'s dictionary, also of earlier versions."""
-        if config.get("stochastic_rounding") == "auto":
-            config = config | {"stochastic_rounding": True}
-        return super().from_config(config, custom_objects)
+        return super().from_config(of_this_version(config), custom_objects)
 
     def _check_arguments(self, received: Iterable[str]) -> None:
         known = arguments(self.keras_class)
@@ -251,7 +252,7 @@ class PreconditionedOptimizer(
         self, var_list: Sequence[Variable]
     ) -> None:
         """tf_keras's averages of weights; 16-bit ones are rounded as weights are."""
-        if not (self.use_ema and self._paper.stochastic_rounding):
+        if not (self.use_ema and self._optimizer.stochastic_rounding):
             super()._update_model_variables_moving_average(var_list)
             return
         for variable in var_list:

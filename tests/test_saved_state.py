@@ -227,3 +227,16 @@ def test_compile_finds_optimizers_by_name(name, made):
         assert type(model.optimizer) is made
     assert keras.saving.get_registered_name(made) == f"et_optimizer>{made.__name__}"
     assert type(keras.optimizers.get("adafactor")) is keras.optimizers.Adafactor
+
+
+def test_a_checkpoint_of_an_unbuilt_optimizer_changes_nothing(tmp_path):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("tf.train.Checkpoint")
+    import tensorflow as tf
+
+    path = tf.train.Checkpoint(optimizer=PLAIN()).save(str(tmp_path / "checkpoint"))
+    loading = trained(PLAIN())
+    slots = values(slots_of(loading))
+    tf.train.Checkpoint(optimizer=loading).restore(path)
+    for one, other in zip(slots, values(slots_of(loading)), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,5 +1,6 @@
 """The page "Write your own optimizer": its optimizers do what it says."""
 
+import dataclasses
 import inspect
 
 import keras
@@ -8,6 +9,8 @@ import pytest
 from keras import ops
 
 from et_optimizer import memory_report
+from et_optimizer.momenta.selection import for_variables
+from et_optimizer.views.updates import MaterializedUpdate
 from tests.optimizers import DOCS, WRITTEN
 from tests.published import blocks, run
 from tests.updates import random_gradients
@@ -109,7 +112,7 @@ def test_rows_and_columns_keep_one_accumulator_each(page):
     assert memory_report(optimizer).slots == 3 + 4
 
 
-def test_per_entry_keeps_one_accumulator_for_each_entry(page):
+def test_one_accumulator_per_entry_is_adagrad(page):
     variable = keras.Variable(np.ones((3, 4), "float32"), name="kernel")
     optimizer = page["PerEntry"](0.5)
     gradients = random_gradients((3, 4), seed=2, steps=3)
@@ -118,5 +121,44 @@ def test_per_entry_keeps_one_accumulator_for_each_entry(page):
         step = ops.convert_to_tensor(gradient, "float32")
         optimizer.apply([step], [variable])
         total = total + gradient**2
-        expected = expected - 0.5 * gradient / total**0.25
+        expected = expected - 0.5 * gradient / total**0.5
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5)
+
+
+def test_state_of_another_optimizer_of_ones_own_is_refused(page):
+    class OtherRowsAndColumns(page["RowsAndColumns"]):
+        rule = dataclasses.dataclass(frozen=True)(
+            type("OtherRule", (page["RowsAndColumnsRule"],), {})
+        )
+
+    variable = keras.Variable(np.ones((3, 4), "float32"), name="kernel")
+    saved, loading = page["RowsAndColumns"](0.1), OtherRowsAndColumns(0.1)
+    state = {}
+    for optimizer in (saved, loading):
+        optimizer.apply([ops.ones((3, 4))], [variable])
+    saved.save_own_variables(state)
+    with pytest.raises(ValueError, match="saved by RowsAndColumns, here OtherRows"):
+        loading.load_own_variables(state)
+
+
+def test_an_optimizer_without_beta_1_has_no_momentum(page):
+    optimizer = page["RowsAndColumns"](0.1)
+    assert optimizer.momentum_decays() == (0.0, None)
+    assert "beta_1" not in inspect.signature(page["RowsAndColumns"]).parameters
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_corrected_average_of_equal_gradients_is_that_gradient(rank):
+    own = {"decay": 0.95, "direction_decay": 0.8}
+    [momentum] = for_variables([(6, 7)], [rank], "float32", 50, **own)
+    state = [
+        ops.zeros(shape) if momentum.initial(name) is None else momentum.initial(name)
+        for name, (shape, _) in momentum.slots().items()
+    ]
+    gradient = random_gradients((6, 7), seed=3, steps=1)[0]
+    for step in range(1, 6):
+        update = MaterializedUpdate(ops.convert_to_tensor(gradient))
+        time = ops.convert_to_tensor(float(step))
+        direction, state = momentum(update, state, time)
+        found = ops.convert_to_numpy(direction.evaluate())
+        np.testing.assert_allclose(found, gradient, rtol=1e-4, atol=1e-5)

@@ -1,7 +1,8 @@
 """What compilers and devices need.
 
-The only package that asks which backend runs, what is being traced and where tensors
-live. Everything else is written as if none of this mattered.
+Code that depends on the backend, on tracing or on where tensors live belongs here, and
+the rest of the library calls it. (`tf_keras` and TensorFlow's checkpoints are
+TensorFlow's own.)
 
 - `tracing`: whether a value is known yet, and functions traced once.
 - `symbolic`: variables without memory.
@@ -10,5 +11,7 @@ live. Everything else is written as if none of this mattered.
 - `row_blocks`: large matrices, a block of rows at a time.
 - `bits`: tensors as integers, and counters of entries.
 - `layouts`: tensors that are sharded or replicated over devices.
-- `linear_algebra`: what backends compute with different care.
+- `batching`, `scatter`: which small variables are updated together, and how rows are.
+- `linear_algebra`: decompositions, with failures of a backend handled.
+- `autodiff`: the gradients of a model's loss.
 """

@@ -1,7 +1,7 @@
 """Optimization barriers: what a compiler must not fuse, merge or reorder.
 
 Only XLA needs them, and most of them only its CPU compiler under JAX. Elsewhere these
-functions return their argument.
+functions return their argument, except for `materialize`.
 """
 
 import math

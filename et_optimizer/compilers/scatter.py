@@ -4,7 +4,7 @@ import keras
 
 
 def replaces_rows_in_place():
-    """Whether the rows of a variable are replaced where it lies.
+    """Whether rows of a variable are replaced in place.
 
     TensorFlow assigns a `tf.IndexedSlices` to a variable row by row. Other backends
     make a new value, which a compiler writes over the old one.

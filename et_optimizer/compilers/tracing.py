@@ -32,7 +32,8 @@ def trace_once(function: Traced) -> Traced:
 
     Args:
         function: A pure function with positional arguments: nested tensors, numbers and
-            `None`. It is traced again for other numbers, or for `None` elsewhere.
+            `None`. It is traced again if another argument is `None`, and by TensorFlow
+            for every other number.
 
     Returns:
         A function to call while a program is being traced.

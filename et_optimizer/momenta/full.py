@@ -50,6 +50,8 @@ class FullMomentum(Momentum):
             new = finite(ops.cast(update.evaluate(), "float32"))
             kept, direction = self.averages(average, new)
         state = quantization.quantize(kept, self.dtype, self._scale_axes)
+        # A quotient and a product with the reciprocal differ in the last bit. Each is
+        # kept, so that runs of earlier versions resume exactly.
         if self.is_of_gradient:
             return MaterializedUpdate(direction / self.weight(step)), state
         return MaterializedUpdate(direction, 1.0 / self.weight(step)), state

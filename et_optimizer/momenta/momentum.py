@@ -87,9 +87,11 @@ class Momentum:
         return kept, beta * average + (1.0 - beta) * new
 
     def weight(self, step: Tensor) -> Tensor:
-        """The sum of the weights in the average, or 1 if it is not corrected."""
+        """The sum of the weights in the direction, or 1 if it is not corrected."""
         if not self.is_corrected:
             return 1.0
+        if self.direction_decay is not None:
+            return 1.0 - self.direction_decay * ops.power(self.decay, step - 1.0)
         # 1 − β^t without the cancellation at small t.
         return -ops.expm1(step * math.log(self.decay))
 

@@ -2,7 +2,6 @@
 
 from keras import ops
 
-DTYPES = ("float32", "bfloat16", "int8")
 LARGEST_INT8 = 127.0
 
 
@@ -12,7 +11,8 @@ def slots(name, shape, dtype, scale_axes=()):
     Args:
         name: The tensor's name.
         shape: Its shape.
-        dtype: One of `DTYPES`. An int8 tensor has a second slot of float32 scales.
+        dtype: `"float32"`, `"bfloat16"`, or `"int8"`, which has a second slot of
+            float32 scales.
         scale_axes: The axes along which entries share a scale.
 
     Returns:

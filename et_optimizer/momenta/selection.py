@@ -48,7 +48,7 @@ def _for_variable(shape, rank, dtype, refresh_every, own):
         return Momentum()
     matrix = matrix_shape(shape)
     if matrix is None:
-        # A vector is small, and each of its entries is worth two bytes.
+        # Vectors are small, so int8 would save little.
         dtype = "bfloat16" if dtype == "int8" else dtype
         return FullMomentum(**own, shape=shape, dtype=dtype)
     rows, columns = matrix

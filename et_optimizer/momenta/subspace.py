@@ -21,7 +21,8 @@ WIDTH_PER_RANK, LEAST_RANK = 32, 8
 # The share of the old basis in the new one. It completes the basis where the gradient
 # has a lower rank, and is small enough not to choose directions itself.
 SHARE_OF_OLD_BASIS = 1e-4
-# Steps of the Newton-Schulz iteration that makes a basis orthonormal.
+# Steps of the Newton-Schulz iteration that makes a basis orthonormal, a few more than
+# it needs.
 NEWTON_SCHULZ_STEPS = 32
 
 
@@ -73,8 +74,8 @@ class SubspaceMomentum(Momentum):
     columns: int = 0
     rank: int = 0
     refresh_every: int = 50
-    # A step is told when to update the basis, so variables that only differ in this
-    # have equal steps.
+    # Not compared: whether to update is an argument of the step, so that variables with
+    # different offsets share one traced step.
     offset: int = dataclasses.field(default=0, compare=False)
     dtype: str = "bfloat16"
 

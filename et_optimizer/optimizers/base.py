@@ -1,4 +1,4 @@
-"""The Keras optimizer that all optimizers of this library are."""
+"""The base class of all optimizers of this library."""
 
 import dataclasses
 import types
@@ -66,7 +66,8 @@ class PreconditionedOptimizer(
             staggered.
         momentum_dtype: The dtype of the momentum: `"float32"`, `"bfloat16"` or
             `"int8"`. `"int8"` adds a float32 scale per basis vector (per row for full
-            momentum), and keeps bases and vectors in bfloat16.
+            momentum); bases and the momentum of one-dimensional variables stay in
+            bfloat16.
         clip_threshold: The largest root mean square of a variable's update before
             momentum, as in Adafactor. A larger update is scaled down to it, which takes
             one more pass over the gradient. `None` turns it off.
@@ -100,12 +101,12 @@ class PreconditionedOptimizer(
             decay. `"auto"` is 8 for embeddings, also of positions, and for the output
             projection (LM head), and 1 for all other variables. Embeddings are matrices
             whose own name contains "embedding", as in Keras's and KerasHub's layers,
-            except those of LoRA. The output projection is the only other matrix with
-            the transposed shape of the largest embedding that is not of positions, if
-            there is exactly one. Language models trained from scratch are best at about
-            this ratio; for fine-tuning, start with `None`, which is 1 for all. Or a
-            number; or a dict from regular expressions on paths to these. Optimizers
-            saved by version 0.2 load with `None`.
+            except those of LoRA. The output projection is the one other matrix whose
+            shape is that of the largest embedding of tokens, transposed; if several
+            match, none is treated as one. Language models trained from scratch are best
+            at about this ratio; for fine-tuning, start with `None`, which is 1 for all.
+            Or a number; or a dict from regular expressions on paths to these.
+            Optimizers saved by version 0.2 load with `None`.
         weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
             ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps,
             name: As in every Keras optimizer. `use_ema` and
@@ -210,7 +211,7 @@ class PreconditionedOptimizer(
 
         See `et_optimizer.momenta.Momentum`.
         """
-        return self.argument(self.momentum_argument), None
+        return getattr(self._arguments, self.momentum_argument, 0.0), None
 
     def by_path(self, name: str, named_shapes: NamedShapes) -> list[Any]:
         """The value of an argument by path for every variable.
@@ -229,13 +230,15 @@ class PreconditionedOptimizer(
 
     def state_arguments(self) -> dict[str, Any]:
         """The arguments that say what the state means, by name."""
-        return {name: getattr(self, name) for name in self.state_argument_names}
+        names = self.state_argument_names
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def slot_arguments(self) -> dict[str, Any]:
         """The arguments that decide what slots there are, by name."""
         names = [*self.slot_argument_names, self.momentum_argument]
         names += ["momentum_rank", "momentum_dtype"]
-        return {name: self.argument(name) for name in names}
+        given = vars(self._arguments)
+        return {name: self.argument(name) for name in names if name in given}
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal optimizer."""
@@ -249,11 +252,16 @@ class PreconditionedOptimizer(
         custom_objects: Mapping[str, Any] | None = None,
     ) -> Self:
         """An optimizer from `get_config`'s dictionary, also of earlier versions."""
-        # A copy, because Keras puts the schedule it makes in the dictionary's place.
-        config = dict(config)
-        if "momentum_dtype" in config:
-            # A whole configuration. Before 0.3 all variables had one learning rate.
-            config.setdefault("rate_scale", None)
-        if config.get("stochastic_rounding") == "auto":
-            config["stochastic_rounding"] = True
+        config = of_this_version(config)
         return super().from_config(config, custom_objects=custom_objects)
+
+
+def of_this_version(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration, with what earlier versions called otherwise."""
+    config = dict(config)
+    if "momentum_dtype" in config:  # as in every whole configuration
+        # Until 0.2 all variables had the same learning rate.
+        config.setdefault("rate_scale", None)
+    if config.get("stochastic_rounding") == "auto":
+        config["stochastic_rounding"] = True
+    return config

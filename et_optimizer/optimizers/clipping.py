@@ -12,7 +12,7 @@ from et_optimizer.views.gradients import is_sparse
 
 
 class Clipping(KerasOptimizer):
-    """Mixed into a Keras optimizer: in a program of JAX, clipping only scales."""
+    """Mixed into a Keras optimizer: in a JAX program, clipping copies no gradient."""
 
     def _clip_gradients(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
         """The clipped gradients; see the base."""

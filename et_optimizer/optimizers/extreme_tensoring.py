@@ -39,7 +39,7 @@ class ExtremeTensoringRule(Rule):
 
         S_i[j] ← β₂ S_i[j] + Σ_{I: I_i = j} g[I]²
         geometric:  u[I] = g[I] · (ε + Π_i M_i[I_i])^(−1/(2p))
-        rank-one:   u[I] = g[I] / (√(m Π_i M_i[I_i] / m) + ε)
+        rank-one:   u[I] = g[I] / (√(m Π_i (M_i[I_i] / m)) + ε)
 
     M_i is S_i as `statistic` and `beta_2` say: divided by Σ_{s<t} β₂^s, which makes it
     a bias-corrected moving average, and for "mean" by the number of entries in the
@@ -78,7 +78,7 @@ class ExtremeTensoringRule(Rule):
         sums = view.slice_sums()
         slots = [decay * slot + total for slot, total in zip(slots, sums)]
         weight = total_weight(self.beta_2, step)
-        # A single mode is its own estimate, whatever combines several.
+        # With one mode and ε = 0, both combinations give the same result.
         is_rank_one = view.index.order > 1 or self.epsilon > 0.0
         if self.combination == "rank_one" and is_rank_one:
             return self._rank_one(view, slots, weight), slots
@@ -122,8 +122,8 @@ class ExtremeTensoringRule(Rule):
         most, shares = self._entries(view.index)
         shares = view.at_slices(shares)
         # Each mode's root is taken before anything is multiplied: the product of the
-        # statistics themselves overflows float32 easily. The factor of an empty slice
-        # is 0: an averaged gradient may have a trace of other gradients there.
+        # statistics themselves overflows float32 easily. A slice whose sum is 0 has
+        # the factor 0, because an averaged gradient may not be 0 there.
         power = 1.0 / len(totals)
         is_empty = [total == 0 for total in totals]
         totals = [ops.maximum(total, checks.SMALLEST_FLOAT32) for total in totals]
@@ -251,9 +251,9 @@ class ExtremeTensoring(LevelledOptimizer):
             one it is the paper's, added to the product of p statistics: no gradient
             then counts as less than ε^(1/2p), which for 1e-8 is 0.01 at level 1 and 0.1
             at level 2, and smaller gradients train slowly; with `statistic="mean"` a
-            warning says so. At 0 the update is an outer product, the fast path, and an
-            empty slice gives an update of 0; above 0 every entry takes a root. Defaults
-            to 0.
+            warning says so. At 0 the update is an outer product, the fast path, and a
+            slice whose sum is 0 gives an update of 0; above 0 a root is computed for
+            every entry. Defaults to 0.
         combination: `"rank_one"` or `"geometric"`. The rank-one estimate is exact where
             second moments are an outer product over the modes, and its entries add up
             to those of the second moments; with two modes it equals Adafactor's. The
@@ -326,7 +326,7 @@ class ExtremeTensoring(LevelledOptimizer):
                 f"than epsilon^(1/2p), for p = 4 {epsilon**0.125:.2g}, and smaller "
                 "ones train slowly. Use epsilon=0, or combination='rank_one', whose "
                 "epsilon is Adam's.",
-                stacklevel=4,
+                stacklevel=3,
             )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Learning rates of their own for embeddings, or for variables by path."""
+"""What multiplies the learning rate of each variable."""
 
 import math
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ def rate_scales(given: Sequence[RateScale], named_shapes: NamedShapes) -> list[f
 
     `"auto"` gives `TOKEN_SCALE` to embeddings, which are matrices whose own name
     contains "embedding", as in Keras's layers, and to the output projection (LM head):
-    the only other matrix with the transposed shape of the largest table that is not of
-    positions, if there is exactly one. It gives 1 to all other variables.
+    the one other matrix whose shape is that of the largest embedding of tokens,
+    transposed; if several match, none is treated as one. It gives 1 to all other
+    variables.
 
     Args:
         given: `rate_scale` for every variable.

@@ -30,7 +30,7 @@ class NonfiniteHandling(KerasOptimizer):
 
     @property
     def skipped_steps(self) -> dict[str, int]:
-        """The number of skipped steps: a dict from a variable's path, without zeros."""
+        """The number of skipped steps of each variable that skipped any, by path."""
         counts = {
             naming.path(variable): int(state.skipped_steps.numpy())
             for variable, state in zip(self._trainable_variables, self._states)

@@ -23,7 +23,8 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 from et_optimizer import checks
 from et_optimizer.types import KerasOptimizer, dataclass_transform
 
-# Other libraries' names of arguments, and ours; the first that an optimizer has.
+# Other libraries' names of arguments, and ours. The first that an optimizer has is
+# suggested.
 ALIASES: dict[str, tuple[str, ...]] = {
     "momentum": ("beta_1",),
     "beta_1": ("momentum",),

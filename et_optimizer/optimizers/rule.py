@@ -13,7 +13,7 @@ from et_optimizer.views.updates import Update
 
 
 class Rule:
-    """What a paper keeps for a variable, and how it preconditions a gradient.
+    """What a method keeps for a variable, and how it preconditions a gradient.
 
     A rule is pure: it holds no variable and knows no framework except `keras.ops`. It
     is a frozen dataclass, and its fields are arguments of its optimizer. Any rule goes
@@ -33,8 +33,8 @@ class Rule:
     ```
     """
 
-    # Whether the rule needs finite, dense gradients. Otherwise NaN, infinities and
-    # squares that overflow are found in the slots that they lead to.
+    # Whether the rule needs finite, dense gradients. If not, gradients that are not
+    # finite are detected in the updated slots.
     needs_finite_gradients = False
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

@@ -28,10 +28,10 @@ class SavedState(KerasOptimizer):
     and `slot_arguments`, which decide what slots there are.
     """
 
-    # How many variables an optimizer saves that was never built: in Keras 3 its
-    # iteration and learning rate.
+    # The number of variables that an unbuilt optimizer saves: in Keras 3 its iteration
+    # and learning rate.
     unbuilt_variables = 2
-    # What a checkpoint said that was restored before the optimizer was built.
+    # The description and slots of a checkpoint that was restored before building.
     _restored: tuple[Description | None, list[Any]] | None = None
 
     def describe_state(self, plans: Sequence[StatePlan]) -> Description:
@@ -66,7 +66,7 @@ class SavedState(KerasOptimizer):
                 meaning. The message names the difference.
         """
         own = self.describe_state(plans)
-        before = own if saved is None else saved
+        before = own | {"version": "before 0.2"} if saved is None else saved
         found = []
         if before["rule"] != own["rule"]:
             found = [f"saved by {before['rule']}, here {own['rule']}"]
@@ -75,7 +75,7 @@ class SavedState(KerasOptimizer):
         if not found and saved_slots and saved_slots != own_slots:
             found = _differences(before["settings"], own["settings"], str)
             found.append(f"it has the shapes {saved_slots}, this optimizer {own_slots}")
-        if not found and before["views"] != own["views"]:
+        if not found and saved_slots and before["views"] != own["views"]:
             view, here = next(
                 pair for pair in zip(before["views"], own["views"]) if len({*pair}) > 1
             )
@@ -172,9 +172,12 @@ class SavedState(KerasOptimizer):
         return [variable for variable, average in pairs if average is not None]
 
     def _rule_name(self) -> str:
-        """The name of the library's class, also for a subclass of a user."""
-        own = (c for c in type(self).__mro__ if c.__module__.startswith("et_optimizer"))
-        return next(own).__name__
+        """The name of the class that defines the rule, also for a subclass of it."""
+        return next(
+            c.__name__
+            for c in type(self).__mro__
+            if "rule" in vars(c) or c.__module__.startswith("et_optimizer.")
+        )
 
     def _accumulation(self) -> int:
         """How many of Keras's iterations make a step."""

@@ -133,6 +133,8 @@ class ShampooRule(Rule):
                 )
                 direction = _fold(blocks, mode, direction.shape)
             update = view.from_modes(direction)
+            if self.graft is None and self.start_preconditioning_step == 1:
+                return update
             return self._with_norm_of(graft(gradient), update, step)
 
         return precondition, sketches + graft_slots
@@ -204,8 +206,6 @@ class ShampooRule(Rule):
         return graft, slots
 
     def _with_norm_of(self, graft, update, step):
-        if self.graft is None and self.start_preconditioning_step == 1:
-            return update
         is_directed = step >= self.start_preconditioning_step
         if self.graft is not None:
             norm = update.root_mean_square()

@@ -99,8 +99,8 @@ class SM3(LevelledOptimizer):
 
         x[I] ← x[I] − η g[I] / √(ν[I] + ε),   0/0 = 0
 
-    In both, Σ g[I]² ≤ ν[I], and SM3-II is tighter. For vectors and scalars it is
-    AdaGrad.
+    Without β₂, both have Σ g[I]² ≤ ν[I], and SM3-II is tighter. For vectors and scalars
+    it is AdaGrad.
 
     Memory: d₁ + … + d_p float32 elements per variable, and nothing else except one
     int32 per variable that counts skipped steps, and Keras's iteration and learning

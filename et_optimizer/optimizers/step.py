@@ -53,7 +53,7 @@ class StepContext(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Clips, preconditions, averages, decays and subtracts. Pure.
+    """Limits spikes, preconditions, clips, averages, decays and subtracts. Pure.
 
     Steps that are equal, for variables of equal shape, are traced once.
 
@@ -96,7 +96,7 @@ class Step:
         Returns:
             `(state, rows)`, the new `State` and `None`; or, if the gradient and the
             step are sparse, what is yet to be subtracted from some rows of the value.
-            If the value is 16-bit, `rows` are to be put in their place.
+            If the value is 16-bit, `rows` has the new values of these rows instead.
         """
         gradient, is_taken = self._usable(gradient, state.slots)
         as_matrix = self.momentum.is_of_matrix
@@ -201,33 +201,30 @@ class Step:
         *when: Tensor,
     ) -> tuple[Update, list[Tensor]]:
         """What is subtracted from the value, and the new state of the momentum."""
-        update = precondition(view.plain())
-        scale = self._clip_scale(update)
         if self.momentum_of == "gradient":
             averaged, averages = self.momentum(view.plain(), averages, *when)
-            change = _times(precondition(view.from_average(averaged)), scale)
+            change = precondition(view.from_average(averaged))
+            if self.clip_threshold is not None:
+                change = change.scaled(self._clip_scale(precondition(view.plain())))
             change = change.scaled(rate)
-        elif self.momentum_of == "step":
-            update = _times(update, scale).scaled(rate)
-            change, averages = self.momentum(update, averages, *when)
         else:
-            change, averages = self.momentum(_times(update, scale), averages, *when)
-            change = change.scaled(rate)
+            update = precondition(view.plain())
+            if self.clip_threshold is not None:
+                update = update.scaled(self._clip_scale(update))
+            if self.momentum_of == "step":
+                change, averages = self.momentum(update.scaled(rate), averages, *when)
+            else:
+                change, averages = self.momentum(update, averages, *when)
+                change = change.scaled(rate)
         if self.update_bound is None:
             return change, averages
         limit = self.update_bound * ops.abs(rate)
         return change.mapped(lambda entries: ops.clip(entries, -limit, limit)), averages
 
-    def _clip_scale(self, update: Update) -> Tensor | None:
-        """What scales an update down to the largest RMS allowed, or `None`."""
-        if self.clip_threshold is None:
-            return None
+    def _clip_scale(self, update: Update) -> Tensor:
+        """What scales an update down to the largest RMS allowed."""
         excess = update.root_mean_square() / self.clip_threshold
         return 1.0 / ops.maximum(excess, 1.0)
-
-
-def _times(update: Update, scale: Tensor | None) -> Update:
-    return update if scale is None else update.scaled(scale)
 
 
 def _decayed(value: Tensor, context: StepContext) -> Tensor:

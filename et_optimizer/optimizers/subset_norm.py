@@ -27,7 +27,7 @@ class SubsetNormRule(ExtremeTensoringRule):
 
     Args:
         beta_2, statistic, epsilon: As in `ExtremeTensoringRule`.
-        combination: There is a single mode to combine.
+        combination: No effect, because there is only one mode.
     """
 
     beta_2: float | None = 0.99
@@ -60,9 +60,10 @@ class SubsetNorm(PreconditionedOptimizer):
 
         SubsetNorm(lr, beta_1=0, beta_2=None, statistic="sum", update_bound=None)
         SubsetNorm(lr, beta_2=None, statistic="sum", update_bound=None,
-                   momentum_rank=r, refresh_every=k, momentum_of="gradient")
+                   momentum_rank=r, refresh_every=k, momentum_of="gradient",
+                   momentum_dtype="float32")
 
-    with `momentum_dtype="float32"`, with three differences: a basis is updated by a
+    Three differences to the paper remain: a basis is updated by a
     step of subspace iteration instead of singular vectors, the momentum is projected
     onto the new basis instead of reset to 0, and vectors and matrices too small for a
     basis have full momentum.

@@ -71,7 +71,7 @@ class Updating(KerasOptimizer):
             after: The result of this function for the previous variable, or `None`.
 
         Returns:
-            A tensor that exists once the steps so far have materialized what they do.
+            A tensor that is available once all steps so far have been computed.
         """
         if not state.index.slots:
             return after
@@ -168,13 +168,13 @@ class Updating(KerasOptimizer):
                 states[i].write(variables[i], *values, self.assign)
 
     def _apply_weight_decay(self, variables: Sequence[Variable]) -> None:
-        """Nothing: a variable decays in its own step, if that is taken."""
+        """Does nothing: weight decay is part of each variable's step."""
 
 
 def _sequence_after(after: Tensor, state: State, gradient: Any) -> tuple[State, Any]:
     """A state and a gradient that are available only once `after` is.
 
-    So that what a step materializes exists for one variable at a time.
+    This keeps the temporaries of only one variable alive at a time.
     """
     first, *rest = state.averages
     state = state._replace(averages=[sequence_after(first, after), *rest])

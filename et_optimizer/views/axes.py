@@ -70,7 +70,7 @@ def broadcast_from_modes(vectors, axes, combination):
         if not modes:
             neutral = ops.full((axis.length,), combination.neutral, "float32")
             along_axes.append(neutral)
-        elif axis.cells > axis.length:
+        elif len(modes) > 1:
             along_axes.append(_outer(modes, combination)[..., : axis.length])
         else:
             along_axes.append(modes[0])

@@ -50,8 +50,8 @@ class DenseView:
     Attributes:
         index: The `TensorIndex`.
         given: The gradient in its own dtype, of shape (rows, columns), or (stack,
-            rows, columns) where the index stacks tensors. If sharded, each of these is
-            as many dimensions as in the variable.
+            rows, columns) where the index stacks tensors. If sharded, each of these
+            keeps the variable's own dimensions.
         scale: A scalar that multiplies it, or `None`.
         row_axes, column_axes: The axes of the index behind rows and columns.
     """
@@ -129,7 +129,7 @@ class DenseView:
         return ops.sum(self.slice_sums()[0] / self.index.size)
 
     def slice_maxima(self):
-        """The largest g² of every slice of every mode; not finite if one is not.
+        """The largest g² of every slice of every mode; not finite if g is not.
 
         Returns:
             A list of float32 tensors in the shapes of `index.slot_shapes`.
@@ -194,7 +194,7 @@ class DenseView:
         return self._materialized(*self._combined(values, MINIMUM))
 
     def product_factors(self, values):
-        """As `factors`, where the gradient is multiplied by the product as it is.
+        """As `factors`, for gradients that are multiplied by the product directly.
 
         XLA would otherwise multiply the modes' values again at every entry. No factor
         is infinite: times an entry of 0 it would give NaN.

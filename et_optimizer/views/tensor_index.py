@@ -122,10 +122,10 @@ class TensorIndex:
 
         - An exact split stays unless its sum is over 1.1 × the smallest sum that
           a padded split into as many factors can reach.
-        - An axis stays as it is at the level below where splitting it further
-          would not reduce the number of slices (5 as 2×3), so that a higher level
-          never keeps more. Axes of length 1 are no modes: their only slice is the whole
-          tensor, which would only blur the others.
+        - An axis is split further only if that reduces its number of slices (5 is not
+          split into 2×3), so that a higher level never keeps more. Axes of length 1 are
+          no modes: their only slice is the whole tensor, which would only blur the
+          others.
 
         Args:
             shape: The variable's shape: a sequence of integers ≥ 0, any rank.
@@ -284,7 +284,7 @@ class TensorIndex:
 
     @property
     def slots(self) -> int:
-        """The number of slices: d₁ + … + d_p for each stacked tensor."""
+        """The number of elements in all slots: d₁ + … + d_p for each stacked tensor."""
         return self.stack * sum(self.modes)
 
     @property
@@ -503,7 +503,7 @@ def values_by_path(argument: str, given: Any) -> list[Any]:
     """The values of an argument that may be a dict from expressions to values.
 
     Raises:
-        ValueError: if a key of the dict is no regular expression.
+        ValueError: if a key of the dict is not a valid regular expression.
     """
     if not isinstance(given, Mapping):
         return [given]
