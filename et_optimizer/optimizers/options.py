@@ -54,9 +54,11 @@ class HasArguments(KerasOptimizer):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         inherited = cls.__signature__.parameters
+        annotations = inspect.get_annotations(cls, eval_str=True)
         parameters: dict[str, inspect.Parameter] = {}
         for name, default in list(vars(cls).items()):
-            annotation = _annotation(cls, name, inherited.get(name))
+            own = annotations.get(name)
+            annotation = _annotation(name, default, own, inherited.get(name))
             if annotation is None:
                 continue
             if isinstance(default, dataclasses.Field):
@@ -146,17 +148,18 @@ def hint(name: str, names: list[str]) -> str:
     return f" Did you mean {meant[0]}?" if meant else ""
 
 
-def _annotation(cls: Any, name: str, inherited: inspect.Parameter | None) -> Any:
+def _annotation(
+    name: str, default: Any, annotation: Any, inherited: inspect.Parameter | None
+) -> Any:
     """The type of an argument that a class declares, or `None` if it is not one.
 
     Another default of an inherited argument needs no annotation.
     """
-    annotation = inspect.get_annotations(cls, eval_str=True).get(name)
     if name.startswith("_") or get_origin(annotation) is ClassVar:
         return None
     if inherited is None:
         return annotation
-    if callable(vars(cls)[name]) or isinstance(vars(cls)[name], property):
+    if callable(default) or isinstance(default, property):
         return None  # overridden by code
     is_own = annotation is not None and not is_of_keras(inherited)
     return annotation if is_own else inherited.annotation
