@@ -1,6 +1,7 @@
 """Training Keras models with almost no optimizer memory.
 
 - `ExtremeTensoring`: a Keras optimizer with a few statistics per layer.
+- `Muon`: the polar factor of a momentum in 4 or 3 bits per entry.
 - `SM3`, `Adafactor`, `SubsetNorm`: baselines with the state of their papers.
 - `Shampoo`, `SketchyShampoo`, `SketchyAdagrad`: preconditioners that are matrices,
   whole or as sketches by `frequent_directions`.
@@ -17,6 +18,7 @@ from et_optimizer.memory import MemoryPlan, MemoryReport, memory_plan, memory_re
 from et_optimizer.optimizers.adafactor import Adafactor
 from et_optimizer.optimizers.base import PreconditionedOptimizer
 from et_optimizer.optimizers.extreme_tensoring import ExtremeTensoring
+from et_optimizer.optimizers.muon import Muon
 from et_optimizer.optimizers.rule import Rule
 from et_optimizer.optimizers.shampoo import Shampoo, SketchyAdagrad, SketchyShampoo
 from et_optimizer.optimizers.sm3 import SM3
@@ -29,6 +31,7 @@ __all__ = [
     "ExtremeTensoring",
     "MemoryPlan",
     "MemoryReport",
+    "Muon",
     "PreconditionedOptimizer",
     "Rule",
     "SM3",

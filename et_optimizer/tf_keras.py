@@ -200,13 +200,14 @@ class PreconditionedOptimizer(
             variable: The variable.
         """
         index = self._index_dict[self._var_key(variable)]
+        state = self._states[index]
         context = StepContext(
             tf.convert_to_tensor(self.learning_rate),
             tf.cast(self.iterations + 1, tf.float32),
             self.weight_decay if self._use_weight_decay(variable) else None,
-            self._optimizer.rounding_seed(variable.dtype, self.iterations, index),
+            self._optimizer.seed(variable, state.momentum, self.iterations, index),
         )
-        self._optimizer.take_step(self._states[index], gradient, variable, context)
+        self._optimizer.take_step(state, gradient, variable, context)
 
     def state_plans(self) -> list[StatePlan]:
         """The plan of the state that was built; empty before."""

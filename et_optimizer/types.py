@@ -62,6 +62,7 @@ Number: TypeAlias = float | np.floating[Any] | np.integer[Any]
 Level: TypeAlias = Whole | Literal["inf"]
 KeptAxis: TypeAlias = Whole | Literal["auto"]
 MomentumRank: TypeAlias = Whole | Literal["auto"] | None
+Orthogonalize: TypeAlias = bool | Literal["auto", "stack"]
 RateScale: TypeAlias = Number | Literal["auto"] | None
 
 # The sizes of a tensor index by hand, and what `tensor_index` may be.

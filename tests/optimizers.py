@@ -9,6 +9,7 @@ from et_optimizer import (
     SM3,
     Adafactor,
     ExtremeTensoring,
+    Muon,
     Shampoo,
     SketchyAdagrad,
     SketchyShampoo,
@@ -130,6 +131,11 @@ OPTIMIZERS = {
     "SketchyAdagrad averaging": functools.partial(
         SketchyAdagrad, rank=3, beta_2=0.9, beta_1=0
     ),
+    "Muon": functools.partial(Muon, momentum_dtype="float32"),
+    "Muon in 4 bits": Muon,
+    "ExtremeTensoring in 3 bits": functools.partial(
+        ExtremeTensoring, beta_1=0.9, momentum_rank=None, momentum_dtype="int3"
+    ),
     LION: functools.partial(WRITTEN["Lion"], **IN_A_SUBSPACE),
 }
 
@@ -139,6 +145,7 @@ SLOTS_OF_EACH_KIND = (
     "ExtremeTensoring in a subspace in int8",
     "SM3-I everything on",
     "SketchyShampoo everything on",
+    "Muon in 4 bits",
 )
 ALL_CLASSES = (
     *SLOTS_OF_EACH_KIND,

@@ -304,15 +304,15 @@ def test_int8_quantization_errs_by_at_most_half_a_step(along):
     rng = np.random.default_rng(0)
     tensor = rng.standard_normal((3, 4, 50)) * 10 ** rng.uniform(-9, 9, (3, 4, 1))
     tensor[1, 2] = 0.0
-    quantized = quantization.quantize(
-        ops.convert_to_tensor(tensor, "float32"), "int8", along
-    )
+    int8 = quantization.of_dtype("int8", tensor.shape, along)
+    tensor32 = ops.convert_to_tensor(tensor, "float32")
+    quantized = int8.quantize(tensor32, int8.scale(tensor32), seed=0)
     dtypes = [keras.backend.standardize_dtype(q.dtype) for q in quantized]
     assert dtypes == ["int8", "float32"]
-    plan = quantization.slots("momentum", tensor.shape, "int8", along)
-    assert [tuple(q.shape) for q in quantized] == [shape for shape, _ in plan.values()]
+    plan = int8.slots("momentum").values()
+    assert [tuple(q.shape) for q in quantized] == [shape for shape, _ in plan]
     step = np.max(np.abs(tensor), axis=along, keepdims=True) / 127
-    error = np.abs(ops.convert_to_numpy(quantization.dequantize(quantized)) - tensor)
+    error = np.abs(ops.convert_to_numpy(int8.dequantize(quantized)) - tensor)
     assert np.all(error <= step * 0.5 * (1 + 1e-4))
 
 

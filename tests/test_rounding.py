@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import et_optimizer
+from et_optimizer import random_bits
 from et_optimizer.compilers.bits import positions
 from et_optimizer.optimizers import rounding
 from tests.optimizers import ONE_OF_EACH, OPTIMIZERS
@@ -33,7 +34,7 @@ def in_float32(tensor):
 def rounded(numbers, dtype, iteration=0, index=0):
     """Stochastically rounded numbers, as float32."""
     numbers = np.asarray(numbers, "float32")
-    seed = rounding.seed(ops.convert_to_tensor(iteration), index)
+    seed = random_bits.seed(ops.convert_to_tensor(iteration), index)
     counters = positions(numbers.shape, seed)
     numbers = ops.convert_to_tensor(numbers)
     found = rounding.stochastic(numbers, dtype, seed, counters)
@@ -52,13 +53,13 @@ def unsigned(integers):
 
 @given(st.integers(0, 2**31 - 1), st.integers(-999, 999), st.integers(0, 2**31 - 30))
 def test_the_random_bits_equal_the_reference(iteration, index, first):
-    seed = rounding.seed(ops.convert_to_tensor(iteration, "int32"), index)
+    seed = random_bits.seed(ops.convert_to_tensor(iteration, "int32"), index)
     expected = reference.seed(iteration, index)
     assert unsigned(seed) == expected
     entries = first + np.arange(30).reshape(2, 3, 5)
     np.testing.assert_array_equal(unsigned(positions((2, 3, 5), first)), entries)
     counters = positions((2, 3, 5), seed + first)
-    found = unsigned(rounding.random_bits(seed, counters))
+    found = unsigned(random_bits.draw(seed, counters))
     for entry, bits in zip(entries.ravel(), found.ravel()):
         assert bits == reference.random_bits(expected, int(entry))
 
@@ -176,8 +177,8 @@ def test_subnormal_numbers_round_to_their_neighbours():
 @pytest.mark.one_backend
 def test_random_bits_of_steps_variables_and_entries_are_independent():
     def bits(iteration, index):
-        seed = rounding.seed(ops.convert_to_tensor(iteration), index)
-        words = unsigned(rounding.random_bits(seed, positions((4096,), seed)))
+        seed = random_bits.seed(ops.convert_to_tensor(iteration), index)
+        words = unsigned(random_bits.draw(seed, positions((4096,), seed)))
         return (words[:, None] >> np.arange(32)) & 1
 
     first = bits(5, 3)

@@ -78,6 +78,28 @@ def sum_of(elementwise, matrix, factors=()):
     return ops.sum(isolate_reduction(sums))
 
 
+def sum_in_one_pass(tensor):
+    """The sum of all entries ≥ 0 of a tensor, which is not materialized.
+
+    XLA:CPU calls a library for sums of float32, which does not do the integer
+    operations before it, so those were materialized; it does not know conditional sums.
+    Reductions of more than 32 entries are split in two, the first of which is fused
+    with nothing.
+    """
+    if keras.backend.backend() != "jax" or not tensor.shape:
+        return ops.sum(ops.sum(tensor, axis=-1))
+    import jax
+
+    def add(total, entry):
+        return jax.numpy.where(entry > 0, total + entry, total)
+
+    *leading, last = tensor.shape
+    group = math.gcd(last, 32)
+    grouped = ops.reshape(tensor, (*leading, last // group, group))
+    sums = jax.lax.reduce(grouped, 0.0, add, (tensor.ndim,))
+    return ops.sum(isolate_reduction(sums))
+
+
 def propagate_nan(maxima, matrix):
     """Maxima over a matrix, or infinity if the matrix contains NaN.
 

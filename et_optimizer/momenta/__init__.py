@@ -6,6 +6,7 @@ framework except `keras.ops`. Every rule works with every momentum.
 
 - `momentum`: the interface, and no momentum.
 - `full`: of the whole variable.
+- `polar`: the polar factor of a full momentum, as in Muon.
 - `subspace`: inside a subspace of low rank.
 - `quantization`: the dtypes of the state.
 - `selection`: which of them a variable gets.
@@ -13,10 +14,12 @@ framework except `keras.ops`. Every rule works with every momentum.
 
 from et_optimizer.momenta.full import FullMomentum
 from et_optimizer.momenta.momentum import Momentum
+from et_optimizer.momenta.polar import PolarMomentum
 from et_optimizer.momenta.subspace import SubspaceMomentum
 
 __all__ = [
     "FullMomentum",
     "Momentum",
+    "PolarMomentum",
     "SubspaceMomentum",
 ]

@@ -35,6 +35,16 @@ class Momentum:
 
     # Whether updates are averaged as matrices, by their products with thin matrices.
     is_of_matrix = False
+    # Whether its temporaries are as large as the variable, so that a program should not
+    # have those of several variables at once.
+    has_large_temporaries = False
+    # Whether a step draws random bits.
+    needs_seed = False
+
+    @property
+    def moves_all_entries(self) -> bool:
+        """Whether entries move whose gradient is 0, so that sparse steps are dense."""
+        return bool(self.slots())
 
     def slots(self) -> dict[str, tuple[Shape, str]]:
         """The slots of a variable: a dict from name to `(shape, dtype)`."""
@@ -63,6 +73,7 @@ class Momentum:
         state: list[Tensor],
         step: Tensor,
         is_subspace_update: Tensor | None = None,
+        seed: Tensor = 0,
     ) -> tuple[Update, list[Tensor]]:
         """One step.
 
@@ -72,6 +83,8 @@ class Momentum:
             step: Scalar float32 tensor, t from 1.
             is_subspace_update: Scalar, whether to update the basis. `None` asks
                 `is_subspace_update(step)`.
+            seed: Scalar int32, the seed of the variable in this step, from
+                `et_optimizer.random_bits.seed`. Used if `needs_seed`.
 
         Returns:
             `(direction, new_state)`; the direction is an update.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from et_optimizer.momenta.full import FullMomentum
 from et_optimizer.momenta.momentum import Momentum
+from et_optimizer.momenta.polar import PolarMomentum
+from et_optimizer.momenta.quantization import PACKED
 from et_optimizer.momenta.subspace import AUTO, SubspaceMomentum, auto_rank
 from et_optimizer.types import MomentumRank, Shape
 from et_optimizer.views.tensor_index import matrix_shape
@@ -43,20 +45,46 @@ def for_variables(
     ]
 
 
+def polar(shape: Shape, stack: int, dtype: str, decay: float) -> PolarMomentum:
+    """The polar factor of the momentum of one variable, with Nesterov's direction.
+
+    Args:
+        shape: The variable's shape.
+        stack: How many leading dimensions stack matrices.
+        dtype: `momentum_dtype`.
+        decay: β.
+    """
+    rows = _leading(shape[stack:])
+    average = Momentum()
+    if decay:
+        # β M' + (1 − β) U, with the new average M', is β² M + (1 − β²) U.
+        average = FullMomentum(
+            decay=decay, direction_decay=decay**2, shape=shape, dtype=dtype, rows=rows
+        )
+    return PolarMomentum(momentum=average, shape=shape, rows=rows, stack=stack)
+
+
+def _leading(shape):
+    """How many of the leading dimensions are the rows of a variable as a matrix."""
+    rows, _ = matrix_shape(shape)
+    return list(itertools.accumulate(shape, operator.mul)).index(rows) + 1
+
+
 def _for_variable(shape, rank, dtype, refresh_every, own):
     if not own["decay"] or rank == 0 or math.prod(shape) == 0:
         return Momentum()
     matrix = matrix_shape(shape)
     if matrix is None:
-        # Vectors are small, so int8 would save little.
-        dtype = "bfloat16" if dtype == "int8" else dtype
+        # Vectors are small, so fewer bits would save little.
+        dtype = dtype if dtype == "float32" else "bfloat16"
         return FullMomentum(**own, shape=shape, dtype=dtype)
     rows, columns = matrix
     if rank == AUTO:
         rank = auto_rank(rows, columns)
     if rank is None or rank * (rows + columns) >= rows * columns:
-        leading = list(itertools.accumulate(shape, operator.mul)).index(rows) + 1
-        return FullMomentum(**own, shape=shape, dtype=dtype, rows=leading)
+        return FullMomentum(**own, shape=shape, dtype=dtype, rows=_leading(shape))
+    # Vectors of a basis have scales of their own, which a packed tensor has not.
+    dtype = "int8" if dtype in PACKED else dtype
     return SubspaceMomentum(
         **own,
         rows=rows,

@@ -80,14 +80,13 @@ class SubspaceMomentum(Momentum):
     dtype: str = "bfloat16"
 
     is_of_matrix = True
+    has_large_temporaries = True
 
     def slots(self) -> dict[str, tuple[Shape, str]]:
         """The basis, the average and its scales; see `Momentum`."""
-        shorter, longer = sorted((self.rows, self.columns))
+        shorter = min(self.rows, self.columns)
         basis = {"momentum_basis": ((shorter, self.rank), self._basis_dtype)}
-        shape = (self.rank, longer) if self._is_wide else (longer, self.rank)
-        average = quantization.slots("momentum", shape, self.dtype, self._scale_axes)
-        return basis | average
+        return basis | self._quantization.slots("momentum")
 
     def initial(self, name: str) -> Any:
         """A random orthonormal basis; see `Momentum`."""
@@ -113,6 +112,7 @@ class SubspaceMomentum(Momentum):
         state: list[Tensor],
         step: Tensor,
         is_subspace_update: Tensor | None = None,
+        seed: Tensor = 0,
     ) -> tuple[Update, list[Tensor]]:
         """One step; see `Momentum`."""
         if is_subspace_update is None:
@@ -137,8 +137,11 @@ class SubspaceMomentum(Momentum):
         return self.rows <= self.columns
 
     @property
-    def _scale_axes(self):
-        return (1,) if self._is_wide else (0,)
+    def _quantization(self):
+        longer = max(self.rows, self.columns)
+        if self._is_wide:
+            return quantization.of_dtype(self.dtype, (self.rank, longer), (1,))
+        return quantization.of_dtype(self.dtype, (longer, self.rank), (0,))
 
     def _project(self, update, basis):
         """Pᵀ U, or U P if U has more rows than columns."""
@@ -172,10 +175,12 @@ class SubspaceMomentum(Momentum):
         return _orthonormal(_normalized(turned) + SHARE_OF_OLD_BASIS * basis)
 
     def _dequantized(self, state):
-        return ops.cast(state[0], "float32"), quantization.dequantize(state[1:])
+        average = self._quantization.dequantize(state[1:])
+        return ops.cast(state[0], "float32"), average
 
     def _quantized(self, basis, average):
-        average = quantization.quantize(average, self.dtype, self._scale_axes)
+        scale = self._quantization.scale(average)
+        average = self._quantization.quantize(average, scale, 0)
         return [ops.cast(basis, self._basis_dtype), *average]
 
 

@@ -64,10 +64,13 @@ class PreconditionedOptimizer(
         refresh_every: The number of steps from one subspace update of a variable's
             momentum to the next, at least 1. The updates of different variables are
             staggered.
-        momentum_dtype: The dtype of the momentum: `"float32"`, `"bfloat16"` or
-            `"int8"`. `"int8"` adds a float32 scale per basis vector (per row for full
-            momentum); bases and the momentum of one-dimensional variables stay in
-            bfloat16.
+        momentum_dtype: The dtype of the momentum: `"float32"`, `"bfloat16"`, `"int8"`,
+            `"int4"` or `"int3"`. `"int8"` adds a float32 scale per basis vector (per
+            row for full momentum). `"int4"` and `"int3"` pack full momentum into 4 or 3
+            bits per entry, with one scale and one seed per variable and a subtractive
+            dither, which is what lets so few bits average small updates; momentum in a
+            subspace is in int8 then. With all three, bases and the momentum of
+            one-dimensional variables are in bfloat16.
         clip_threshold: The largest root mean square of a variable's update before
             momentum, as in Adafactor. A larger update is scaled down to it, which takes
             one more pass over the gradient. `None` turns it off.
@@ -132,7 +135,7 @@ class PreconditionedOptimizer(
     learning_rate: InitVar[LearningRate] = field(default=0.001, kw_only=False)
     momentum_rank: ByPath[MomentumRank] = "auto"
     refresh_every: int = 50
-    momentum_dtype: Literal["float32", "bfloat16", "int8"] = "bfloat16"
+    momentum_dtype: Literal["float32", "bfloat16", "int8", "int4", "int3"] = "bfloat16"
     clip_threshold: float | None = None
     update_bound: float | None = None
     nonfinite: Literal["skip", "raise"] = "skip"

@@ -66,13 +66,14 @@ def take(
     """
 
     def take_one(member: Any) -> Any:
-        gradient, *state = member
-        return tuple(step(gradient, State(*state), contexts[0])[0])
+        seed, gradient, *state = member
+        context = contexts[0]._replace(seed=seed)
+        return tuple(step(gradient, State(*state), context)[0])
 
     dtype, shape = states[0].value.dtype, step.index.shape
     members = [
-        (gradient, widen(value), *others)
-        for gradient, (value, *others) in zip(gradients, states)
+        (context.seed, gradient, widen(value), *others)
+        for context, gradient, (value, *others) in zip(contexts, gradients, states)
     ]
     stacked = keras.tree.map_structure(lambda *of_all: ops.stack(of_all), *members)
     value, *others = ops.vectorized_map(take_one, stacked)

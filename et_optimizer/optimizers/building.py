@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 
 from et_optimizer import naming
+from et_optimizer.momenta import Momentum
 from et_optimizer.momenta.selection import for_variables
 from et_optimizer.optimizers import learning_rates
 from et_optimizer.optimizers.slots import (
@@ -15,7 +16,7 @@ from et_optimizer.optimizers.slots import (
     check_floating,
     plan_slots,
 )
-from et_optimizer.types import KerasOptimizer, Variable
+from et_optimizer.types import KerasOptimizer, NamedShapes, Variable
 
 
 class Building(KerasOptimizer):
@@ -36,8 +37,27 @@ class Building(KerasOptimizer):
         for variable in variables:
             check_floating(variable)
         named_shapes = [(naming.path(v), tuple(v.shape)) for v in variables]
+        kinds = self.momenta(named_shapes)
+        scales = learning_rates.rate_scales(
+            self.by_path("rate_scale", named_shapes), named_shapes
+        )
+        indices = self.index_variables(named_shapes)
+        return [
+            plan_slots(index, self._rule, momentum, scale)
+            for index, momentum, scale in zip(indices, kinds, scales)
+        ]
+
+    def momenta(self, named_shapes: NamedShapes) -> list[Momentum]:
+        """The momentum of every variable.
+
+        Args:
+            named_shapes: A list of `(path, shape)`, one per variable.
+
+        Returns:
+            A list of `Momentum`.
+        """
         decay, direction_decay = self.momentum_decays()
-        kinds = for_variables(
+        return for_variables(
             [shape for _, shape in named_shapes],
             self.by_path("momentum_rank", named_shapes),
             self.momentum_dtype,
@@ -47,14 +67,6 @@ class Building(KerasOptimizer):
             is_corrected=self.momentum_is_corrected,
             is_of_gradient=self.momentum_of == "gradient",
         )
-        scales = learning_rates.rate_scales(
-            self.by_path("rate_scale", named_shapes), named_shapes
-        )
-        indices = self.index_variables(named_shapes)
-        return [
-            plan_slots(index, self._rule, momentum, scale)
-            for index, momentum, scale in zip(indices, kinds, scales)
-        ]
 
     def build(self, var_list: Sequence[Variable]) -> None:
         """Makes the state of the variables.

@@ -27,7 +27,7 @@ def rate_scales(given: Sequence[RateScale], named_shapes: NamedShapes) -> list[f
     Returns:
         A list of floats.
     """
-    of_tokens = _token_paths(named_shapes)
+    of_tokens = token_paths(named_shapes)
 
     def scale(one: RateScale, path: str) -> float:
         if isinstance(one, str):
@@ -48,7 +48,7 @@ def check_rate_scale(rate_scale: object) -> None:
         )
 
 
-def _token_paths(named_shapes: NamedShapes) -> frozenset[str]:
+def token_paths(named_shapes: NamedShapes) -> frozenset[str]:
     """The paths of embeddings and of the output projection."""
     tables = {path: shape for path, shape in named_shapes if _is_table(path, shape)}
     of_tokens = [s for path, s in tables.items() if "position" not in path.lower()]

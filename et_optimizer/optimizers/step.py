@@ -42,7 +42,7 @@ class StepContext(NamedTuple):
         step: t, float32, from 1.
         weight_decay: Relative to the learning rate, or `None` for a variable that does
             not decay.
-        seed: The seed of the variable's random bits; see `rounding`.
+        seed: The seed of the variable's random bits, from `random_bits.seed`.
     """
 
     learning_rate: Tensor
@@ -108,7 +108,13 @@ class Step:
         rate = self._learning_rate(state.value, context)
         is_taken = ops.logical_and(is_taken, ops.isfinite(rate))
         change, averages = self._change(
-            view, precondition, state.averages, rate, context.step, is_subspace_update
+            view,
+            precondition,
+            state.averages,
+            rate,
+            context.step,
+            is_subspace_update,
+            context.seed,
         )
         change = change.mapped(lambda entries: ops.where(is_taken, entries, 0.0))
 
@@ -165,8 +171,7 @@ class Step:
     def _usable(self, gradient: Any, slots: list[Tensor]) -> tuple[Any, Tensor]:
         """The gradient in a usable form, and whether it is finite where that counts."""
         needs_finite = self._needs_finite(slots)
-        if needs_finite or self.momentum.slots():
-            # With momentum, every entry moves at every step.
+        if needs_finite or self.momentum.moves_all_entries:
             gradient = gradients.to_dense(gradient, self.index.shape)
         if not needs_finite:
             return gradient, True

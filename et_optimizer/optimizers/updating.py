@@ -5,11 +5,13 @@ from typing import Any
 
 from keras import ops
 
+from et_optimizer import random_bits
 from et_optimizer.compilers.barriers import sequence_after
 from et_optimizer.compilers.bits import is_16_bit
 from et_optimizer.compilers.layouts import is_distributed
 from et_optimizer.compilers.tracing import trace_once
-from et_optimizer.optimizers import batched, rounding
+from et_optimizer.momenta import Momentum
+from et_optimizer.optimizers import batched
 from et_optimizer.optimizers.slots import StateVariables, value_of
 from et_optimizer.optimizers.step import State, Step, StepContext
 from et_optimizer.types import KerasOptimizer, Tensor, Variable
@@ -76,10 +78,10 @@ class Updating(KerasOptimizer):
         if not state.index.slots:
             return after
         before, step = state.read(variable), self._step(state)
-        materializes = state.momentum.is_of_matrix
+        takes_turns = state.momentum.has_large_temporaries
         if gradients.is_traced(gradient) and not is_distributed():
             step = self._traced_once(step)
-            if after is not None and materializes:
+            if after is not None and takes_turns:
                 before, gradient = _sequence_after(after, before, gradient)
         is_subspace_update = state.momentum.is_subspace_update(context.step)
         new, rows = step(gradient, before, context, is_subspace_update)
@@ -87,19 +89,23 @@ class Updating(KerasOptimizer):
         if rows is not None:
             replace = is_16_bit(variable.dtype)
             (self.assign if replace else self.assign_sub)(variable, rows)
-        return new.value if materializes else after
+        return new.value if takes_turns else after
 
-    def rounding_seed(self, dtype: Any, iteration: Tensor, index: int) -> Tensor:
-        """The seed of a variable's random bits, or 0 if it is not rounded by them.
+    def seed(
+        self, variable: Variable, momentum: Momentum, iteration: Tensor, index: int
+    ) -> Tensor:
+        """The seed of a variable's random bits, or 0 if its step draws none.
 
         Args:
-            dtype: The variable's dtype.
+            variable: The variable.
+            momentum: Its momentum.
             iteration: Scalar integer, the number of steps before this one.
             index: The variable's index among those that are trained.
         """
-        if not (is_16_bit(dtype) and self.stochastic_rounding):
+        is_rounded = is_16_bit(variable.dtype) and self.stochastic_rounding
+        if not (is_rounded or momentum.needs_seed):
             return 0
-        return rounding.seed(iteration, index)
+        return random_bits.seed(iteration, index)
 
     def _step(self, state: StateVariables) -> Step:
         """The function that a step of a variable is."""
@@ -124,12 +130,13 @@ class Updating(KerasOptimizer):
     def _context(self, variable: Variable, learning_rate: Tensor) -> StepContext:
         decay = self.weight_decay if self._use_weight_decay(variable) else None
         index = self._get_variable_index(variable)
+        momentum = self._states[index].momentum
         return StepContext(
             value_of(learning_rate),
             ops.cast(self.iterations + 1, "float32"),
             None if decay is None else value_of(decay),
             # Keras's own counter also counts steps that only accumulate gradients.
-            self.rounding_seed(variable.dtype, self._iterations, index),
+            self.seed(variable, momentum, self._iterations, index),
         )
 
     def _backend_update_step(

@@ -1,0 +1,126 @@
+"""The polar factor of a momentum (Jordan et al., 2024: Muon)."""
+
+import dataclasses
+import math
+
+from keras import ops
+
+from et_optimizer.compilers.linear_algebra import in_fast_precision
+from et_optimizer.momenta.momentum import Momentum
+from et_optimizer.types import Shape, Tensor
+from et_optimizer.views.updates import MaterializedUpdate, Update
+
+# a, b, c of each step of the iteration. Each is the odd polynomial of degree five that
+# comes closest to 1 on the interval to which the steps before it have taken the
+# singular values from [LEAST, 1] (as in Amsel et al., 2025, arXiv:2505.16932).
+LEAST = 0.03
+STEPS = ((7.3625, -20.7434, 15.1606), (2.9175, -2.1824, 0.4755))
+# Where these take singular values from [LEAST, 1].
+RANGE = (0.62, 1.38)
+# The root mean square of an update's entries: about that of Adam's, so that its
+# learning rates carry over (Liu et al., 2025, arXiv:2502.16982).
+RMS_OF_ADAM = 0.2
+# Of a matrix whose norm was 1, (X Xᵀ)² has at least the norm 1 / the shorter side^1.5.
+SMALLEST = 1e-24
+
+
+@dataclasses.dataclass(frozen=True)
+class PolarMomentum(Momentum):
+    """The polar factor of another momentum: all its singular values are made equal.
+
+    For the direction N of that momentum, m × n, with the singular value decomposition
+    N = U Σ Vᵀ:
+
+        direction = 0.2 √max(m, n) · U Vᵀ
+
+    It is the limit of Shampoo's step with nothing accumulated,
+    (N Nᵀ)^(−1/4) N (Nᵀ N)^(−1/4) = U Vᵀ.
+
+    Args:
+        momentum: The other momentum. It gets the other arguments of `Momentum`.
+        shape: The variable's shape.
+        rows: How many of the leading dimensions, after the stack, are the rows of the
+            matrix.
+        stack: How many leading dimensions stack matrices, such as those of experts.
+    """
+
+    momentum: Momentum = Momentum()
+    shape: Shape = ()
+    rows: int = 1
+    stack: int = 0
+
+    has_large_temporaries = True
+    moves_all_entries = True
+
+    def slots(self) -> dict[str, tuple[Shape, str]]:
+        """The slots of the other momentum; see `Momentum`."""
+        return self.momentum.slots()
+
+    @property
+    def needs_seed(self) -> bool:
+        """As the other momentum; see `Momentum`."""
+        return self.momentum.needs_seed
+
+    def __call__(
+        self,
+        update: Update,
+        state: list[Tensor],
+        step: Tensor,
+        is_subspace_update: Tensor | None = None,
+        seed: Tensor = 0,
+    ) -> tuple[Update, list[Tensor]]:
+        """One step; see `Momentum`."""
+        average, state = self.momentum(update, state, step, is_subspace_update, seed)
+        stack, split = self.shape[: self.stack], self.stack + self.rows
+        rows = math.prod(self.shape[self.stack : split])
+        columns = math.prod(self.shape[split:])
+        matrix = ops.reshape(average.evaluate(), (*stack, rows, columns))
+        found = ops.reshape(polar_factor(matrix), self.shape)
+        return MaterializedUpdate(
+            found, RMS_OF_ADAM * math.sqrt(max(rows, columns))
+        ), state
+
+
+def polar_factor(matrix: Tensor) -> Tensor:
+    """U Vᵀ for a matrix U Σ Vᵀ, with singular values about 1 in place of 1.
+
+    Newton–Schulz iteration X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X, with the coefficients
+    `STEPS`. It starts from X over the root of ‖(X Xᵀ)²‖ to the fourth, which is at
+    least the largest singular value and much closer to it than ‖X‖, and takes no
+    product besides those of the first step.
+
+    Args:
+        matrix: Float32, of shape (..., rows, columns).
+
+    Returns:
+        A tensor of that shape. Singular values of at least `LEAST` of that root are
+        within `RANGE`; smaller ones grow by a factor of 20, and a matrix of zeros
+        stays one.
+    """
+    is_tall = matrix.shape[-2] > matrix.shape[-1]
+    wide = ops.swapaxes(matrix, -1, -2) if is_tall else matrix
+
+    def iterate(found: Tensor) -> Tensor:
+        bound = None
+        for a, b, c in STEPS:
+            gram = ops.matmul(found, ops.swapaxes(found, -1, -2))
+            square = ops.matmul(gram, gram)
+            if bound is None:
+                bound = _norm(square) ** 0.25
+                a, b, c = a / bound, b / bound**3, c / bound**5
+            found = a * found + ops.matmul(b * gram + c * square, found)
+        return found
+
+    # Squares of its entries may leave float32's range.
+    largest = ops.max(ops.abs(wide), axis=(-2, -1), keepdims=True)
+    wide = wide / ops.where(largest > 0, largest, 1.0)
+    wide = wide / ops.maximum(_norm(wide), 1.0)
+    found = in_fast_precision(iterate, wide)
+    return ops.swapaxes(found, -1, -2) if is_tall else found
+
+
+def _norm(matrix):
+    """The Frobenius norm of each matrix, at least a number that can be divided by."""
+    squares = ops.square(ops.cast(matrix, "float32"))
+    total = ops.sum(squares, axis=(-2, -1), keepdims=True)
+    return ops.cast(ops.sqrt(ops.maximum(total, SMALLEST)), matrix.dtype)
