@@ -26,6 +26,13 @@ OPTIMIZERS = {
         )
         for rank in (8, 16)
     },
+    "ExtremeTensoring full in int4": functools.partial(
+        et_optimizer.ExtremeTensoring, momentum_rank=None, momentum_dtype="int4"
+    ),
+    "Muon()": et_optimizer.Muon,
+    "Muon() in int3": functools.partial(et_optimizer.Muon, momentum_dtype="int3"),
+    "Muon() in float32": functools.partial(et_optimizer.Muon, momentum_dtype="float32"),
+    "keras Muon": keras.optimizers.Muon,
     # A subspace update of every variable in every step.
     "ExtremeTensoring refreshing": functools.partial(
         et_optimizer.ExtremeTensoring, refresh_every=1

@@ -32,6 +32,8 @@ NAMES = (
     "SM3 1",
     "ExtremeTensoring()",
     "ExtremeTensoring() in int8",
+    "Muon()",
+    "Muon() in int3",
     "ExtremeTensoring 1",
     "ExtremeTensoring 2",
 )

@@ -315,6 +315,13 @@ class ExtremeTensoring(PreconditionedOptimizer):
 
 
 @register
+class Muon(PreconditionedOptimizer):
+    """`et_optimizer.Muon` in tf_keras: the same arguments and weights."""
+
+    keras_class = et_optimizer.Muon
+
+
+@register
 class SM3(PreconditionedOptimizer):
     """`et_optimizer.SM3` in tf_keras: the same arguments and weights."""
 

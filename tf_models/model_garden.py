@@ -79,6 +79,7 @@ def _config(optimizer):
 
 
 ExtremeTensoringConfig = _config(optimizers.ExtremeTensoring)
+MuonConfig = _config(optimizers.Muon)
 SM3Config = _config(optimizers.SM3)
 AdafactorConfig = _config(optimizers.Adafactor)
 SubsetNormConfig = _config(optimizers.SubsetNorm)
@@ -88,6 +89,7 @@ SketchyAdagradConfig = _config(optimizers.SketchyAdagrad)
 
 REGISTERED = {
     "extreme_tensoring": (optimizers.ExtremeTensoring, ExtremeTensoringConfig),
+    "muon": (optimizers.Muon, MuonConfig),
     "sm3": (optimizers.SM3, SM3Config),
     "adafactor": (optimizers.Adafactor, AdafactorConfig),
     "subset_norm": (optimizers.SubsetNorm, SubsetNormConfig),

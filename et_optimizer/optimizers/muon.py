@@ -9,7 +9,6 @@ import keras
 from et_optimizer import checks
 from et_optimizer.momenta import Momentum
 from et_optimizer.momenta.selection import polar
-from et_optimizer.naming import findable_by_name
 from et_optimizer.optimizers.extreme_tensoring import ExtremeTensoringRule
 from et_optimizer.optimizers.learning_rates import token_paths
 from et_optimizer.optimizers.levels import LevelledOptimizer
@@ -26,7 +25,6 @@ from et_optimizer.views.tensor_index import matrix_shape, values_by_path
 AUTO, STACK = "auto", "stack"
 
 
-@findable_by_name
 @keras.saving.register_keras_serializable(package="et_optimizer")
 class Muon(LevelledOptimizer):
     r"""Optimizer that implements Muon, with a momentum of 4 or 3 bits per entry.

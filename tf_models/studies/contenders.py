@@ -149,6 +149,16 @@ _WITHOUT_MOMENTUM = (
     Contender("et2_geometric", "ET2, geometric", 2e-3, _geometric("level=2")),
     Contender("et1_geometric", "ET1, geometric", 3e-3, _geometric("level=1")),
 )
+# The polar factor of a full momentum for hidden kernels, extreme tensoring elsewhere.
+_POLAR = tuple(
+    Contender(
+        f"muon_{dtype}",
+        f"Muon of this library, {dtype}",
+        4e-3,
+        f"Muon(momentum_dtype={dtype!r})",
+    )
+    for dtype in ("float32", "int4", "int3")
+)
 _OTHERS_OF_THE_LIBRARY = (
     Contender(
         "sm3",
@@ -240,6 +250,16 @@ _OF_KERAS = (
         3e-3,
         "Adam(beta_2=0.99, global_clipnorm=1.0)",
     ),
+    # Adam with the learning rates that put this library ahead of it, and its bound.
+    Contender(
+        "adam_token_rates", "Adam, rates of ours", 2e-3, "tokens.Adam(beta_2=0.99)"
+    ),
+    Contender(
+        "adam_token_rates_bound",
+        "Adam, rates and bound of ours",
+        2e-3,
+        "tokens.Adam(beta_2=0.99, update_bound=3.0)",
+    ),
     Contender("adamw", "AdamW", 4e-3, "AdamW(beta_2=0.99)"),
     Contender("lion", "Lion", 5e-4, "Lion(beta_2=0.99)"),
     # It does not orthogonalize kernels of three axes: Adam trains those of attention.
@@ -247,7 +267,7 @@ _OF_KERAS = (
         "keras_muon",
         "Keras Muon",
         3e-3,
-        "Muon(exclude_layers=['logits'], adam_beta_2=0.99)",
+        "keras.Muon(exclude_layers=['logits'], adam_beta_2=0.99)",
     ),
     # It averages the weights instead of lowering the learning rate.
     Contender(
@@ -303,6 +323,7 @@ CONTENDERS = {
         *_SGD,
         *_WITHOUT_MOMENTUM,
         *_WITH_MOMENTUM,
+        *_POLAR,
         *_OTHERS_OF_THE_LIBRARY,
         *_OF_KERAS,
         *_OF_TORCH,

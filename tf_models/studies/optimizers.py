@@ -6,6 +6,7 @@ A text is one of
   `ExtremeTensoring`, `Adam`, `keras.Adafactor`;
 - a class of `tf_models.studies.torch_optimizers`, for the PyTorch backend:
   `torch.Muon`;
+- a class of `tf_models.studies.token_rates`: `tokens.Adam`;
 - a class with arguments as Python literals: `ExtremeTensoring(level=2, beta_1=0.0)`,
   `ExtremeTensoring(level={'embeddings|logits': 1, '.*': 2}, momentum_rank=None)`.
 
@@ -18,10 +19,11 @@ import inspect
 import keras
 
 import et_optimizer
-from tf_models.studies import torch_optimizers
+from tf_models.studies import token_rates, torch_optimizers
 
 KERAS = "keras."
 TORCH = "torch."
+TOKENS = "tokens."
 # Base classes, and wrappers of other optimizers.
 NOT_OPTIMIZERS = {
     "LossScaleOptimizer",
@@ -79,6 +81,8 @@ def with_arguments(text, arguments):
     prefix = ""
     if issubclass(optimizer_class, torch_optimizers.TorchOptimizer):
         prefix = TORCH
+    elif optimizer_class.__module__ == token_rates.__name__:
+        prefix = TOKENS
     elif getattr(et_optimizer, name, optimizer_class) is not optimizer_class:
         prefix = KERAS
     return f"{prefix}{name}({listed})"
@@ -115,6 +119,8 @@ def _name_and_arguments(text):
 def _class_of(name):
     if name.startswith(TORCH):
         module, name_there = torch_optimizers, name.removeprefix(TORCH)
+    elif name.startswith(TOKENS):
+        module, name_there = token_rates, name.removeprefix(TOKENS)
     elif _is_optimizer(et_optimizer, name):
         module, name_there = et_optimizer, name
     else:

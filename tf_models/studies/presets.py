@@ -55,6 +55,8 @@ PEERS = (
     "et",
     "et_16",
     "et_one_rate",
+    "muon_int3",
+    "muon_int4",
     "sm3",
     "adafactor",
     "snsm",
