@@ -106,6 +106,7 @@ OPTIMIZERS = {
     rule.__name__: rule
     for rule in (
         et_optimizer.ExtremeTensoring,
+        et_optimizer.Muon,
         et_optimizer.SM3,
         et_optimizer.Adafactor,
         et_optimizer.SubsetNorm,

@@ -40,7 +40,18 @@ def slot_layout(variable, shape, is_like_variable):
     distribution = keras.distribution.distribution()
     if distribution is None:
         return None
-    if is_like_variable:
-        return getattr(variable, "_layout", None)
     mesh = distribution.device_mesh
+    layout = getattr(variable, "_layout", None)
+    if is_like_variable and (layout is None or _divides(layout, shape)):
+        return layout
     return keras.distribution.TensorLayout([None] * len(shape), mesh)
+
+
+def _divides(layout, shape):
+    """Whether each axis of a shape is a multiple of the devices that share it."""
+    mesh = layout.device_mesh
+    devices = dict(zip(mesh.axis_names, mesh.shape))
+    return all(
+        axis is None or length % devices[axis] == 0
+        for length, axis in zip(shape, layout.axes)
+    )

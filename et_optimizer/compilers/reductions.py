@@ -86,8 +86,8 @@ def sum_in_one_pass(tensor):
     Reductions of more than 32 entries are split in two, the first of which is fused
     with nothing.
     """
-    if keras.backend.backend() != "jax" or not tensor.shape:
-        return ops.sum(ops.sum(tensor, axis=-1))
+    if keras.backend.backend() != "jax" or not tensor.shape or is_sharded():
+        return ops.sum(tensor)
     import jax
 
     def add(total, entry):

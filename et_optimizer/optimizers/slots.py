@@ -116,7 +116,10 @@ def add_slot(
     optimizer: Any, variable: Variable, slot: Slot, initial: Any = None
 ) -> Variable:
     """Adds a slot of a variable to a Keras optimizer."""
-    is_like_variable = slot.name == "momentum" and slot.shape == tuple(variable.shape)
+    shape = tuple(variable.shape)
+    # Packed along its last axis, it is still sharded as the variable is.
+    is_packed = slot.dtype == "uint8" and slot.shape[:-1] == shape[:-1]
+    is_like_variable = slot.name == "momentum" and (slot.shape == shape or is_packed)
     return optimizer.add_variable(
         shape=slot.shape,
         dtype=slot.dtype,

@@ -16,11 +16,19 @@ class Adam(keras.optimizers.Adam):
         learning_rate: A float or a Keras schedule.
         update_bound: The largest absolute value of an entry of the update, relative to
             the learning rate; `None` for no bound.
-        **keywords: Arguments of `keras.optimizers.Adam`.
+        beta_1, beta_2, epsilon, **keywords: Arguments of `keras.optimizers.Adam`.
     """
 
-    def __init__(self, learning_rate=1e-3, update_bound=None, **keywords):
-        super().__init__(learning_rate, **keywords)
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        update_bound=None,
+        **keywords,
+    ):
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
         self.update_bound = update_bound
 
     def build(self, variables):
