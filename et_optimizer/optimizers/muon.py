@@ -58,7 +58,7 @@ class Muon(LevelledOptimizer):
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,
             or a callable without arguments that returns the learning rate. Learning
             rates are on Adam's scale, except for embeddings; see `rate_scale`. Defaults
-            to 0.004.
+            to 0.002.
         beta_1: Decay in [0, 1) of the moving averages of updates (momentum). 0 keeps no
             momentum: the polar factor is that of the update. Defaults to 0.95.
         beta_2: Decay in [0, 1) of a bias-corrected moving average of the squared
@@ -103,7 +103,7 @@ class Muon(LevelledOptimizer):
     rule = ExtremeTensoringRule
     slot_argument_names = ("level", "tensor_index", "orthogonalize")
 
-    learning_rate: InitVar[LearningRate] = field(default=0.004, kw_only=False)
+    learning_rate: InitVar[LearningRate] = field(default=0.002, kw_only=False)
     beta_1: float = 0.95
     beta_2: float | None = 0.99
     momentum_dtype: Literal["float32", "bfloat16", "int8", "int4", "int3"] = "int4"
