@@ -13,7 +13,14 @@ if keras.backend.backend() != "jax":
 
 import jax
 
-from et_optimizer import SM3, Adafactor, ExtremeTensoring, SubsetNorm, random_bits
+from et_optimizer import (
+    SM3,
+    Adafactor,
+    ExtremeTensoring,
+    Muon,
+    SubsetNorm,
+    random_bits,
+)
 from et_optimizer.compilers.bits import positions
 from tests import distributed_training as training
 from tests import jax_worker
@@ -256,12 +263,22 @@ COARSE = [
     functools.partial(RANK_ONE, level=1),
     functools.partial(RANK_ONE, level=2, epsilon=1e-8),
     functools.partial(ExtremeTensoring, beta_1=0.9, momentum_rank=None),
+    functools.partial(
+        ExtremeTensoring, beta_1=0.9, momentum_rank=None, momentum_dtype="int4"
+    ),
     *(functools.partial(SM3, level=k, momentum=0) for k in (1, 2)),
 ]
 # With more than two axes its marginals are those of a stack of matrices.
 ADAFACTOR = functools.partial(
     Adafactor, beta_1=0, multiply_by_parameter_scale=False, clip_threshold=None
 )
+
+
+def test_muon_exchanges_gram_matrices_of_kernels_sharded_along_their_longer_axis():
+    found = collectives(Muon, (512, 64), ("model", None))
+    marginals = {("all-gather", 512): 1, ("all-reduce", 64): 1}
+    scalars = {("all-reduce", 1): 3}  # the scale, the norm and the largest entry
+    assert found == marginals | scalars | {("all-reduce", 64 * 64): 2}
 
 
 @pytest.mark.parametrize(
@@ -282,8 +299,9 @@ def test_devices_exchange_only_marginals(make, shape, spec, rows, columns):
         ("all-gather", rows if is_sharded_by_rows else columns): 1,
         ("all-reduce", columns if is_sharded_by_rows else rows): 1,
     }
-    if make.func is SM3:
-        expected["all-reduce", 1] = 1  # whether there is NaN, which maxima ignore
+    # Whether there is NaN, which maxima ignore; or the scale of packed momentum.
+    if make.func is SM3 or "momentum_dtype" in make.keywords:
+        expected["all-reduce", 1] = 1
     assert collectives(make, shape, spec) == expected
 
 
