@@ -124,11 +124,11 @@ def test_it_passes_keras_tests_of_sparse_gradients(optimizer, has_momentum, name
     }
     arguments = {} if has_momentum else {"momentum_rank": 0}
     # A step updates rows only if no other row moves: momentum moves all, and so do the
-    # covariances of (Sketchy)Shampoo.
-    updates_rows = not optimizer.startswith("Sketchy") and not has_momentum
+    # covariances of (Sketchy)Shampoo and the polar factor of Muon.
+    is_dense = optimizer.startswith(("Sketchy", "Muon")) or has_momentum
     test_of_one(
         suite(f"{name}_sgd"),
         make,
         arguments,
-        expect_model_sparse_variable_updates=updates_rows,
+        expect_model_sparse_variable_updates=not is_dense,
     )

@@ -206,7 +206,7 @@ def _counts_skipped_steps(slot: Variable) -> bool:
 
 def _is_momentum(slot: Variable) -> bool:
     """Judges by the name, whose suffix in Keras's optimizers is as in this library."""
-    return bool(re.search(r"_(momentum|momentum_basis|momentum_scale|m)$", _name(slot)))
+    return bool(re.search(r"_(momentum(_basis|_scale|_seed)?|m)$", _name(slot)))
 
 
 def _name(slot: Variable) -> str:

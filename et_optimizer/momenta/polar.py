@@ -5,6 +5,7 @@ import math
 
 from keras import ops
 
+from et_optimizer.checks import SMALLEST_FLOAT32
 from et_optimizer.compilers.linear_algebra import in_fast_precision
 from et_optimizer.momenta.momentum import Momentum
 from et_optimizer.types import Shape, Tensor
@@ -113,7 +114,7 @@ def polar_factor(matrix: Tensor) -> Tensor:
 
     # Squares of its entries may leave float32's range.
     largest = ops.max(ops.abs(wide), axis=(-2, -1), keepdims=True)
-    wide = wide / ops.where(largest > 0, largest, 1.0)
+    wide = wide / ops.maximum(largest, SMALLEST_FLOAT32)
     wide = wide / ops.maximum(_norm(wide), 1.0)
     found = in_fast_precision(iterate, wide)
     return ops.swapaxes(found, -1, -2) if is_tall else found

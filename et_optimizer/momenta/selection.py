@@ -59,7 +59,11 @@ def polar(shape: Shape, stack: int, dtype: str, decay: float) -> PolarMomentum:
     if decay:
         # β M' + (1 − β) U, with the new average M', is β² M + (1 − β²) U.
         average = FullMomentum(
-            decay=decay, direction_decay=decay**2, shape=shape, dtype=dtype, rows=rows
+            decay=decay,
+            direction_decay=decay**2,
+            shape=shape,
+            dtype=dtype,
+            rows=stack + rows,
         )
     return PolarMomentum(momentum=average, shape=shape, rows=rows, stack=stack)
 

@@ -7,6 +7,7 @@ from dataclasses import InitVar, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from et_optimizer import checks
+from et_optimizer.momenta.quantization import PACKED
 from et_optimizer.momenta.subspace import check_rank
 from et_optimizer.optimizers import learning_rates
 from et_optimizer.optimizers.averages import Averages
@@ -234,6 +235,9 @@ class PreconditionedOptimizer(
     def state_arguments(self) -> dict[str, Any]:
         """The arguments that say what the state means, by name."""
         names = self.state_argument_names
+        if self.momentum_dtype in PACKED:
+            # A few entries take as many bytes in one as in the other.
+            names = (*names, "momentum_dtype")
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def slot_arguments(self) -> dict[str, Any]:

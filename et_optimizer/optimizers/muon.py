@@ -45,7 +45,8 @@ class Muon(LevelledOptimizer):
     size of Adam's (Liu et al., 2025), so that Adam's learning rates carry over.
 
     Embeddings, the output projection (LM head) and vectors are updated as by
-    `ExtremeTensoring(beta_1=…, beta_2=…)`, with momentum of low rank.
+    `ExtremeTensoring(beta_1=…, beta_2=…)`, with momentum of low rank: `momentum_rank`
+    is for them.
 
     Memory, besides Keras's iteration and learning rate and one int32 per variable that
     counts skipped steps: for the m × n kernel of a hidden layer m·n/2 bytes in int4 or

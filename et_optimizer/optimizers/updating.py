@@ -183,9 +183,10 @@ def _sequence_after(after: Tensor, state: State, gradient: Any) -> tuple[State, 
 
     This keeps the temporaries of only one variable alive at a time.
     """
-    first, *rest = state.averages
-    state = state._replace(averages=[sequence_after(first, after), *rest])
-    if is_16_bit(state.value.dtype):
+    if state.averages:
+        first, *rest = state.averages
+        state = state._replace(averages=[sequence_after(first, after), *rest])
+    if is_16_bit(state.value.dtype) or not state.averages:
         state = state._replace(value=sequence_after(state.value, after))
     if is_16_bit(gradient.dtype):
         # Small 16-bit gradients are cast as a whole, as soon as they are ready.
