@@ -33,7 +33,11 @@ ARGUMENTS = {
         "refresh_every": 2,
         "update_bound": 2.0,
     },
-    "Muon": {"beta_1": 0.9, "momentum_dtype": "int3", "orthogonalize": {"kernel": True}},
+    "Muon": {
+        "beta_1": 0.9,
+        "momentum_dtype": "int3",
+        "orthogonalize": {"kernel": True},
+    },
     "SM3": {"level": 2, "momentum": 0.9, "momentum_rank": None},
     "Adafactor": {"clip_threshold": 2.0, "beta_1": 0.8, "momentum_rank": 1},
     "SubsetNorm": {
