@@ -38,8 +38,11 @@ class Momentum:
     # Whether its temporaries are as large as the variable, so that a program should not
     # have those of several variables at once.
     has_large_temporaries = False
-    # Whether a step draws random bits.
-    needs_seed = False
+
+    @property
+    def needs_seed(self) -> bool:
+        """Whether a step draws random bits."""
+        return False
 
     @property
     def moves_all_entries(self) -> bool:

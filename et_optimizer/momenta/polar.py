@@ -51,7 +51,11 @@ class PolarMomentum(Momentum):
     stack: int = 0
 
     has_large_temporaries = True
-    moves_all_entries = True
+
+    @property
+    def moves_all_entries(self) -> bool:
+        """Always; see `Momentum`."""
+        return True
 
     def slots(self) -> dict[str, tuple[Shape, str]]:
         """The slots of the other momentum; see `Momentum`."""

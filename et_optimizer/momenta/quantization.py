@@ -101,10 +101,10 @@ class Int8:
     def quantize(self, tensor: Tensor, scale: None, seed: Tensor) -> list[Tensor]:
         """The integers and the scales; see `Exact`."""
         largest = ops.max(ops.abs(tensor), axis=self.scale_axes, keepdims=True)
-        scale = largest / LARGEST_INT8
+        scales = largest / LARGEST_INT8
         # Where all entries are 0, so is the scale.
-        steps = ops.round(tensor / ops.where(scale > 0, scale, 1.0))
-        return [ops.cast(steps, "int8"), scale]
+        steps = ops.round(tensor / ops.where(scales > 0, scales, 1.0))
+        return [ops.cast(steps, "int8"), scales]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,9 @@ def polar(shape: Shape, stack: int, dtype: str, decay: float) -> PolarMomentum:
 
 def _leading(shape):
     """How many of the leading dimensions are the rows of a variable as a matrix."""
-    rows, _ = matrix_shape(shape)
+    matrix = matrix_shape(shape)
+    assert matrix is not None
+    rows, _ = matrix
     return list(itertools.accumulate(shape, operator.mul)).index(rows) + 1
 
 

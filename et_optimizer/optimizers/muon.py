@@ -1,5 +1,6 @@
 """Muon (Jordan et al., 2024), on statistics and with a momentum of a few bits."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import InitVar, field
 from typing import Any, Literal
@@ -124,11 +125,14 @@ class Muon(LevelledOptimizer):
         given = self.by_path("orthogonalize", named_shapes)
         of_tokens = token_paths(named_shapes)
 
-        def own(path: str, shape: Shape, one: Orthogonalize, momentum: Momentum):
-            is_auto = isinstance(one, str) and one == AUTO
+        def own(
+            path: str, shape: Shape, one: Orthogonalize, momentum: Momentum
+        ) -> Momentum:
             stack = shape[:1] if one == STACK else ()
-            matrix = matrix_shape(shape[len(stack) :])
-            if one is False or (is_auto and path in of_tokens) or matrix is None:
+            is_left_out = one is False or (one == AUTO and path in of_tokens)
+            if is_left_out or math.prod(shape) == 0:
+                return momentum
+            if matrix_shape(shape[len(stack) :]) is None:
                 return momentum
             return polar(shape, len(stack), self.momentum_dtype, self.beta_1)
 
