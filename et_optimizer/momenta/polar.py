@@ -38,7 +38,9 @@ class PolarMomentum(Momentum):
     (N Nᵀ)^(−1/4) N (Nᵀ N)^(−1/4) = U Vᵀ.
 
     Args:
-        momentum: The other momentum. It gets the other arguments of `Momentum`.
+        decay, direction_decay, is_corrected, is_of_gradient: No effect; those of the
+            other momentum count.
+        momentum: The other momentum.
         shape: The variable's shape.
         rows: How many of the leading dimensions, after the stack, are the rows of the
             matrix.
