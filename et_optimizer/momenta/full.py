@@ -48,9 +48,10 @@ class FullMomentum(Momentum):
         seed: Tensor = 0,
     ) -> tuple[Update, list[Tensor]]:
         """One step; see `Momentum`."""
-        # In a pass of its own, so that the average is not materialized.
-        scale = self._quantization.scale(self._averages(update, state)[0])
-        if scale is not None:
+        scale = None
+        if self.needs_seed:
+            # In a pass of its own, so that the average is not materialized.
+            scale = self._quantization.scale(self._averages(update, state)[0])
             state = barrier(state, after=scale)
         kept, direction = self._averages(update, state)
         state = self._quantization.quantize(kept, scale, seed)

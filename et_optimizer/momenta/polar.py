@@ -7,6 +7,7 @@ from keras import ops
 
 from et_optimizer.checks import SMALLEST_FLOAT32
 from et_optimizer.compilers.linear_algebra import in_fast_precision
+from et_optimizer.momenta.full import FullMomentum
 from et_optimizer.momenta.momentum import Momentum
 from et_optimizer.types import Shape, Tensor
 from et_optimizer.views.updates import MaterializedUpdate, Update
@@ -21,13 +22,14 @@ RANGE = (0.62, 1.38)
 # The root mean square of an update's entries: about that of Adam's, so that its
 # learning rates carry over (Liu et al., 2025, arXiv:2502.16982).
 RMS_OF_ADAM = 0.2
-# Of a matrix whose norm was 1, (X Xᵀ)² has at least the norm 1 / the shorter side^1.5.
+# So that a matrix of zeros is not divided by 0. With ‖X‖ = 1, the norm of (X Xᵀ)² is
+# at least the shorter side to the power −1.5.
 SMALLEST = 1e-24
 
 
 @dataclasses.dataclass(frozen=True)
 class PolarMomentum(Momentum):
-    """The polar factor of another momentum: all its singular values are made equal.
+    """The polar factor of a full momentum: all its singular values are made equal.
 
     For the direction N of that momentum, m × n, with the singular value decomposition
     N = U Σ Vᵀ:
@@ -40,7 +42,7 @@ class PolarMomentum(Momentum):
     Args:
         decay, direction_decay, is_corrected, is_of_gradient: No effect; those of the
             other momentum count.
-        momentum: The other momentum.
+        momentum: The other momentum: a `FullMomentum`, or `Momentum()` for none.
         shape: The variable's shape.
         rows: How many of the leading dimensions, after the stack, are the rows of the
             matrix.
@@ -52,7 +54,16 @@ class PolarMomentum(Momentum):
     rows: int = 1
     stack: int = 0
 
+    averages_bounded_updates = True
     has_large_temporaries = True
+
+    def __post_init__(self):
+        if not isinstance(self.momentum, FullMomentum) and self.momentum.slots():
+            raise ValueError(
+                "PolarMomentum takes a FullMomentum, or Momentum() for none: outside "
+                "of a subspace nothing is averaged, and the polar factor would make "
+                f"that noise as large as the average; received {self.momentum!r}."
+            )
 
     @property
     def moves_all_entries(self) -> bool:
@@ -92,17 +103,16 @@ def polar_factor(matrix: Tensor) -> Tensor:
     """U Vᵀ for a matrix U Σ Vᵀ, with singular values about 1 in place of 1.
 
     Newton–Schulz iteration X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X, with the coefficients
-    `STEPS`. It starts from X over the root of ‖(X Xᵀ)²‖ to the fourth, which is at
-    least the largest singular value and much closer to it than ‖X‖, and takes no
-    product besides those of the first step.
+    `STEPS`. It starts from X / ‖(X Xᵀ)²‖^(1/4), an upper bound of the largest singular
+    value that is closer to it than ‖X‖. The first step computes (X Xᵀ)² anyway.
 
     Args:
         matrix: Float32, of shape (..., rows, columns).
 
     Returns:
-        A tensor of that shape. Singular values of at least `LEAST` of that root are
-        within `RANGE`; smaller ones grow by a factor of 20, and a matrix of zeros
-        stays one.
+        A tensor of that shape. Singular values of at least `LEAST` times that bound are
+        within `RANGE`, on accelerators within the rounding of bfloat16; smaller ones
+        grow by a factor of 20, and a matrix of zeros stays one.
     """
     is_tall = matrix.shape[-2] > matrix.shape[-1]
     wide = ops.swapaxes(matrix, -1, -2) if is_tall else matrix

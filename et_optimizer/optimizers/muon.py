@@ -35,7 +35,7 @@ class Muon(LevelledOptimizer):
     level 1 rather than gradients, and is stored in few bits. For the m × n kernel of a
     hidden layer:
 
-        u = rank-one update of ExtremeTensoring, by β₂
+        u = min(max(rank-one update of ExtremeTensoring, −b), b)
         M ← β₁ M̂ + (1 − β₁) u,   N = β₁ M + (1 − β₁) u
         x ← x − η · 0.2 √max(m, n) · U Vᵀ,   N = U Σ Vᵀ
 
@@ -65,14 +65,15 @@ class Muon(LevelledOptimizer):
             momentum: the polar factor is that of the update. Defaults to 0.95.
         beta_2: Decay in [0, 1) of a bias-corrected moving average of the squared
             gradients; `None` accumulates them. Defaults to 0.99.
-        orthogonalize: Which variables get the polar factor. `"auto"`: matrices and
-            kernels of more axes, split into rows and columns where these are fewest,
-            except for embeddings and the output projection, as `rate_scale` recognizes
-            them. `True` or `False`; or `"stack"` for a variable whose first axis stacks
-            kernels, such as those of experts, each of which gets its own. Or a dict
-            from regular expressions on paths to these. A layer of logits that is no LM
-            head, such as that of a classifier, is better left out: `{"logits": False}`
-            (variables that no expression matches get `"auto"`).
+        orthogonalize: Which variables get the polar factor. `"auto"`: those of two or
+            more axes whose own name contains "kernel", as in Keras's layers, except for
+            the output projection, as `rate_scale` recognizes it, and for depthwise
+            convolutions. More than two axes are split into rows and columns where these
+            are fewest. `True` or `False`; or `"stack"` for a variable whose first axis
+            stacks kernels, such as those of experts, each of which gets its own. Or a
+            dict from regular expressions on paths to these; variables that no
+            expression matches get `"auto"`. A variable that is no matrix, or no stack
+            of matrices, never gets it.
 
     Raises:
         ValueError: when constructed, if an argument is out of its range; when
@@ -129,8 +130,9 @@ class Muon(LevelledOptimizer):
             path: str, shape: Shape, one: Orthogonalize, momentum: Momentum
         ) -> Momentum:
             stack = shape[:1] if one == STACK else ()
-            is_left_out = one is False or (one == AUTO and path in of_tokens)
-            if is_left_out or math.prod(shape) == 0:
+            is_auto = isinstance(one, str) and one == AUTO
+            is_left_out = is_auto and (path in of_tokens or not _is_kernel(path))
+            if one is False or is_left_out or math.prod(shape) == 0:
                 return momentum
             if matrix_shape(shape[len(stack) :]) is None:
                 return momentum
@@ -141,3 +143,8 @@ class Muon(LevelledOptimizer):
             own(*named, one, momentum)
             for named, one, momentum in zip(named_shapes, given, momenta)
         ]
+
+
+def _is_kernel(path: str) -> bool:
+    """Whether a variable is a kernel of a Keras layer that mixes its channels."""
+    return "kernel" in path.rpartition("/")[2] and "depthwise" not in path

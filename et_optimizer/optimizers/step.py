@@ -216,15 +216,23 @@ class Step:
             update = precondition(view.plain())
             if self.clip_threshold is not None:
                 update = update.scaled(self._clip_scale(update))
+            if self.momentum.averages_bounded_updates:
+                update = self._bounded(update, 1.0)
             if self.momentum_of == "step":
                 change, averages = self.momentum(update.scaled(rate), averages, *when)
             else:
                 change, averages = self.momentum(update, averages, *when)
                 change = change.scaled(rate)
+        if not self.momentum.averages_bounded_updates:
+            change = self._bounded(change, ops.abs(rate))
+        return change, averages
+
+    def _bounded(self, update: Update, scale: Tensor) -> Update:
+        """The update with entries of at most `update_bound` times a scale."""
         if self.update_bound is None:
-            return change, averages
-        limit = self.update_bound * ops.abs(rate)
-        return change.mapped(lambda entries: ops.clip(entries, -limit, limit)), averages
+            return update
+        limit = self.update_bound * scale
+        return update.mapped(lambda entries: ops.clip(entries, -limit, limit))
 
     def _clip_scale(self, update: Update) -> Tensor:
         """What scales an update down to the largest RMS allowed."""
