@@ -1,7 +1,7 @@
 """Training Keras models with almost no optimizer memory.
 
 - `ExtremeTensoring`: a Keras optimizer with a few statistics per layer.
-- `Muon`: the polar factor of a momentum in 4 or 3 bits per entry.
+- `Muon`: orthogonalized updates, with a momentum of 4 or 3 bits per entry.
 - `SM3`, `Adafactor`, `SubsetNorm`: baselines with the state of their papers.
 - `Shampoo`, `SketchyShampoo`, `SketchyAdagrad`: preconditioners that are matrices,
   whole or as sketches by `frequent_directions`.

@@ -205,7 +205,7 @@ class PreconditionedOptimizer(
             tf.convert_to_tensor(self.learning_rate),
             tf.cast(self.iterations + 1, tf.float32),
             self.weight_decay if self._use_weight_decay(variable) else None,
-            self._optimizer.seed(variable, state.momentum, self.iterations, index),
+            self._optimizer.step_seed(variable, state.momentum, self.iterations, index),
         )
         self._optimizer.take_step(state, gradient, variable, context)
 

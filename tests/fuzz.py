@@ -18,7 +18,7 @@ from keras import ops
 
 import et_optimizer
 
-CLASSES = ("ExtremeTensoring", "SM3", "Adafactor", "SubsetNorm")
+CLASSES = ("ExtremeTensoring", "Muon", "SM3", "Adafactor", "SubsetNorm")
 CLASSES += ("Shampoo", "SketchyShampoo", "SketchyAdagrad")
 SHAPES = [(), (1,), (5,), (0, 3), (4, 3), (1, 7), (2, 3, 4), (2, 1, 3, 2)]
 SHAPES += [(2, 2, 1, 2, 3), (1, 2, 2, 1, 2, 2), (12, 16), (9, 4, 8)]
@@ -34,7 +34,8 @@ CHOICES = {
     "update_bound": [None, 3.0],
     "spike_threshold": [None, 3.0],
     "momentum_rank": ["auto", None, 0, 1],
-    "momentum_dtype": ["float32", "bfloat16", "int8"],
+    "momentum_dtype": ["float32", "bfloat16", "int8", "int4", "int3"],
+    "orthogonalize": ["auto", True, "stack"],
     "stochastic_rounding": [True, False],
     "rate_scale": ["auto", None, 1e-30, 8.0],
     "refresh_every": [1, 3],

@@ -139,7 +139,7 @@ OPTIMIZERS = {
     LION: functools.partial(WRITTEN["Lion"], **IN_A_SUBSPACE),
 }
 
-# Their slots are marginals, a subspace in int8, maxima, and sketches.
+# Their slots are marginals, a subspace in int8, maxima, sketches, and packed momentum.
 SLOTS_OF_EACH_KIND = (
     "ExtremeTensoring",
     "ExtremeTensoring in a subspace in int8",

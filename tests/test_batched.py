@@ -70,6 +70,8 @@ NAMES = (
     "SM3-I everything on",
     "Adafactor",
     "SketchyShampoo everything on",
+    "Muon in 4 bits",
+    "ExtremeTensoring in 3 bits",
 )
 NAMES = NAMES if BACKEND == "tensorflow" else ()
 

@@ -85,7 +85,7 @@ def test_eight_devices_train_as_one_except_for_rounding_of_quantized_momentum(
 
 
 @pytest.mark.parametrize("dtype", ["int4", "int3"])
-def test_packed_momentum_is_sharded_as_its_variable_and_has_the_same_bits(dtype):
+def test_packed_momentum_is_sharded_as_its_variable_and_trains_as_on_one_device(dtype):
     make = functools.partial(
         ExtremeTensoring, beta_1=0.9, momentum_rank=None, momentum_dtype=dtype
     )
@@ -275,10 +275,14 @@ ADAFACTOR = functools.partial(
 
 
 def test_muon_exchanges_gram_matrices_of_kernels_sharded_along_their_longer_axis():
-    found = collectives(Muon, (512, 64), ("model", None))
+    make = functools.partial(Muon, orthogonalize=True)
+    found = collectives(make, (512, 64), ("model", None))
     marginals = {("all-gather", 512): 1, ("all-reduce", 64): 1}
     scalars = {("all-reduce", 1): 3}  # the scale, the norm and the largest entry
     assert found == marginals | scalars | {("all-reduce", 64 * 64): 2}
+    # Along the shorter one, the kernel's momentum is gathered.
+    found = collectives(make, (512, 64), (None, "model"))
+    assert found["all-gather", 512 * 64] == 4
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,9 @@ def sum_in_one_pass(tensor):
     def add(total, entry):
         return jax.numpy.where(entry > 0, total + entry, total)
 
-    *leading, last = tensor.shape
-    group = math.gcd(last, 32)
-    grouped = ops.reshape(tensor, (*leading, last // group, group))
+    missing = -tensor.shape[-1] % 32
+    tensor = ops.pad(tensor, [(0, 0)] * (tensor.ndim - 1) + [(0, missing)])
+    grouped = ops.reshape(tensor, (*tensor.shape[:-1], -1, 32))
     sums = jax.lax.reduce(grouped, 0.0, add, (tensor.ndim,))
     return ops.sum(isolate_reduction(sums))
 

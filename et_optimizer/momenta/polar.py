@@ -19,8 +19,8 @@ LEAST = 0.03
 STEPS = ((7.3625, -20.7434, 15.1606), (2.9175, -2.1824, 0.4755))
 # Where these take singular values from [LEAST, 1].
 RANGE = (0.62, 1.38)
-# The root mean square of an update's entries: about that of Adam's, so that its
-# learning rates carry over (Liu et al., 2025, arXiv:2502.16982).
+# The root mean square of an update's entries, about that of Adam's updates (Liu et al.,
+# 2025, arXiv:2502.16982).
 RMS_OF_ADAM = 0.2
 # So that a matrix of zeros is not divided by 0. With ‖X‖ = 1, the norm of (X Xᵀ)² is
 # at least the shorter side to the power −1.5.

@@ -19,7 +19,7 @@ PACKED: Final = {"int4": 4, "int3": 3}
 STEP_OF_GAUSSIAN = {4: 0.3352, 3: 0.586}
 # Squares of larger entries could overflow in a sum of them.
 LARGEST_SQUARED = 1e15
-# So that weights, which are rounded in the same step, get other bits.
+# Changes the seed, so that the dither is independent of the rounding of weights.
 OTHER_BITS = 0x2545F491
 
 
@@ -121,9 +121,9 @@ class Dithered:
     clip applies (Schuchman, 1964). The d are a hash of the entry and of the seed of the
     step that stored the tensor, so only that seed is state.
 
-    8 entries that follow each other in memory are 3 bytes, or 2 entries 1 byte. Along
-    the last axis if its length is a multiple of 8 or 2, so that a slot can be sharded
-    as its variable is; otherwise over all entries, with zeros at the end.
+    8 consecutive entries become 3 bytes, or 2 entries 1 byte. If the last axis is a
+    multiple of 8 or 2, entries are packed along it, so that the slot can be sharded as
+    its variable is. Otherwise all entries are packed in a row, with zeros at the end.
 
     Args:
         shape: The tensor's shape.

@@ -79,6 +79,14 @@ class SubspaceMomentum(Momentum):
     offset: int = dataclasses.field(default=0, compare=False)
     dtype: str = "bfloat16"
 
+    def __post_init__(self):
+        if self.dtype in quantization.PACKED:
+            raise ValueError(
+                "The average in a subspace is float32, bfloat16 or int8: its vectors "
+                f"have scales of their own; received dtype={self.dtype!r}. Use int8, "
+                "or a FullMomentum."
+            )
+
     is_of_matrix = True
     has_large_temporaries = True
 

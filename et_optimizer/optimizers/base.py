@@ -69,8 +69,8 @@ class PreconditionedOptimizer(
             `"int4"` or `"int3"`. `"int8"` adds a float32 scale per basis vector (per
             row for full momentum). `"int4"` and `"int3"` pack full momentum into 4 or 3
             bits per entry, with one scale and one seed per variable and a subtractive
-            dither, which is what lets so few bits average small updates; momentum in a
-            subspace is in int8 then. With all three, bases and the momentum of
+            dither, so that small updates are not lost; momentum in a subspace is in
+            int8 then. With all three, bases and the momentum of
             one-dimensional variables are in bfloat16.
         clip_threshold: The largest root mean square of a variable's update before
             momentum, as in Adafactor. A larger update is scaled down to it, which takes

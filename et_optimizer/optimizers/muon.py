@@ -1,4 +1,4 @@
-"""Muon (Jordan et al., 2024), on statistics and with a momentum of a few bits."""
+"""Muon (Jordan et al., 2024), with a momentum of updates in few bits."""
 
 import math
 from collections.abc import Mapping
@@ -40,10 +40,10 @@ class Muon(LevelledOptimizer):
         x ← x − η · 0.2 √max(m, n) · U Vᵀ,   N = U Σ Vᵀ
 
     M̂ is M as it is stored: in `"int4"` or `"int3"` with subtractive dither, so that
-    its error is noise of mean 0 that the average takes out again. The polar factor
+    its error has mean 0, and b is `update_bound`. The polar factor
     U Vᵀ comes from two steps of Newton–Schulz iteration, which make singular values
     about 1 (0.6 to 1.4) rather than exactly 1. Its scale gives the update about the
-    size of Adam's (Liu et al., 2025), so that Adam's learning rates carry over.
+    size of Adam's (Liu et al., 2025).
 
     Embeddings, the output projection (LM head) and vectors are updated as by
     `ExtremeTensoring(beta_1=…, beta_2=…)`, with momentum of low rank: `momentum_rank`
@@ -52,9 +52,9 @@ class Muon(LevelledOptimizer):
     Memory, besides Keras's iteration and learning rate and one int32 per variable that
     counts skipped steps: for the m × n kernel of a hidden layer m·n/2 bytes in int4 or
     3·m·n/8 in int3, 8 bytes for the scale and the seed of the dither, and 4·(m + n) for
-    the statistics; for all other variables as `ExtremeTensoring` with bases in
-    bfloat16 and momentum in int8. For a 2000 × 512 kernel in int4: 512 008 + 10 048
-    bytes, 6.4% of Adam's 8 192 000.
+    the statistics; for all other variables as `ExtremeTensoring`, where momentum in a
+    subspace is in int8 and that of vectors in bfloat16. For a 2000 × 512 kernel in
+    int4: 512 008 + 10 048 bytes, 6.4% of Adam's 8 192 000.
 
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`,

@@ -78,10 +78,10 @@ class Updating(KerasOptimizer):
         if not state.index.slots:
             return after
         before, step = state.read(variable), self._step(state)
-        takes_turns = state.momentum.has_large_temporaries
+        is_sequenced = state.momentum.has_large_temporaries
         if gradients.is_traced(gradient) and not is_distributed():
             step = self._traced_once(step)
-            if after is not None and takes_turns:
+            if after is not None and is_sequenced:
                 before, gradient = _sequence_after(after, before, gradient)
         is_subspace_update = state.momentum.is_subspace_update(context.step)
         new, rows = step(gradient, before, context, is_subspace_update)
@@ -89,9 +89,9 @@ class Updating(KerasOptimizer):
         if rows is not None:
             replace = is_16_bit(variable.dtype)
             (self.assign if replace else self.assign_sub)(variable, rows)
-        return new.value if takes_turns else after
+        return new.value if is_sequenced else after
 
-    def seed(
+    def step_seed(
         self, variable: Variable, momentum: Momentum, iteration: Tensor, index: int
     ) -> Tensor:
         """The seed of a variable's random bits, or 0 if its step draws none.
@@ -136,7 +136,7 @@ class Updating(KerasOptimizer):
             ops.cast(self.iterations + 1, "float32"),
             None if decay is None else value_of(decay),
             # Keras's own counter also counts steps that only accumulate gradients.
-            self.seed(variable, momentum, self._iterations, index),
+            self.step_seed(variable, momentum, self._iterations, index),
         )
 
     def _backend_update_step(

@@ -1,9 +1,10 @@
 """Muon for the kernel of a hidden layer, in float64 NumPy.
 
-With the rank-one update u of extreme tensoring at level 1, for the kernel as a matrix:
+With the rank-one update u of extreme tensoring at level 1, clipped to ± the bound, for
+the kernel as a matrix:
 
     M ← β₁ M + (1 − β₁) u,   N = β₁ M + (1 − β₁) u
-    x ← x − η · clip(0.2 √max(m, n) · polar factor of N, −bound, bound)
+    x ← x − η · 0.2 √max(m, n) · polar factor of N
 """
 
 import math
@@ -49,7 +50,7 @@ def changes(
         lengths_and_modes: Of the kernel at level 1; see `extreme_tensoring`.
         rows: How many rows the kernel has as a matrix.
         beta_1, beta_2: Decays of momentum and statistics.
-        update_bound: The largest absolute value of an entry.
+        update_bound: The largest absolute value of an entry of u.
         factor: `newton_schulz` or `exact`.
 
     Yields:
@@ -57,8 +58,9 @@ def changes(
     """
     average = 0.0
     for update in rank_one.updates(gradients, lengths_and_modes, beta_2=beta_2):
+        update = np.clip(update, -update_bound, update_bound)
         average = beta_1 * average + (1 - beta_1) * update
         ahead = beta_1 * average + (1 - beta_1) * update
         matrix = ahead.reshape(rows, -1)
         change = 0.2 * math.sqrt(max(matrix.shape)) * factor(matrix)
-        yield np.clip(change, -update_bound, update_bound).reshape(update.shape)
+        yield change.reshape(update.shape)

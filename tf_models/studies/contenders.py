@@ -252,11 +252,14 @@ _OF_KERAS = (
     ),
     # Adam with the learning rates that put this library ahead of it, and its bound.
     Contender(
-        "adam_token_rates", "Adam, rates of ours", 2e-3, "tokens.Adam(beta_2=0.99)"
+        "adam_token_rates",
+        "Adam, learning rates of ET",
+        2e-3,
+        "tokens.Adam(beta_2=0.99)",
     ),
     Contender(
         "adam_token_rates_bound",
-        "Adam, rates and bound of ours",
+        "Adam, learning rates and bound of ET",
         2e-3,
         "tokens.Adam(beta_2=0.99, update_bound=3.0)",
     ),

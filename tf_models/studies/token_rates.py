@@ -29,7 +29,13 @@ class Adam(keras.optimizers.Adam):
         **keywords,
     ):
         super().__init__(learning_rate, beta_1, beta_2, epsilon, **keywords)
+        if self.amsgrad:
+            raise ValueError("amsgrad is not supported here; received amsgrad=True.")
         self.update_bound = update_bound
+
+    def get_config(self):
+        """The arguments that make an equal optimizer."""
+        return super().get_config() | {"update_bound": self.update_bound}
 
     def build(self, variables):
         """Makes the state, and finds the variables of tokens; see Keras."""
@@ -47,10 +53,10 @@ class Adam(keras.optimizers.Adam):
         )
         for average, new, decay in averages:
             self.assign(average, decay * average + (1.0 - decay) * new)
-        first, second = (
-            average / (1.0 - ops.power(decay, step)) for average, _, decay in averages
-        )
-        update = first / (ops.sqrt(second) + self.epsilon)
+        first, second = (1.0 - ops.power(decay, step) for *_, decay in averages)
+        # With ε where Keras has it: added to the root that is not yet corrected.
+        root = ops.sqrt(self._velocities[index]) + self.epsilon
+        update = self._momentums[index] / root * (ops.sqrt(second) / first)
         if self.update_bound is not None:
             update = ops.clip(update, -self.update_bound, self.update_bound)
         rate = ops.cast(learning_rate, "float32") * self._scales[index]
