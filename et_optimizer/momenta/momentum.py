@@ -35,7 +35,7 @@ class Momentum:
 
     # Whether updates are averaged as matrices, by their products with thin matrices.
     is_of_matrix = False
-    # Whether `update_bound` applies to what it averages, rather than to its direction.
+    # Whether `update_bound` also applies to what it averages.
     averages_bounded_updates = False
     # Whether its temporaries are as large as the variable, so that a program should not
     # have those of several variables at once.

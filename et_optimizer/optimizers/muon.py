@@ -40,10 +40,10 @@ class Muon(LevelledOptimizer):
         x ← x − η · 0.2 √max(m, n) · U Vᵀ,   N = U Σ Vᵀ
 
     M̂ is M as it is stored: in `"int4"` or `"int3"` with subtractive dither, so that
-    its error has mean 0, and b is `update_bound`. The polar factor
-    U Vᵀ comes from two steps of Newton–Schulz iteration, which make singular values
-    about 1 (0.6 to 1.4) rather than exactly 1. Its scale gives the update about the
-    size of Adam's (Liu et al., 2025).
+    its error has mean 0. b is `update_bound`, which also bounds the entries of the step
+    over η. The polar factor U Vᵀ comes from two steps of Newton–Schulz iteration, which
+    make singular values about 1 (0.6 to 1.4) rather than exactly 1. Its scale gives the
+    update about the size of Adam's (Liu et al., 2025).
 
     Embeddings, the output projection (LM head) and vectors are updated as by
     `ExtremeTensoring(beta_1=…, beta_2=…)`, with momentum of low rank: `momentum_rank`

@@ -223,9 +223,7 @@ class Step:
             else:
                 change, averages = self.momentum(update, averages, *when)
                 change = change.scaled(rate)
-        if not self.momentum.averages_bounded_updates:
-            change = self._bounded(change, ops.abs(rate))
-        return change, averages
+        return self._bounded(change, ops.abs(rate)), averages
 
     def _bounded(self, update: Update, scale: Tensor) -> Update:
         """The update with entries of at most `update_bound` times a scale."""

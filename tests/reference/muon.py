@@ -1,10 +1,10 @@
 """Muon for the kernel of a hidden layer, in float64 NumPy.
 
-With the rank-one update u of extreme tensoring at level 1, clipped to ± the bound, for
-the kernel as a matrix:
+With the rank-one update u of extreme tensoring at level 1, clipped to [−bound, bound],
+for the kernel as a matrix:
 
     M ← β₁ M + (1 − β₁) u,   N = β₁ M + (1 − β₁) u
-    x ← x − η · 0.2 √max(m, n) · polar factor of N
+    x ← x − η · clip(0.2 √max(m, n) · polar factor of N, −bound, bound)
 """
 
 import math
@@ -50,7 +50,7 @@ def changes(
         lengths_and_modes: Of the kernel at level 1; see `extreme_tensoring`.
         rows: How many rows the kernel has as a matrix.
         beta_1, beta_2: Decays of momentum and statistics.
-        update_bound: The largest absolute value of an entry of u.
+        update_bound: The largest absolute value of an entry, before and after.
         factor: `newton_schulz` or `exact`.
 
     Yields:
@@ -63,4 +63,4 @@ def changes(
         ahead = beta_1 * average + (1 - beta_1) * update
         matrix = ahead.reshape(rows, -1)
         change = 0.2 * math.sqrt(max(matrix.shape)) * factor(matrix)
-        yield change.reshape(update.shape)
+        yield np.clip(change, -update_bound, update_bound).reshape(update.shape)
