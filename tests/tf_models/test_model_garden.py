@@ -58,6 +58,12 @@ ARGUMENTS = {
         "momentum_dtype": "int8",
         "refresh_every": 7,
     },
+    "muon": {
+        "beta_1": 0.9,
+        "momentum_dtype": "int3",
+        "orthogonalize": False,
+        "momentum_rank": None,
+    },
     "sm3": {"variant": "I", "momentum": 0.9, "global_clipnorm": 1.0},
     "adafactor": {"relative_step": False, "epsilon_2": 0.01, "clipnorm": 2.0},
     "subset_norm": {

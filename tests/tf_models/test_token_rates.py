@@ -12,7 +12,7 @@ def variables_of_a_language_model():
     rng = np.random.default_rng(0)
     shapes = {"embeddings": (20, 4), "kernel": (4, 6), "bias": (6,)}
     return [
-        keras.Variable(rng.standard_normal(shape), name=name)
+        keras.Variable(rng.standard_normal(shape).astype("float32"), name=name)
         for name, shape in shapes.items()
     ]
 
