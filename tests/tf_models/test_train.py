@@ -251,7 +251,7 @@ def test_the_help_describes_every_flag():
     text = " ".join(values.get_help().split())
     for flag in values:
         assert values[flag].help.endswith("."), flag
-    assert "ExtremeTensoring, SM3" in text and "RMSprop" in text
+    assert "ExtremeTensoring, Muon, SM3" in text and "RMSprop" in text
     assert "cosine: Linear from 0 to the peak" in text
     for name in ("level", "momentum_rank", "update_bound", "combination"):
         assert f"--{name}: The optimizer's {name}: " in text
