@@ -172,6 +172,15 @@ def slots_of(optimizer):
     return [v for v in state if not v.name.endswith("skipped_steps")]
 
 
+def momentum_forms(optimizer):
+    """The shape and dtype of each slot of the momentum, by name."""
+    return {
+        v.name: (tuple(v.shape), v.dtype)
+        for v in optimizer.variables
+        if "momentum" in v.name
+    }
+
+
 def in_float32(make):
     """The same optimizer with its momentum in float32.
 

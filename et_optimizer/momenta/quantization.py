@@ -50,19 +50,16 @@ class Exact:
         """
         return ops.cast(state[0], "float32")
 
-    def scale(self, tensor: Tensor) -> Tensor | None:
-        """The scale that a tensor will have, if it has one."""
-        return None
-
     def quantize(
-        self, tensor: Tensor, scale: Tensor | None, seed: Tensor
+        self, tensor: Tensor, scale: Tensor | None = None, seed: Tensor = 0
     ) -> list[Tensor]:
         """The state that stores a float32 tensor.
 
         Args:
             tensor: The tensor.
-            scale: The result of `scale` for it.
-            seed: The seed of the variable in this step, from `random_bits.seed`.
+            scale: Its scale, if `needs_seed`; see `Dithered.scale`.
+            seed: The seed of the variable in this step, from `random_bits.seed`, if
+                `needs_seed`.
         """
         return [ops.cast(tensor, self.dtype)]
 
@@ -82,9 +79,6 @@ class Int8:
 
     needs_seed = False
 
-    def scale(self, tensor: Tensor) -> None:
-        """Nothing: the scales are found where the tensor is stored; see `Exact`."""
-
     def slots(self, name: str) -> dict[str, tuple[Shape, str]]:
         """The integers and the scales; see `Exact`."""
         scales = [1 if i in self.scale_axes else n for i, n in enumerate(self.shape)]
@@ -98,7 +92,9 @@ class Int8:
         integers, scale = state
         return ops.cast(integers, "float32") * scale
 
-    def quantize(self, tensor: Tensor, scale: None, seed: Tensor) -> list[Tensor]:
+    def quantize(
+        self, tensor: Tensor, scale: Tensor | None = None, seed: Tensor = 0
+    ) -> list[Tensor]:
         """The integers and the scales; see `Exact`."""
         largest = ops.max(ops.abs(tensor), axis=self.scale_axes, keepdims=True)
         scales = largest / LARGEST_INT8
@@ -155,7 +151,7 @@ class Dithered:
         return ops.reshape(found[: math.prod(self.shape)], self.shape)
 
     def scale(self, tensor: Tensor) -> Tensor:
-        """The scale, s; see `Exact`."""
+        """The scale of a tensor, s."""
         tensor = ops.clip(tensor, -LARGEST_SQUARED, LARGEST_SQUARED)
         mean = sum_in_one_pass(ops.square(tensor)) / math.prod(self.shape)
         return STEP_OF_GAUSSIAN[self.bits] * ops.sqrt(mean)

@@ -187,8 +187,7 @@ class SubspaceMomentum(Momentum):
         return ops.cast(state[0], "float32"), average
 
     def _quantized(self, basis, average):
-        scale = self._quantization.scale(average)
-        average = self._quantization.quantize(average, scale, 0)
+        average = self._quantization.quantize(average)
         return [ops.cast(basis, self._basis_dtype), *average]
 
 

@@ -130,9 +130,8 @@ class Muon(LevelledOptimizer):
             path: str, shape: Shape, one: Orthogonalize, momentum: Momentum
         ) -> Momentum:
             stack = shape[:1] if one == STACK else ()
-            is_auto = isinstance(one, str) and one == AUTO
-            is_left_out = is_auto and (path in of_tokens or not _is_kernel(path))
-            if one is False or is_left_out or math.prod(shape) == 0:
+            is_left_out = path in of_tokens or not _is_kernel(path)
+            if one is False or (one == AUTO and is_left_out) or math.prod(shape) == 0:
                 return momentum
             if matrix_shape(shape[len(stack) :]) is None:
                 return momentum
